@@ -1,0 +1,2 @@
+//! colac.
+fn main() {}
