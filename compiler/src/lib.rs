@@ -1,1 +1,6 @@
-//! placeholder
+//! Spec text in, plan out.
+//!
+//! Data flows one way: [`spec`] reads the user's TOML, [`language`] reads the architecture, [`lower`] joins both into a
+//! [`graph`], [`passes`] rewrite it, [`emit`] turns it into a plan. Opens no device, trains nothing.
+
+pub mod diagnostics;

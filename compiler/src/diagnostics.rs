@@ -1,0 +1,284 @@
+//! What is wrong with a user's text: spans into named sources, diagnostics with code, reason and help, and their
+//! collection.
+//!
+//! Owns the vocabulary of errors and how they are rendered (miette). Must not know what a spec, a graph or a plan is:
+//! every stage builds its own diagnostics with these types.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Names a text of [`Sources`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceId(pub u32);
+
+/// A half-open byte range of a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span {
+    /// The text pointed into.
+    pub source: SourceId,
+    /// First byte.
+    pub start: u32,
+    /// One past the last byte.
+    pub end: u32,
+}
+
+impl Span {
+    /// A span of `source` over the bytes `range`.
+    pub fn new(source: SourceId, range: std::ops::Range<usize>) -> Span {
+        Span { source, start: range.start as u32, end: range.end as u32 }
+    }
+
+    /// The smallest span that covers both; both must lie in one source.
+    pub fn to(self, other: Span) -> Span {
+        debug_assert_eq!(self.source, other.source);
+        Span { source: self.source, start: self.start.min(other.start), end: self.end.max(other.end) }
+    }
+}
+
+/// One text that was read: a spec, an architecture, or an argument of the command line.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// What to call it in messages: a path as the user wrote it, `llama-60m (built in)`, `--set`.
+    pub name: String,
+    /// The whole text.
+    pub text: Arc<str>,
+}
+
+/// Every text that spans may point into.
+#[derive(Clone, Debug, Default)]
+pub struct Sources(Vec<Source>);
+
+impl Sources {
+    /// Registers a text.
+    pub fn add(&mut self, name: impl Into<String>, text: impl Into<Arc<str>>) -> SourceId {
+        self.0.push(Source { name: name.into(), text: text.into() });
+        SourceId(self.0.len() as u32 - 1)
+    }
+
+    /// The text behind an id made by [`Sources::add`].
+    pub fn get(&self, id: SourceId) -> &Source {
+        &self.0[id.0 as usize]
+    }
+
+    /// The bytes of a span.
+    pub fn slice(&self, span: Span) -> &str {
+        &self.get(span.source).text[span.start as usize..span.end as usize]
+    }
+
+    /// `name:line` of a span's start, lines counted from 1: how reports and pictures name a place.
+    pub fn place(&self, span: Span) -> String {
+        let source = self.get(span.source);
+        let line = source.text[..span.start as usize].bytes().filter(|&b| b == b'\n').count() + 1;
+        format!("{}:{line}", source.name)
+    }
+}
+
+/// Does it stop the compiler?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// Nothing is compiled.
+    Error,
+    /// The plan is made; the user should look.
+    Warning,
+}
+
+/// A span and what to say about it.
+#[derive(Clone, Debug)]
+pub struct Label {
+    /// Where.
+    pub span: Span,
+    /// What stands there, in a few words without a full stop.
+    pub text: String,
+}
+
+/// One thing that is wrong: a stable code (`spec::unknown_key`), the reason, where, and what to write instead.
+#[derive(Clone, Debug)]
+pub struct Diagnostic {
+    /// Stable, lower case, `area::what`; every code has a case file and an entry in the documentation.
+    pub code: &'static str,
+    /// Error or warning.
+    pub severity: Severity,
+    /// The reason, one sentence without a full stop.
+    pub message: String,
+    /// First the place that is wrong, then others involved.
+    pub labels: Vec<Label>,
+    /// What to do, in the imperative.
+    pub help: Option<String>,
+}
+
+impl Diagnostic {
+    /// An error without labels yet.
+    pub fn error(code: &'static str, message: impl Into<String>) -> Diagnostic {
+        Diagnostic { code, severity: Severity::Error, message: message.into(), labels: Vec::new(), help: None }
+    }
+
+    /// A warning without labels yet.
+    pub fn warning(code: &'static str, message: impl Into<String>) -> Diagnostic {
+        Diagnostic { severity: Severity::Warning, ..Diagnostic::error(code, message) }
+    }
+
+    /// Adds a labelled place.
+    #[must_use]
+    pub fn at(mut self, span: Span, text: impl Into<String>) -> Diagnostic {
+        self.labels.push(Label { span, text: text.into() });
+        self
+    }
+
+    /// Sets the help line.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Diagnostic {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+/// Diagnostics in the order they were found; stages go on after an error where they can, so that a user sees several
+/// mistakes at once.
+#[derive(Clone, Debug, Default)]
+pub struct Diagnostics(Vec<Diagnostic>);
+
+impl Diagnostics {
+    /// Adds one.
+    pub fn push(&mut self, diagnostic: Diagnostic) {
+        self.0.push(diagnostic);
+    }
+
+    /// Adds all of another collection.
+    pub fn extend(&mut self, other: Diagnostics) {
+        self.0.extend(other.0);
+    }
+
+    /// Whether any of them stops the compiler.
+    pub fn has_errors(&self) -> bool {
+        self.0.iter().any(|d| d.severity == Severity::Error)
+    }
+
+    /// Whether there are none at all.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// In the order found.
+    pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
+        self.0.iter()
+    }
+}
+
+impl From<Diagnostic> for Diagnostics {
+    fn from(diagnostic: Diagnostic) -> Diagnostics {
+        Diagnostics(vec![diagnostic])
+    }
+}
+
+/// A diagnostic together with the texts it points into, ready for miette's renderer.
+///
+/// miette shows one source per diagnostic: labels that lie in other sources follow as related diagnostics.
+#[derive(Debug)]
+pub struct Rendered {
+    message: String,
+    code: &'static str,
+    severity: Severity,
+    help: Option<String>,
+    source: Option<miette::NamedSource<String>>,
+    labels: Vec<miette::LabeledSpan>,
+    related: Vec<Rendered>,
+}
+
+impl Rendered {
+    /// Prepares a diagnostic for rendering.
+    pub fn new(diagnostic: &Diagnostic, sources: &Sources) -> Rendered {
+        let mut groups: Vec<(SourceId, Vec<&Label>)> = Vec::new();
+        for label in &diagnostic.labels {
+            match groups.iter_mut().find(|(id, _)| *id == label.span.source) {
+                Some((_, labels)) => labels.push(label),
+                None => groups.push((label.span.source, vec![label])),
+            }
+        }
+        let mut parts = groups.into_iter().map(|(id, labels)| {
+            let source = sources.get(id);
+            let spans = labels.iter().map(|label| {
+                let (start, end) = (label.span.start as usize, label.span.end as usize);
+                miette::LabeledSpan::new_with_span(Some(label.text.clone()), start..end)
+            });
+            (miette::NamedSource::new(&source.name, source.text.to_string()), spans.collect::<Vec<_>>())
+        });
+        let (source, labels) = parts.next().map_or((None, Vec::new()), |(s, l)| (Some(s), l));
+        let related = parts.map(|(source, labels)| Rendered {
+            message: "and here".into(),
+            code: diagnostic.code,
+            severity: diagnostic.severity,
+            help: None,
+            source: Some(source),
+            labels,
+            related: Vec::new(),
+        });
+        Rendered {
+            message: diagnostic.message.clone(),
+            code: diagnostic.code,
+            severity: diagnostic.severity,
+            help: diagnostic.help.clone(),
+            source,
+            labels,
+            related: related.collect(),
+        }
+    }
+}
+
+impl fmt::Display for Rendered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Rendered {}
+
+impl miette::Diagnostic for Rendered {
+    fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        Some(Box::new(self.code))
+    }
+
+    fn severity(&self) -> Option<miette::Severity> {
+        Some(match self.severity {
+            Severity::Error => miette::Severity::Error,
+            Severity::Warning => miette::Severity::Warning,
+        })
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.help.as_ref().map(|h| Box::new(h) as Box<dyn fmt::Display>)
+    }
+
+    fn source_code(&self) -> Option<&dyn miette::SourceCode> {
+        self.source.as_ref().map(|s| s as &dyn miette::SourceCode)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = miette::LabeledSpan> + '_>> {
+        Some(Box::new(self.labels.iter().cloned()))
+    }
+
+    fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn miette::Diagnostic> + 'a>> {
+        Some(Box::new(self.related.iter().map(|r| r as &dyn miette::Diagnostic)))
+    }
+}
+
+/// The name among `names` nearest to `wrong` by edit distance, if it is near enough to be meant.
+pub fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let limit = (wrong.chars().count() / 3).max(1) + 1;
+    names.into_iter().map(|name| (edit_distance(wrong, name), name)).filter(|&(d, _)| d <= limit).min().map(|(_, n)| n)
+}
+
+/// Levenshtein distance over characters.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let substitution = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = substitution.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
