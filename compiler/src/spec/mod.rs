@@ -1,0 +1,122 @@
+//! The user's spec: TOML text in, a checked [`Spec`] with places out.
+//!
+//! Owns the keys of a spec, their types, ranges and defaults ([`schema`]), the rules between them, `--set`, and the
+//! specs carried in the binary ([`shipped`]). Must not know the layer language's grammar, graphs or plans: rank,
+//! activation and selectors are parsed by [`crate::language`], and whether a setting of `[model]` exists is decided
+//! there, against the architecture.
+
+pub mod codes;
+pub mod schema;
+pub mod shipped;
+
+mod cola;
+mod decode;
+mod input;
+mod recipe;
+mod resolved;
+mod settings;
+mod spanned;
+mod tree;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use colac_plan::recipe::Recipe;
+
+use crate::diagnostics::{Diagnostics, SourceId, Sources, Span};
+use crate::language::expression::Value;
+
+pub use cola::{Cola, Override, Rank, RankSource};
+pub use input::SpecInput;
+pub use spanned::Spanned;
+
+/// A spec whose own keys are right; what only the architecture can judge is still open.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// The run's name; a legal name of a folder.
+    pub name: Spanned<String>,
+    /// A shipped architecture's bare name, or a path ([`shipped::is_path`]) relative to [`Spec::folder`].
+    pub architecture: Spanned<String>,
+    /// The settings of `[model]` in the order written, values of `--set` included.
+    pub model: Vec<ModelSetting>,
+    /// The header of `[model]`: where a missing setting is reported. The start of the spec when there is none.
+    pub model_section: Span,
+    /// How linears become low-rank; `None` for the dense form, because there is no `[cola]` or by `--full-rank`.
+    pub cola: Option<Cola>,
+    /// Whether `--full-rank` was asked for.
+    pub full_rank: bool,
+    /// Which numbers the plan computes with.
+    pub precision: Spanned<Precision>,
+    /// Everything the training loop reads.
+    pub recipe: Recipe,
+    /// The spec's own source.
+    pub source: SourceId,
+    /// The spec as the user wrote it, comments included.
+    pub text: Arc<str>,
+    /// The same spec as TOML after `--set` and `--full-rank`, every default written out, keys in the order of
+    /// [`schema`]: equal settings give equal text, and loading it gives this spec again.
+    pub resolved: String,
+    /// The folder of the spec's file; `None` for a shipped spec and for text from memory.
+    pub folder: Option<PathBuf>,
+    places: BTreeMap<String, Span>,
+}
+
+/// One setting of `[model]`, checked later against the architecture's configuration.
+#[derive(Clone, Debug)]
+pub struct ModelSetting {
+    /// Name of the setting, as in a Hugging Face `config.json`.
+    pub key: Spanned<String>,
+    /// The value; its span covers the whole value, quotes included.
+    pub value: Spanned<Value>,
+    /// For [`Value::Text`] the bytes of the text without quotes, for other values the value's span: an expression in
+    /// the string is parsed with this span's source and start. Lies in a source of its own if the string has escapes.
+    pub text_span: Span,
+}
+
+/// Which numbers a plan computes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// 32-bit floats throughout.
+    F32,
+}
+
+impl Spec {
+    /// Reads, overrides and checks a spec.
+    ///
+    /// `settings` are the arguments of `--set`, each `section.key=value`, applied in order. `full_rank` drops `[cola]`
+    /// after it was checked. The second result holds warnings only.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong, in one collection: the file, TOML syntax, unknown, missing, contradictory keys, wrong
+    /// types and ranges. Texts are registered in `sources` either way, so that the diagnostics can be rendered.
+    pub fn load(
+        input: SpecInput,
+        settings: &[String],
+        full_rank: bool,
+        sources: &mut Sources,
+    ) -> Result<(Spec, Diagnostics), Diagnostics> {
+        let input = input.read()?;
+        let text: Arc<str> = input.text.into();
+        let source = sources.add(input.name, Arc::clone(&text));
+        let mut root = tree::parse(source, sources)?;
+        let mut diagnostics = Diagnostics::default();
+        for setting in settings {
+            if let Err(error) = settings::apply(setting, &mut root, sources) {
+                diagnostics.push(error);
+            }
+        }
+        let file = decode::File { source, text, folder: input.folder, full_rank };
+        match decode::spec(&root, file, sources, &mut diagnostics) {
+            Some(spec) if !diagnostics.has_errors() => Ok((spec, diagnostics)),
+            _ => Err(diagnostics),
+        }
+    }
+
+    /// Where a key such as `train.sequence_length` was written, in the spec or in a `--set`; `None` if its default
+    /// holds.
+    pub fn place(&self, key: &str) -> Option<Span> {
+        self.places.get(key).copied()
+    }
+}
