@@ -4,3 +4,4 @@
 //! [`graph`], [`passes`] rewrite it, [`emit`] turns it into a plan. Opens no device, trains nothing.
 
 pub mod diagnostics;
+pub mod language;

@@ -1,0 +1,216 @@
+//! Selectors: patterns over the paths of a model's parts, `layers.*.{self_attn,mlp}.**`.
+//!
+//! Owns the notation, matching, captures (for the names of checkpoint tensors) and the suggestion for a selector that
+//! matches nothing. Must not know what the paths stand for.
+
+use nom::Parser;
+use nom::branch::alt;
+use nom::bytes::complete::{tag, take_while1};
+use nom::character::complete::char;
+use nom::combinator::{all_consuming, map, value};
+use nom::multi::{many1, separated_list1};
+use nom::sequence::delimited;
+
+use crate::diagnostics::{Diagnostic, SourceId, Span};
+use crate::language::codes;
+
+/// Alternatives multiply; more than this many is a mistake, not a selector.
+const MAX_ALTERNATIVES: usize = 4096;
+
+/// A pattern over dotted paths.
+///
+/// `*` stands for one segment, or for any run of characters inside one (`*_proj`); `**` for any number of segments,
+/// none included; `{a,b.c}` for either.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Selector {
+    text: String,
+    span: Span,
+    /// One list of segments per combination of alternatives, in the order written.
+    alternatives: Vec<Vec<Segment>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Segment {
+    /// `**`.
+    Any,
+    /// Literal pieces between single stars: `["", "_proj"]` is `*_proj`, `["mlp"]` is `mlp`.
+    Glob(Vec<String>),
+}
+
+/// The notation as written, before alternatives are multiplied out.
+#[derive(Clone, Debug)]
+enum Piece {
+    Literal(String),
+    Star,
+    DoubleStar,
+    Dot,
+    Choice(Vec<Vec<Piece>>),
+}
+
+fn pieces(text: &str) -> nom::IResult<&str, Vec<Piece>> {
+    let literal =
+        map(take_while1(|c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-'), |s: &str| {
+            Piece::Literal(s.to_owned())
+        });
+    let choice =
+        map(delimited(char('{'), separated_list1(char(','), pieces), char('}')), Piece::Choice);
+    let piece = alt((
+        value(Piece::DoubleStar, tag("**")),
+        value(Piece::Star, char('*')),
+        value(Piece::Dot, char('.')),
+        choice,
+        literal,
+    ));
+    many1(piece).parse(text)
+}
+
+/// Every combination of the alternatives, each a flat list without [`Piece::Choice`].
+fn multiply_out(pieces: &[Piece]) -> Option<Vec<Vec<Piece>>> {
+    let mut all: Vec<Vec<Piece>> = vec![Vec::new()];
+    for piece in pieces {
+        let endings = match piece {
+            Piece::Choice(choices) => {
+                let mut endings = Vec::new();
+                for choice in choices {
+                    endings.extend(multiply_out(choice)?);
+                }
+                endings
+            }
+            plain => vec![vec![plain.clone()]],
+        };
+        if all.len().checked_mul(endings.len())? > MAX_ALTERNATIVES {
+            return None;
+        }
+        all = all
+            .iter()
+            .flat_map(|head| endings.iter().map(|tail| [head.clone(), tail.clone()].concat()))
+            .collect();
+    }
+    Some(all)
+}
+
+fn segments(pieces: &[Piece]) -> Result<Vec<Segment>, &'static str> {
+    let mut segments = Vec::new();
+    for part in pieces.split(|piece| matches!(piece, Piece::Dot)) {
+        match part {
+            [] => return Err("a segment is empty: two dots in a row, or a dot at an end"),
+            [Piece::DoubleStar] => segments.push(Segment::Any),
+            _ => {
+                let mut glob = vec![String::new()];
+                for piece in part {
+                    match piece {
+                        Piece::Literal(text) => {
+                            glob.last_mut().expect("never empty").push_str(text)
+                        }
+                        Piece::Star => glob.push(String::new()),
+                        _ => {
+                            return Err(
+                                "`**` stands for whole segments: it must stand between dots",
+                            );
+                        }
+                    }
+                }
+                segments.push(Segment::Glob(glob));
+            }
+        }
+    }
+    Ok(segments)
+}
+
+/// Matches one segment; on success the text each star stood for is appended to `captured`.
+fn match_glob(glob: &[String], segment: &str, captured: &mut Vec<String>) -> bool {
+    let [first, rest @ ..] = glob else { return segment.is_empty() };
+    let Some(mut remaining) = segment.strip_prefix(first.as_str()) else { return false };
+    let Some((last, middle)) = rest.split_last() else { return remaining.is_empty() };
+    for piece in middle {
+        let Some(at) = remaining.find(piece.as_str()) else { return false };
+        captured.push(remaining[..at].to_owned());
+        remaining = &remaining[at + piece.len()..];
+    }
+    match remaining.strip_suffix(last.as_str()) {
+        Some(star) => {
+            captured.push(star.to_owned());
+            true
+        }
+        None => false,
+    }
+}
+
+fn match_segments(pattern: &[Segment], path: &[&str], captured: &mut Vec<String>) -> bool {
+    let Some((first, rest)) = pattern.split_first() else { return path.is_empty() };
+    match first {
+        Segment::Any => (0..=path.len()).any(|taken| {
+            let before = captured.len();
+            captured.push(path[..taken].join("."));
+            let matched = match_segments(rest, &path[taken..], captured);
+            if !matched {
+                captured.truncate(before);
+            }
+            matched
+        }),
+        Segment::Glob(glob) => {
+            let before = captured.len();
+            let matched = path.split_first().is_some_and(|(segment, others)| {
+                match_glob(glob, segment, captured) && match_segments(rest, others, captured)
+            });
+            if !matched {
+                captured.truncate(before);
+            }
+            matched
+        }
+    }
+}
+
+impl Selector {
+    /// Reads a selector that stands at byte `offset` of `source`.
+    ///
+    /// # Errors
+    /// `language::selector_syntax` with what is wrong.
+    pub fn parse(text: &str, source: SourceId, offset: usize) -> Result<Selector, Diagnostic> {
+        let span = Span::new(source, offset..offset + text.len());
+        let wrong = |span: Span, reason: &str| {
+            Diagnostic::error(codes::SELECTOR_SYNTAX, format!("`{text}` is not a selector"))
+                .at(span, reason)
+                .help("write segments between dots: `*` is one segment, `**` any number, `{a,b}` one of several, as in `layers.*.{self_attn,mlp}.**`")
+        };
+        let (_, written) = all_consuming(pieces).parse(text).map_err(|_| {
+            let rest = pieces(text).map_or(text, |(rest, _)| rest);
+            let start = offset + text.len() - rest.len();
+            let length = rest.chars().next().map_or(0, char::len_utf8);
+            wrong(
+                Span::new(source, start..start + length),
+                if rest.is_empty() { "nothing to select" } else { "not understood from here" },
+            )
+        })?;
+        let combinations =
+            multiply_out(&written).ok_or_else(|| wrong(span, "too many alternatives"))?;
+        let alternatives =
+            combinations.iter().map(|pieces| segments(pieces)).collect::<Result<_, _>>();
+        let alternatives = alternatives.map_err(|reason| wrong(span, reason))?;
+        Ok(Selector { text: text.to_owned(), span, alternatives })
+    }
+
+    /// Whether the dotted path is selected.
+    pub fn matches(&self, path: &str) -> bool {
+        self.captures(path).is_some()
+    }
+
+    /// What the stars stood for, in order, if the path is selected; the first alternative that matches counts.
+    pub fn captures(&self, path: &str) -> Option<Vec<String>> {
+        let path: Vec<&str> = path.split('.').collect();
+        self.alternatives.iter().find_map(|pattern| {
+            let mut captured = Vec::new();
+            match_segments(pattern, &path, &mut captured).then_some(captured)
+        })
+    }
+
+    /// As written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Where it is written.
+    pub fn span(&self) -> Span {
+        self.span
+    }
+}
