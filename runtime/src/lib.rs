@@ -1,1 +1,7 @@
-//! placeholder
+//! Plan in, trained weights out.
+//!
+//! An [`executor`] runs the programs of a plan. Must not know specs, TOML, spans or graphs: the plan is all that
+//! crosses from the compiler.
+
+pub mod data;
+pub mod executor;

@@ -1,0 +1,154 @@
+//! The price of every operation, in integers: arithmetic, bytes, workspace.
+//!
+//! Owns the counting conventions. A multiply-add is two FLOPs. Causal attention is counted as half the square of the
+//! sequence (a window as its width), which is what a kernel that skips masked tiles does. `products` counts the
+//! mathematics: scores that the backward attention rebuilds instead of reading them are an executor's choice and not
+//! in it.
+
+use crate::op::{Mask, Op};
+use crate::shape::{Shape, TensorType};
+
+/// What one execution costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// FLOPs in matrix products and attention.
+    pub products: u64,
+    /// FLOPs elsewhere: each arithmetic instruction of a pointwise program is one, norms and softmax by hand count.
+    pub other: u64,
+    /// Bytes of operands read and results written once each.
+    pub bytes: u64,
+}
+
+impl std::ops::Add for Cost {
+    type Output = Cost;
+
+    fn add(self, other: Cost) -> Cost {
+        Cost {
+            products: self.products + other.products,
+            other: self.other + other.other,
+            bytes: self.bytes + other.bytes,
+        }
+    }
+}
+
+/// Alignment of workspace parts and of every tensor's offset, in bytes.
+pub const ALIGNMENT: u64 = 256;
+
+/// `bytes` rounded up to [`ALIGNMENT`].
+pub fn aligned(bytes: u64) -> u64 {
+    bytes.div_ceil(ALIGNMENT) * ALIGNMENT
+}
+
+/// Rows whose partial sums are kept apart by operations that reduce over rows. Fixed, so that results do not depend on
+/// the number of threads.
+pub const REDUCTION_ROWS: u64 = 256;
+
+/// Pairs of positions that a mask lets one head compute, for a sequence of `seq`.
+fn visible_pairs(mask: Mask, seq: u64) -> u64 {
+    match mask {
+        Mask::Full => seq * seq,
+        Mask::Causal => seq * seq / 2,
+        Mask::Window(width) => {
+            let width = u64::from(width).min(seq);
+            seq * width - width * width / 2
+        }
+    }
+}
+
+impl Op {
+    /// Price for operands and results of the given types.
+    pub fn cost(&self, operands: &[&TensorType], results: &[&TensorType]) -> Cost {
+        let bytes = operands.iter().chain(results).map(|t| t.bytes()).sum();
+        let elements = |i: usize| operands[i].shape.elements();
+        let attention = |q: &Shape, mask: Mask, products: u64| {
+            let pairs = visible_pairs(mask, q.0[1].extent) * q.0[0].extent * q.0[2].extent;
+            (products * 2 * pairs * q.width(), 5 * pairs)
+        };
+        let (products, other, bytes) = match self {
+            Op::Linear => (2 * elements(0) * operands[1].shape.0[0].extent, 0, bytes),
+            Op::LinearBackwardInput => (2 * elements(0) * operands[1].shape.width(), 0, bytes),
+            Op::LinearBackwardWeight => (2 * elements(0) * operands[1].shape.width(), 0, bytes),
+            Op::Embedding => (0, 0, operands[0].bytes() + 2 * results[0].bytes()),
+            Op::EmbeddingBackward { .. } => (0, elements(1), operands[0].bytes() + 3 * operands[1].bytes()),
+            Op::RmsNorm { .. } => (0, 4 * elements(0), bytes),
+            Op::RmsNormBackward => (0, 10 * elements(0), bytes),
+            Op::Rope { .. } => (0, 3 * elements(0), bytes),
+            Op::Attention { mask, .. } => {
+                let (products, other) = attention(&operands[0].shape, *mask, 2);
+                (products, other, bytes)
+            }
+            Op::AttentionBackward { mask, .. } => {
+                let (products, other) = attention(&operands[1].shape, *mask, 4);
+                (products, other, bytes)
+            }
+            Op::Pointwise { program } => (0, program.arithmetic() * results[0].shape.elements(), bytes),
+            Op::ColumnSum => (0, elements(0), bytes),
+            Op::HeadLoss { .. } => {
+                let logits = operands[0].shape.rows() * operands[1].shape.0[0].extent;
+                (2 * logits * operands[0].shape.width(), 3 * logits, bytes)
+            }
+            Op::HeadLossWithGradient { .. } => {
+                let logits = operands[0].shape.rows() * operands[1].shape.0[0].extent;
+                (6 * logits * operands[0].shape.width(), 5 * logits, bytes)
+            }
+            Op::GradientNorm => (0, 2 * elements(0), bytes),
+            Op::AdamW { .. } => (0, 15 * elements(0), operands[0].bytes() + 6 * results[0].bytes()),
+        };
+        Cost { products, other, bytes }
+    }
+
+    /// The part of [`Cost::products`] that belongs to the forward pass: for most operations all or nothing by their
+    /// kind, for the loss with its gradient a third.
+    pub fn forward_products(&self, cost: Cost) -> u64 {
+        match self {
+            Op::Linear | Op::Attention { .. } | Op::HeadLoss { .. } => cost.products,
+            Op::HeadLossWithGradient { .. } => cost.products / 3,
+            Op::LinearBackwardInput
+            | Op::LinearBackwardWeight
+            | Op::AttentionBackward { .. }
+            | Op::Embedding
+            | Op::EmbeddingBackward { .. }
+            | Op::RmsNorm { .. }
+            | Op::RmsNormBackward
+            | Op::Rope { .. }
+            | Op::Pointwise { .. }
+            | Op::ColumnSum
+            | Op::GradientNorm
+            | Op::AdamW { .. } => 0,
+        }
+    }
+
+    /// Bytes of scratch memory that an executor may use, exactly; an executor asks for no other.
+    ///
+    /// Row reductions keep one f32 partial row for every [`REDUCTION_ROWS`] rows; the loss keeps a chunk of logits in
+    /// f32 (its gradient takes their place) and one f64 loss per position of the chunk; the norm keeps one f64 and one
+    /// flag (as f64) for every 2¹⁶ elements; the backward attention keeps one f32 per query and head (the row sums of
+    /// `dout · out`).
+    pub fn workspace_bytes(&self, operands: &[&TensorType], _results: &[&TensorType]) -> u64 {
+        match self {
+            Op::RmsNormBackward | Op::ColumnSum => {
+                let shape = &operands[0].shape;
+                aligned(shape.rows().div_ceil(REDUCTION_ROWS) * shape.width() * 4)
+            }
+            Op::HeadLoss { chunk } | Op::HeadLossWithGradient { chunk } => {
+                let positions = operands[0].shape.rows().min(u64::from(*chunk));
+                aligned(positions * operands[1].shape.0[0].extent * 4) + aligned(positions * 8)
+            }
+            Op::GradientNorm => aligned(operands[0].shape.elements().div_ceil(1 << 16) * 16),
+            Op::AttentionBackward { .. } => {
+                let q = &operands[1].shape;
+                aligned(q.0[0].extent * q.0[1].extent * q.0[2].extent * 4)
+            }
+            Op::Linear
+            | Op::LinearBackwardInput
+            | Op::LinearBackwardWeight
+            | Op::Embedding
+            | Op::EmbeddingBackward { .. }
+            | Op::RmsNorm { .. }
+            | Op::Rope { .. }
+            | Op::Attention { .. }
+            | Op::Pointwise { .. }
+            | Op::AdamW { .. } => 0,
+        }
+    }
+}

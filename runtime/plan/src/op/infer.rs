@@ -1,0 +1,326 @@
+//! The shape rule of every operation: from the types of its operands to the types of its results.
+
+use thiserror::Error;
+
+use crate::dtype::DType;
+use crate::op::{Mask, Op};
+use crate::pointwise::{InputForm, Program};
+use crate::shape::{Axis, Shape, TensorType};
+
+/// Operands that an operation cannot take.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum TypeError {
+    /// Another number of operands.
+    #[error("{op} takes {expected} operands, not {found}")]
+    OperandCount {
+        /// Printed name of the operation.
+        op: &'static str,
+        /// How many it takes.
+        expected: usize,
+        /// How many it was given.
+        found: usize,
+    },
+    /// An operand's element format does not fit.
+    #[error("operand {operand} of {op} must be {expected}, not {found}")]
+    ElementFormat {
+        /// Printed name of the operation.
+        op: &'static str,
+        /// Position of the operand.
+        operand: usize,
+        /// What it must be.
+        expected: &'static str,
+        /// What it is.
+        found: DType,
+    },
+    /// An operand's shape is not of the form the operation takes.
+    #[error("operand {operand} of {op} must be {expected}, not {found}")]
+    Form {
+        /// Printed name of the operation.
+        op: &'static str,
+        /// Position of the operand.
+        operand: usize,
+        /// The form, e.g. `[batch, seq, heads, head_dim]`.
+        expected: &'static str,
+        /// The shape given.
+        found: Shape,
+    },
+    /// Two operands do not agree.
+    #[error("{what} of {op} differ: operand {left} is {left_shape}, operand {right} is {right_shape}")]
+    Mismatch {
+        /// Printed name of the operation.
+        op: &'static str,
+        /// Which axes, e.g. `input widths`.
+        what: &'static str,
+        /// Position of one operand.
+        left: usize,
+        /// Position of the other.
+        right: usize,
+        /// Shape of one.
+        left_shape: Shape,
+        /// Shape of the other.
+        right_shape: Shape,
+    },
+    /// A rule on an extent or attribute is broken.
+    #[error("{op}: {reason}")]
+    Rule {
+        /// Printed name of the operation.
+        op: &'static str,
+        /// What is broken.
+        reason: String,
+    },
+}
+
+/// Reads operands and turns what does not fit into a [`TypeError`].
+struct Operands<'a> {
+    op: &'static str,
+    types: &'a [&'a TensorType],
+}
+
+impl<'a> Operands<'a> {
+    fn count(&self, expected: usize) -> Result<(), TypeError> {
+        if self.types.len() == expected {
+            return Ok(());
+        }
+        Err(TypeError::OperandCount { op: self.op, expected, found: self.types.len() })
+    }
+
+    fn shape(&self, operand: usize) -> &'a Shape {
+        &self.types[operand].shape
+    }
+
+    fn float(&self, operand: usize) -> Result<&'a Shape, TypeError> {
+        let found = self.types[operand].dtype;
+        if found.is_float() {
+            return Ok(self.shape(operand));
+        }
+        Err(TypeError::ElementFormat { op: self.op, operand, expected: "a real number", found })
+    }
+
+    fn integer(&self, operand: usize) -> Result<&'a Shape, TypeError> {
+        let found = self.types[operand].dtype;
+        if found == DType::I32 {
+            return Ok(self.shape(operand));
+        }
+        Err(TypeError::ElementFormat { op: self.op, operand, expected: "i32", found })
+    }
+
+    fn form(&self, operand: usize, holds: bool, expected: &'static str) -> Result<(), TypeError> {
+        if holds {
+            return Ok(());
+        }
+        Err(TypeError::Form { op: self.op, operand, expected, found: self.shape(operand).clone() })
+    }
+
+    fn agree(&self, what: &'static str, left: usize, right: usize, holds: bool) -> Result<(), TypeError> {
+        if holds {
+            return Ok(());
+        }
+        Err(TypeError::Mismatch {
+            op: self.op,
+            what,
+            left,
+            right,
+            left_shape: self.shape(left).clone(),
+            right_shape: self.shape(right).clone(),
+        })
+    }
+
+    fn rule(&self, holds: bool, reason: impl FnOnce() -> String) -> Result<(), TypeError> {
+        if holds { Ok(()) } else { Err(TypeError::Rule { op: self.op, reason: reason() }) }
+    }
+}
+
+fn same_leading(a: &Shape, b: &Shape) -> bool {
+    a.ndim() == b.ndim() && a.leading().iter().zip(b.leading()).all(|(x, y)| x.extent == y.extent)
+}
+
+impl Op {
+    /// Types of the results for operands of the given types. Real results take the element format of the first real
+    /// operand unless the operation's definition says f32.
+    pub fn infer(&self, types: &[&TensorType]) -> Result<Vec<TensorType>, TypeError> {
+        let o = Operands { op: self.name(), types };
+        let dtype = types.iter().map(|t| t.dtype).find(|d| d.is_float()).unwrap_or(DType::F32);
+        let of = |shape: Shape| TensorType::new(dtype, shape);
+        let f32 = |shape: Shape| TensorType::new(DType::F32, shape);
+        Ok(match self {
+            Op::Linear => {
+                o.count(2)?;
+                let (x, w) = (o.float(0)?, o.float(1)?);
+                o.form(0, x.ndim() >= 1, "[.., in]")?;
+                o.form(1, w.ndim() == 2, "[out, in]")?;
+                o.agree("input widths", 0, 1, x.width() == w.width())?;
+                vec![of(x.with_width(w.0[0].clone()))]
+            }
+            Op::LinearBackwardInput => {
+                o.count(2)?;
+                let (dy, w) = (o.float(0)?, o.float(1)?);
+                o.form(0, dy.ndim() >= 1, "[.., out]")?;
+                o.form(1, w.ndim() == 2, "[out, in]")?;
+                o.agree("output widths", 0, 1, dy.width() == w.0[0].extent)?;
+                vec![of(dy.with_width(w.0[1].clone()))]
+            }
+            Op::LinearBackwardWeight => {
+                o.count(2)?;
+                let (dy, x) = (o.float(0)?, o.float(1)?);
+                o.form(0, dy.ndim() >= 1, "[.., out]")?;
+                o.form(1, x.ndim() >= 1, "[.., in]")?;
+                o.agree("rows", 0, 1, same_leading(dy, x))?;
+                vec![f32(Shape::of(&[dy.width(), x.width()]))]
+            }
+            Op::Embedding => {
+                o.count(2)?;
+                let (ids, table) = (o.integer(0)?, o.float(1)?);
+                o.form(1, table.ndim() == 2, "[rows, width]")?;
+                let mut axes = ids.0.clone();
+                axes.push(table.0[1].clone());
+                vec![of(Shape(axes))]
+            }
+            Op::EmbeddingBackward { rows } => {
+                o.count(2)?;
+                let (ids, dy) = (o.integer(0)?, o.float(1)?);
+                let fits = dy.ndim() == ids.ndim() + 1 && dy.rows() == ids.elements();
+                o.agree("rows", 0, 1, fits)?;
+                vec![f32(Shape::of(&[*rows, dy.width()]))]
+            }
+            Op::RmsNorm { epsilon } => {
+                o.count(2)?;
+                let (x, w) = (o.float(0)?, o.float(1)?);
+                o.form(0, x.ndim() >= 1, "[.., width]")?;
+                o.form(1, w.ndim() == 1, "[width]")?;
+                o.agree("widths", 0, 1, x.width() == w.width())?;
+                o.rule(epsilon.get() >= 0.0, || format!("epsilon is {epsilon}, but must not be negative"))?;
+                vec![of(x.clone()), f32(Shape(x.leading().to_vec()))]
+            }
+            Op::RmsNormBackward => {
+                o.count(4)?;
+                let (dy, x, w, rstd) = (o.float(0)?, o.float(1)?, o.float(2)?, o.float(3)?);
+                o.form(0, dy.ndim() >= 1, "[.., width]")?;
+                o.agree("shapes", 0, 1, dy.same_extents(x))?;
+                o.form(2, w.ndim() == 1, "[width]")?;
+                o.agree("widths", 1, 2, x.width() == w.width())?;
+                o.agree("rows", 1, 3, Shape(x.leading().to_vec()).same_extents(rstd))?;
+                vec![of(x.clone()), f32(w.clone())]
+            }
+            Op::Rope { .. } => {
+                o.count(3)?;
+                let (x, cos, sin) = (o.float(0)?, o.float(1)?, o.float(2)?);
+                o.form(0, x.ndim() == 4, "[batch, seq, heads, head_dim]")?;
+                o.rule(x.width().is_multiple_of(2), || format!("head_dim is {}, but must be even", x.width()))?;
+                o.form(1, cos.ndim() == 2, "[seq, head_dim/2]")?;
+                let fits = cos.0[0].extent == x.0[1].extent && cos.width() == x.width() / 2;
+                o.agree("positions and pairs", 0, 1, fits)?;
+                o.agree("tables", 1, 2, cos.same_extents(sin))?;
+                vec![of(x.clone())]
+            }
+            Op::Attention { mask, .. } => {
+                o.count(3)?;
+                let q = attention_operands(&o, 0, mask)?;
+                vec![of(q.clone()), f32(log_sum_exp(q))]
+            }
+            Op::AttentionBackward { mask, .. } => {
+                o.count(6)?;
+                let q = attention_operands(&o, 1, mask)?;
+                o.agree("shapes", 0, 1, o.float(0)?.same_extents(q))?;
+                o.agree("shapes", 4, 1, o.float(4)?.same_extents(q))?;
+                o.agree("rows", 5, 1, o.float(5)?.same_extents(&log_sum_exp(q)))?;
+                vec![of(q.clone()), of(o.shape(2).clone()), of(o.shape(3).clone())]
+            }
+            Op::Pointwise { program } => pointwise(&o, program)?,
+            Op::ColumnSum => {
+                o.count(1)?;
+                let x = o.float(0)?;
+                o.form(0, x.ndim() >= 1, "[.., width]")?;
+                vec![f32(Shape(x.0.last().cloned().into_iter().collect()))]
+            }
+            Op::HeadLoss { chunk } => {
+                o.count(3)?;
+                let x = head_operands(&o, *chunk)?;
+                vec![f32(Shape(vec![x.0[0].clone()]))]
+            }
+            Op::HeadLossWithGradient { chunk } => {
+                o.count(4)?;
+                let x = head_operands(&o, *chunk)?;
+                o.form(3, o.float(3)?.ndim() == 0, "a single number")?;
+                vec![f32(Shape(vec![x.0[0].clone()])), of(x.clone()), f32(o.shape(1).clone())]
+            }
+            Op::GradientNorm => {
+                o.count(1)?;
+                o.form(0, o.float(0)?.ndim() == 1, "the whole gradient segment")?;
+                vec![f32(Shape::scalar()), f32(Shape::scalar())]
+            }
+            Op::AdamW { ranges, .. } => {
+                o.count(4)?;
+                let g = o.float(0)?;
+                o.form(0, g.ndim() == 1, "the whole gradient segment")?;
+                for operand in 1..4 {
+                    o.form(operand, o.float(operand)?.ndim() == 0, "a single number")?;
+                }
+                let mut end = 0u64;
+                for range in ranges {
+                    let stop = range.start.checked_add(range.length);
+                    let stop = stop.filter(|&stop| range.start >= end && stop <= g.elements());
+                    o.rule(stop.is_some(), || format!("range at {} does not fit", range.start))?;
+                    end = stop.unwrap_or(end);
+                }
+                vec![f32(g.clone()), f32(g.clone()), f32(g.clone()), TensorType::new(DType::I32, Shape::scalar())]
+            }
+        })
+    }
+}
+
+/// Checks q, k, v at positions `first..first + 3`; gives the shape of q.
+fn attention_operands<'a>(o: &Operands<'a>, first: usize, mask: &Mask) -> Result<&'a Shape, TypeError> {
+    let (q, k, v) = (o.float(first)?, o.float(first + 1)?, o.float(first + 2)?);
+    o.form(first, q.ndim() == 4, "[batch, seq, heads, head_dim]")?;
+    o.form(first + 1, k.ndim() == 4, "[batch, seq, heads, head_dim]")?;
+    o.agree("shapes", first + 1, first + 2, k.same_extents(v))?;
+    let fits = [0, 1, 3].into_iter().all(|axis| q.0[axis].extent == k.0[axis].extent);
+    o.agree("batch, sequence or head_dim", first, first + 1, fits)?;
+    let (heads, groups) = (q.0[2].extent, k.0[2].extent);
+    o.rule(groups > 0 && heads.is_multiple_of(groups), || {
+        format!("{heads} query heads cannot share {groups} key/value heads evenly")
+    })?;
+    o.rule(*mask != Mask::Window(0), || "a window must hold at least one position".into())?;
+    Ok(q)
+}
+
+fn log_sum_exp(q: &Shape) -> Shape {
+    Shape(vec![q.0[0].clone(), q.0[2].clone(), q.0[1].clone()])
+}
+
+/// Checks x, w, labels; gives the shape of x.
+fn head_operands<'a>(o: &Operands<'a>, chunk: u32) -> Result<&'a Shape, TypeError> {
+    let (x, w, labels) = (o.float(0)?, o.float(1)?, o.integer(2)?);
+    o.form(0, x.ndim() == 3, "[batch, seq, width]")?;
+    o.form(1, w.ndim() == 2, "[vocab, width]")?;
+    o.agree("widths", 0, 1, x.width() == w.width())?;
+    o.agree("rows", 0, 2, Shape(x.leading().to_vec()).same_extents(labels))?;
+    o.rule(chunk > 0, || "a chunk must hold at least one position".into())?;
+    Ok(x)
+}
+
+fn pointwise(o: &Operands<'_>, program: &Program) -> Result<Vec<TensorType>, TypeError> {
+    o.count(program.inputs.len())?;
+    program.check().map_err(|reason| TypeError::Rule { op: o.op, reason })?;
+    let first = program.inputs.iter().position(|&i| i == InputForm::Elements).expect("checked: one has that form");
+    let shape = o.float(first)?;
+    for (i, form) in program.inputs.iter().enumerate() {
+        let input = o.float(i)?;
+        match form {
+            InputForm::Elements => o.agree("shapes", first, i, input.same_extents(shape))?,
+            InputForm::Row => {
+                let fits = input.ndim() == 1 && input.width() == shape.width();
+                o.agree("widths", first, i, fits)?;
+            }
+            InputForm::Column => {
+                o.agree("rows", first, i, input.same_extents(&Shape(shape.leading().to_vec())))?;
+            }
+            InputForm::Scalar => o.form(i, input.ndim() == 0, "a single number")?,
+        }
+    }
+    // Axis names are those of the operand that has most of them.
+    let named = |s: &Shape| s.0.iter().filter(|a: &&Axis| !a.name.is_empty()).count();
+    let same = (0..program.inputs.len()).filter(|&i| program.inputs[i] == InputForm::Elements);
+    let best = same.map(|i| o.shape(i)).fold(shape, |best, s| if named(s) > named(best) { s } else { best });
+    Ok(program.outputs.iter().map(|output| TensorType::new(output.dtype, best.clone())).collect())
+}

@@ -1,0 +1,255 @@
+//! The closed set of operations.
+//!
+//! Owns what each operation means: its attributes, operands, results, which results accumulate into a gradient. The
+//! rule for result types is in [`infer`], the price in [`cost`]. Must not know how any executor computes it.
+//!
+//! An operation has five places: here, its derivative in the compiler's `passes/autodiff`, its CPU kernel, its CUDA
+//! kernel, and its samples in the conformance suite. Matches on [`Op`] are exhaustive, so the Rust compiler names what
+//! is missing.
+//!
+//! Shapes below: `B` batch rows, `S` sequence, `H` heads, `G` key/value heads, `D` head dimension, `n`, `k` widths;
+//! `..` stands for any leading axes, which make up the rows.
+
+pub mod cost;
+pub mod infer;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::pointwise::Program;
+
+pub use cost::Cost;
+pub use infer::TypeError;
+
+/// A real attribute by its bits, so that operations can be compared.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Real(u64);
+
+impl Real {
+    /// The attribute of a number.
+    pub fn new(value: f64) -> Real {
+        Real(value.to_bits())
+    }
+
+    /// Its value.
+    pub fn get(self) -> f64 {
+        f64::from_bits(self.0)
+    }
+}
+
+impl fmt::Debug for Real {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.get())
+    }
+}
+
+impl fmt::Display for Real {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.get())
+    }
+}
+
+/// Which keys a query at position `i` may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Mask {
+    /// All of the row.
+    Full,
+    /// Positions `0..=i`.
+    Causal,
+    /// Causal, and at most the last `w` positions including its own: `i-w+1..=i`.
+    Window(u32),
+}
+
+/// An operation with its attributes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Op {
+    /// `x[.., k], w[n, k] → y[.., n]`: `y = x wᵀ`.
+    Linear,
+    /// `dy[.., n], w[n, k] → dx[.., k]`: `dx = dy w`.
+    LinearBackwardInput,
+    /// `dy[.., n], x[.., k] → dw[n, k]`: `dw = dyᵀ x`. `dw` accumulates.
+    LinearBackwardWeight,
+    /// `ids[..], table[v, n] → y[.., n]`: row `ids` of the table.
+    Embedding,
+    /// `ids[..], dy[.., n] → dtable[rows, n]`: adds each row of `dy` to row `ids`, in row order. `dtable` accumulates.
+    EmbeddingBackward {
+        /// Rows of the table.
+        rows: u64,
+    },
+    /// `x[.., n], w[n] → y[.., n], rstd[..]`: `rstd = 1/sqrt(mean(x²) + epsilon)`, `y = x · rstd · w`.
+    RmsNorm {
+        /// Added to the mean square.
+        epsilon: Real,
+    },
+    /// `dy[.., n], x[.., n], w[n], rstd[..] → dx[.., n], dw[n]`. With `g = dy · w`:
+    /// `dx = rstd · (g - x · rstd² · mean(g · x))`, `dw = Σ dy · x · rstd`. `dw` accumulates.
+    RmsNormBackward,
+    /// `x[B, S, H, D], cos[S, D/2], sin[S, D/2] → y[B, S, H, D]`: rotates the pairs `(x[i], x[i + D/2])` by the
+    /// position's angle; `inverse` rotates back, which is the derivative.
+    Rope {
+        /// Rotate by the negative angle.
+        inverse: bool,
+    },
+    /// `q[B, S, H, D], k[B, S, G, D], v[B, S, G, D] → out[B, S, H, D], lse[B, H, S]`:
+    /// `out = softmax(scale · q kᵀ + mask) v`, `lse` the logarithm of each softmax's denominator (f32), maximum
+    /// included. Head `h` reads key/value head `h / (H/G)`.
+    Attention {
+        /// Visible keys.
+        mask: Mask,
+        /// Factor on the scores.
+        scale: Real,
+    },
+    /// `dout, q, k, v, out, lse → dq, dk, dv`, shapes as in [`Op::Attention`].
+    AttentionBackward {
+        /// Visible keys.
+        mask: Mask,
+        /// Factor on the scores.
+        scale: Real,
+    },
+    /// Operands as the program's inputs say, results as its outputs.
+    Pointwise {
+        /// What is computed for each element.
+        program: Program,
+    },
+    /// `x[.., n] → y[n]`: sums over rows: the gradient of a broadcast row. `y` accumulates.
+    ColumnSum,
+    /// `x[B, S, n], w[v, n], labels[B, S] → loss[B]`: for each row the sum over its valid positions of
+    /// `logsumexp(x wᵀ) - (x wᵀ)[label]`. A label of -100 is not valid.
+    HeadLoss {
+        /// Positions whose logits are held at a time.
+        chunk: u32,
+    },
+    /// `x[B, S, n], w[v, n], labels[B, S], scale[] → loss[B], dx[B, S, n], dw[v, n]`: [`Op::HeadLoss`] and the gradient
+    /// of `scale · Σ loss` on the spot, because the logits are not kept. `dw` accumulates.
+    HeadLossWithGradient {
+        /// Positions whose logits are held at a time.
+        chunk: u32,
+    },
+    /// `gradients[n] → norm[], finite[]`: Euclidean norm of the whole gradient segment (accumulated in f64, stored
+    /// f32), and 1 where every element is finite, else 0.
+    GradientNorm,
+    /// `gradients[n], norm[], finite[], learning_rate[] → parameters[n], first[n], second[n], step[]`, all four updated
+    /// in place; nothing is written when `finite` is 0.
+    ///
+    /// With `c = min(1, clip_norm/(norm + 1e-6))` (1 when `clip_norm` is 0), `g = c · gradient`, `t = step + 1`:
+    /// `m = β₁m + (1-β₁)g`, `v = β₂v + (1-β₂)g²`,
+    /// `p = p(1 - lr·decay) - lr · (m/(1-β₁ᵗ)) / (sqrt(v/(1-β₂ᵗ)) + ε)`; arXiv 1711.05101, clipping as PyTorch.
+    AdamW {
+        /// Decay of the first moment.
+        beta1: Real,
+        /// Decay of the second moment.
+        beta2: Real,
+        /// Added to the root of the second moment.
+        epsilon: Real,
+        /// Largest norm of the gradient, 0 for none.
+        clip_norm: Real,
+        /// Weight decay and learning-rate factor by range of the segment; ranges are in order and do not overlap.
+        ranges: Vec<UpdateRange>,
+    },
+}
+
+/// Elements of the parameter segment that [`Op::AdamW`] treats alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct UpdateRange {
+    /// First element, counted in elements from the start of the segment.
+    pub start: u64,
+    /// Number of elements.
+    pub length: u64,
+    /// Decoupled weight decay.
+    pub weight_decay: Real,
+    /// Factor on the learning rate.
+    pub learning_rate_factor: Real,
+}
+
+impl Op {
+    /// The printed name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Linear => "linear",
+            Op::LinearBackwardInput => "linear_backward_input",
+            Op::LinearBackwardWeight => "linear_backward_weight",
+            Op::Embedding => "embedding",
+            Op::EmbeddingBackward { .. } => "embedding_backward",
+            Op::RmsNorm { .. } => "rms_norm",
+            Op::RmsNormBackward => "rms_norm_backward",
+            Op::Rope { .. } => "rope",
+            Op::Attention { .. } => "attention",
+            Op::AttentionBackward { .. } => "attention_backward",
+            Op::Pointwise { .. } => "pointwise",
+            Op::ColumnSum => "column_sum",
+            Op::HeadLoss { .. } => "head_loss",
+            Op::HeadLossWithGradient { .. } => "head_loss_with_gradient",
+            Op::GradientNorm => "gradient_norm",
+            Op::AdamW { .. } => "adamw",
+        }
+    }
+
+    /// Attributes for a printed line, e.g. `mask=causal scale=0.125`; empty where there are none.
+    pub fn attributes(&self) -> String {
+        match self {
+            Op::Linear
+            | Op::LinearBackwardInput
+            | Op::LinearBackwardWeight
+            | Op::Embedding
+            | Op::RmsNormBackward
+            | Op::ColumnSum
+            | Op::GradientNorm => String::new(),
+            Op::EmbeddingBackward { rows } => format!("rows={rows}"),
+            Op::RmsNorm { epsilon } => format!("epsilon={epsilon}"),
+            Op::Rope { inverse } => if *inverse { "inverse" } else { "" }.into(),
+            Op::Attention { mask, scale } | Op::AttentionBackward { mask, scale } => {
+                format!("mask={mask} scale={scale}")
+            }
+            Op::Pointwise { program } => format!("{{ {program} }}"),
+            Op::HeadLoss { chunk } | Op::HeadLossWithGradient { chunk } => format!("chunk={chunk}"),
+            Op::AdamW { beta1, beta2, epsilon, clip_norm, ranges } => format!(
+                "beta1={beta1} beta2={beta2} epsilon={epsilon} clip_norm={clip_norm} ranges={}",
+                ranges.len()
+            ),
+        }
+    }
+
+    /// Whether result `index` is a parameter's gradient: it may be added to what is there.
+    pub fn accumulates(&self, index: usize) -> bool {
+        match self {
+            Op::LinearBackwardWeight | Op::EmbeddingBackward { .. } | Op::ColumnSum => true,
+            Op::RmsNormBackward => index == 1,
+            Op::HeadLossWithGradient { .. } => index == 2,
+            Op::Linear
+            | Op::LinearBackwardInput
+            | Op::Embedding
+            | Op::RmsNorm { .. }
+            | Op::Rope { .. }
+            | Op::Attention { .. }
+            | Op::AttentionBackward { .. }
+            | Op::Pointwise { .. }
+            | Op::HeadLoss { .. }
+            | Op::GradientNorm
+            | Op::AdamW { .. } => false,
+        }
+    }
+
+    /// Whether result `result` may lie on the bytes of operand `operand` when that operand is not read again: the
+    /// executor reads each element before it writes the same element, and reads it only once.
+    pub fn in_place(&self, operand: usize, result: usize) -> bool {
+        match self {
+            Op::Pointwise { program } => {
+                program.inputs.get(operand) == Some(&crate::pointwise::InputForm::Elements)
+                    && result < program.outputs.len()
+            }
+            Op::Rope { .. } => operand == 0 && result == 0,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Mask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Mask::Full => f.write_str("full"),
+            Mask::Causal => f.write_str("causal"),
+            Mask::Window(width) => write!(f, "window({width})"),
+        }
+    }
+}

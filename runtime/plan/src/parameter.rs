@@ -1,0 +1,91 @@
+//! Parameters: what is trained, how it starts, what it is called in a checkpoint.
+
+use serde::{Deserialize, Serialize};
+
+use crate::op::Real;
+use crate::tensor::TensorId;
+
+/// What a parameter is in the model, for counts, order in the segment and decay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Role {
+    /// The weight of a dense linear, `[out, in]`.
+    Matrix,
+    /// A of a CoLA pair, `[r, in]`.
+    LowRankDown,
+    /// B of a CoLA pair, `[out, r]`.
+    LowRankUp,
+    /// A table of rows looked up by id.
+    Embedding,
+    /// A gain or a bias.
+    Vector,
+}
+
+/// How a parameter starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Initialization {
+    /// Independent normal numbers of mean 0.
+    Normal {
+        /// Standard deviation.
+        std: Real,
+    },
+    /// Independent, evenly distributed in `-bound..bound`.
+    Uniform {
+        /// Largest absolute value.
+        bound: Real,
+    },
+    /// The same number everywhere.
+    Constant {
+        /// That number.
+        value: Real,
+    },
+}
+
+/// The tensor of a checkpoint that holds a parameter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointName {
+    /// Name in the safetensors file.
+    pub name: String,
+    /// Stored with its two axes exchanged: `[in, out]`.
+    pub transposed: bool,
+}
+
+/// One trained tensor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parameter {
+    /// Path in the graph: `layers.3.self_attn.q_proj.weight`. Randomness is keyed by it.
+    pub path: String,
+    /// Where it goes in a checkpoint.
+    pub checkpoint: CheckpointName,
+    /// The weight.
+    pub tensor: TensorId,
+    /// Its gradient.
+    pub gradient: TensorId,
+    /// Start values.
+    pub initialization: Initialization,
+    /// What it is.
+    pub role: Role,
+}
+
+/// A table that the host computes once, in f64 rounded to the tensor's format, the same on every machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Constant {
+    /// Where it lies.
+    pub tensor: TensorId,
+    /// What it holds.
+    pub content: ConstantContent,
+}
+
+/// What a constant holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ConstantContent {
+    /// `[seq, head_dim/2]`: `cos(position · theta^(-2i/head_dim))`; arXiv 2104.09864.
+    RopeCos {
+        /// Base of the frequencies.
+        theta: Real,
+    },
+    /// `[seq, head_dim/2]`: `sin(position · theta^(-2i/head_dim))`.
+    RopeSin {
+        /// Base of the frequencies.
+        theta: Real,
+    },
+}
