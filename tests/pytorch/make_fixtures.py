@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Makes, checks and questions the fixtures of the end-to-end test against PyTorch.
 
-  make_fixtures.py            write fixtures/<variant>.safetensors and .json
+  make_fixtures.py            write fixtures/<variant>.safetensors and .toml
   make_fixtures.py --check    make them again in memory and compare with the committed files
-  make_fixtures.py --faults   train with every seeded fault; print how far each leaves the tolerances; fail if one does not
+  make_fixtures.py --faults   train with every seeded fault; fail unless each leaves the tolerances
   make_fixtures.py --peers    compare the dense variants with transformers' LlamaForCausalLM
 
 Needs torch, numpy and safetensors; `--peers` needs transformers. README.md beside this file names the versions and
@@ -25,10 +25,10 @@ import peer
 FIXTURES = pathlib.Path(__file__).resolve().parent / "fixtures"
 
 VARIANTS = [
-    peer.Variant("full", max_grad_norm=2.0),
-    peer.Variant("full-grouped", max_grad_norm=2.0, num_attention_heads=4, num_key_value_heads=2),
-    peer.Variant("cola-outer", max_grad_norm=1.6, rank=12),
-    peer.Variant("cola-bypass", max_grad_norm=1.6, rank=12, bypass=True),
+    peer.Variant("full", clip_norm=2.0),
+    peer.Variant("full-grouped", clip_norm=2.0, num_attention_heads=4, num_key_value_heads=2),
+    peer.Variant("cola-outer", clip_norm=1.6, rank=12),
+    peer.Variant("cola-bypass", clip_norm=1.6, rank=12, bypass=True),
 ]
 
 # What the end-to-end test allows. Losses: relative, per step. Gradients: |difference| / |reference|, per tensor.
@@ -44,49 +44,58 @@ MARGIN = 10.0
 # --- what is in a fixture ---------------------------------------------------------------------
 
 
-def configuration(v):
-    """The JSON beside the tensors, under the names a spec uses."""
+def model_settings(v):
+    """The model under the names that a spec and Hugging Face's `config.json` share."""
     return {
-        "name": v.name,
-        "model": {
-            "vocab_size": v.vocab_size,
-            "hidden_size": v.hidden_size,
-            "intermediate_size": v.intermediate_size,
-            "num_hidden_layers": v.num_hidden_layers,
-            "num_attention_heads": v.num_attention_heads,
-            "num_key_value_heads": v.num_key_value_heads,
-            "hidden_act": "silu",
-            "rms_norm_eps": v.rms_norm_eps,
-            "rope_theta": v.rope_theta,
-            "tie_word_embeddings": False,
-        },
-        "cola": None
-        if v.rank is None
-        else {
-            "rank": v.rank,
-            "activation": "silu",
-            "bypass": "layers.*.mlp.act_fn" if v.bypass else None,
-        },
-        "train": {
-            "sequence_length": v.sequence_length,
-            "micro_batch": v.micro_batch,
-            "global_batch": v.global_batch,
-            "steps": v.steps,
-        },
-        "optimizer": {
-            "learning_rate": v.learning_rate,
-            "weight_decay": v.weight_decay,
-            "beta1": v.betas[0],
-            "beta2": v.betas[1],
-            "eps": v.eps,
-            "max_grad_norm": v.max_grad_norm,
-        },
-        "schedule": {
-            "kind": "cosine",
-            "warmup_steps": v.warmup_steps,
-            "final_factor": v.final_factor,
-        },
+        "vocab_size": v.vocab_size,
+        "hidden_size": v.hidden_size,
+        "intermediate_size": v.intermediate_size,
+        "num_hidden_layers": v.num_hidden_layers,
+        "num_attention_heads": v.num_attention_heads,
+        "num_key_value_heads": v.num_key_value_heads,
+        "hidden_act": "silu",
+        "rms_norm_eps": v.rms_norm_eps,
+        "rope_theta": v.rope_theta,
+        "tie_word_embeddings": False,
     }
+
+
+def spec(v):
+    """The text of a spec that describes the same model and the same run."""
+    sections = {"model": model_settings(v)}
+    if v.rank is not None:
+        sections["cola"] = {"rank": v.rank, "activation": "silu"}
+        if v.bypass:
+            sections["cola"]["bypass"] = "layers.*.mlp.act_fn"
+    sections["train"] = {
+        "sequence_length": v.sequence_length,
+        "micro_batch": v.micro_batch,
+        "global_batch": v.global_batch,
+        "steps": v.steps,
+        "precision": "f32",
+        "loss_normalization": "global-token",
+    }
+    sections["optimizer"] = {
+        "learning_rate": v.learning_rate,
+        "beta1": v.betas[0],
+        "beta2": v.betas[1],
+        "epsilon": v.eps,
+        "weight_decay": v.weight_decay,
+        "decay": "all",
+        "clip_norm": v.clip_norm,
+    }
+    sections["schedule"] = {
+        "kind": "cosine",
+        "warmup_steps": v.warmup_steps,
+        "final_factor": v.final_factor,
+    }
+    sections["data"] = {"mode": "pad"}
+    lines = ["# Written by make_fixtures.py.", f'name = "{v.name}"', 'architecture = "llama"']
+    for section, keys in sections.items():
+        lines += ["", f"[{section}]"]
+        # Text, booleans and numbers look the same in JSON and TOML.
+        lines += [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+    return "\n".join(lines) + "\n"
 
 
 def make(v):
@@ -112,12 +121,12 @@ def make(v):
 
 def demand_useful(v, labels, run):
     """Refuses a run that would not exercise what the fixtures are for."""
-    clipped = [norm > v.max_grad_norm for norm in run["grad_norms"]]
+    clipped = [norm > v.clip_norm for norm in run["grad_norms"]]
     if not 5 <= sum(clipped) <= v.steps - 5:
-        sys.exit(f"{v.name}: clipping is active in {sum(clipped)} of {v.steps} steps; move max_grad_norm")
+        sys.exit(f"{v.name}: clipping is active in {sum(clipped)} of {v.steps} steps; move clip_norm")
     early = clipped[:LATER]
     if all(early) or not any(early):
-        sys.exit(f"{v.name}: clipping never changes in the first {LATER} steps; move max_grad_norm")
+        sys.exit(f"{v.name}: clipping never changes in the first {LATER} steps; move clip_norm")
     if run["losses"][-1] > 0.8 * run["losses"][0]:
         sys.exit(f"{v.name}: the loss does not fall: {run['losses'][0]:.3f} to {run['losses'][-1]:.3f}")
     valid = (labels != peer.IGNORED).sum(-1)
@@ -131,8 +140,7 @@ def write(v, fixture):
     path = FIXTURES / f"{v.name}.safetensors"
     safetensors.numpy.save_file(arrays, path)
     path.chmod(0o644)  # the writer leaves it readable to its owner only
-    text = json.dumps(configuration(v), indent=2) + "\n"
-    (FIXTURES / f"{v.name}.json").write_text(text)
+    (FIXTURES / f"{v.name}.toml").write_text(spec(v))
 
 
 # --- comparing --------------------------------------------------------------------------------
@@ -194,7 +202,7 @@ def print_faults():
 def check():
     """Compares what this machine makes with the committed files; returns whether they agree.
 
-    Tokens and settings must be equal. Floating-point results differ in the last bits between
+    Tokens and specs must be equal. Floating-point results differ in the last bits between
     machines (vector widths), which training then amplifies: they get a tenth of the test's tolerances,
     and the final weights the tolerance of the late losses.
     """
@@ -203,8 +211,7 @@ def check():
         path = FIXTURES / f"{v.name}.safetensors"
         committed = {name: torch.from_numpy(a) for name, a in safetensors.numpy.load_file(path).items()}
         made = make(v)
-        settings = json.loads((FIXTURES / f"{v.name}.json").read_text())
-        wrong = [] if settings == configuration(v) else ["settings"]
+        wrong = [] if (FIXTURES / f"{v.name}.toml").read_text() == spec(v) else ["its spec"]
         wrong += sorted(committed.keys() ^ made.keys())
         for name in sorted(committed.keys() & made.keys()):
             if name in ("tokens", "labels"):
@@ -232,7 +239,7 @@ def compare_with_transformers():
     for v in VARIANTS:
         if v.rank is not None:
             continue
-        model = LlamaForCausalLM(LlamaConfig(**configuration(v)["model"], attn_implementation="eager"))
+        model = LlamaForCausalLM(LlamaConfig(**model_settings(v), attn_implementation="eager"))
         start, (tokens, labels) = peer.initial_weights(v), peer.batches(v)
         model.load_state_dict(start)
         weights = {name: w.clone().requires_grad_() for name, w in start.items()}
@@ -270,7 +277,7 @@ def main():
             norms, losses = fixture["grad_norms"], fixture["losses"]
             print(
                 f"{v.name}: loss {losses[0]:.4f} to {losses[-1]:.4f}, gradient norms {norms.min():.3f} to "
-                f"{norms.max():.3f}, {int((norms > v.max_grad_norm).sum())} of {v.steps} steps clipped"
+                f"{norms.max():.3f}, {int((norms > v.clip_norm).sum())} of {v.steps} steps clipped"
             )
     versions = f"torch {torch.__version__}, numpy {numpy.__version__}, safetensors {safetensors.__version__}"
     print(f"({versions})", file=sys.stderr)

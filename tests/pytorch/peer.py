@@ -63,7 +63,7 @@ class Variant:
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
-    max_grad_norm: float = 2.0
+    clip_norm: float = 2.0
     seed: int = 1
 
     @property
@@ -306,7 +306,7 @@ def accumulate(v, weights, tokens, labels, fault):
             for p in weights.values():
                 p.grad = None
             (loss / valid).backward()
-            torch.nn.utils.clip_grad_norm_(weights.values(), v.max_grad_norm, foreach=False)
+            torch.nn.utils.clip_grad_norm_(weights.values(), v.clip_norm, foreach=False)
             for name, p in weights.items():
                 p.grad = p.grad if kept[name] is None else p.grad + kept[name]
         else:
@@ -333,7 +333,7 @@ def train(v, start, tokens, labels, fault=None, dtype=torch.float32):
         if step == 0:
             result["gradients"] = {name: p.grad.clone() for name, p in weights.items()}
         clips_here = fault not in ("no clipping", "clip before accumulation")
-        limit = v.max_grad_norm if clips_here else math.inf
+        limit = v.clip_norm if clips_here else math.inf
         norm = torch.nn.utils.clip_grad_norm_(weights.values(), limit, foreach=False)
         result["grad_norms"].append(norm.item())
         rate = v.learning_rate * schedule(v, step + ahead)
