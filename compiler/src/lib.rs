@@ -5,3 +5,4 @@
 
 pub mod diagnostics;
 pub mod language;
+pub mod spec;

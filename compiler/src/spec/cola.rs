@@ -54,7 +54,7 @@ pub enum RankSource {
 }
 
 /// Larger ranks than this are mistakes, and would overflow sizes computed later.
-const LARGEST_RANK: i64 = 1 << 20;
+pub(super) const LARGEST_RANK: i64 = 1 << 20;
 
 impl Rank {
     /// The rank for one linear: `names` gives the configuration's values, `in_features` and `out_features`.
@@ -70,14 +70,19 @@ impl Rank {
         let value = expression.evaluate(names)?;
         let whole = match value {
             Value::Integer(rank) => Some(rank),
-            Value::Float(rank) if rank.fract() == 0.0 && rank.abs() <= LARGEST_RANK as f64 => Some(rank as i64),
+            Value::Float(rank) if rank.fract() == 0.0 && rank.abs() <= LARGEST_RANK as f64 => {
+                Some(rank as i64)
+            }
             Value::Float(_) | Value::Boolean(_) | Value::Text(_) => None,
         };
         match whole {
             Some(rank) if (1..=LARGEST_RANK).contains(&rank) => Ok(rank as u32),
-            _ => Err(Diagnostic::error(codes::BAD_RANK, "a rank must be a whole number from 1 to 1048576")
-                .at(self.span, format!("this is {}", describe(&value)))
-                .help("choose a divisor that leaves no remainder, or write the rank as a number")),
+            _ => Err(Diagnostic::error(
+                codes::BAD_RANK,
+                "a rank must be a whole number from 1 to 1048576",
+            )
+            .at(self.span, format!("this is {}", describe(&value)))
+            .help("choose a divisor that leaves no remainder, or write the rank as a number")),
         }
     }
 }
@@ -94,7 +99,7 @@ fn describe(value: &Value) -> String {
 
 impl Cola {
     /// Decodes `[cola]`; `None` if a required part is missing or wrong, which was then reported.
-    pub(super) fn decode(decoder: &mut Decoder<'_>, section: &Section<'_>) -> Option<Cola> {
+    pub(super) fn decode<'t>(decoder: &mut Decoder<'t>, section: &Section<'t>) -> Option<Cola> {
         let rank = decoder.rank(section, "rank");
         let activation = decoder.activation(section, "activation");
         let targets = decoder.selectors(section, "targets");
@@ -107,7 +112,13 @@ impl Cola {
                 None => complete = false,
             }
         }
-        let cola = Cola { rank: rank?, activation: activation?, targets: targets?, bypass: bypass?, overrides };
+        let cola = Cola {
+            rank: rank?,
+            activation: activation?,
+            targets: targets?,
+            bypass: bypass?,
+            overrides,
+        };
         complete.then_some(cola)
     }
 }
@@ -117,16 +128,20 @@ impl Override {
         let span = section.header;
         let targets = decoder.selectors(section, "targets");
         let rank = section.has("rank").then(|| decoder.rank(section, "rank"));
-        let activation = section.has("activation").then(|| decoder.activation(section, "activation"));
+        let activation =
+            section.has("activation").then(|| decoder.activation(section, "activation"));
         let dense = decoder.boolean(section, "dense")?;
         if dense.value {
             for key in ["rank", "activation"] {
                 if let Some(written) = section.key_span(key) {
                     decoder.report(
-                        Diagnostic::error(codes::CONTRADICTION, format!("a linear that stays dense has no {key}"))
-                            .at(written, format!("this {key} can never be used"))
-                            .at(dense.span, "because of this")
-                            .help(format!("remove `{key}` or `dense`")),
+                        Diagnostic::error(
+                            codes::CONTRADICTION,
+                            format!("a linear that stays dense has no {key}"),
+                        )
+                        .at(written, format!("this {key} can never be used"))
+                        .at(dense.span, "because of this")
+                        .help(format!("remove `{key}` or `dense`")),
                     );
                 }
             }

@@ -44,17 +44,28 @@ impl SpecInput {
         match self {
             SpecInput::Text { name, text } => Ok(Read { name, text, folder: None }),
             SpecInput::Shipped(name) => match shipped::spec(&name) {
-                Some(text) => Ok(Read { name: format!("{name} (built in)"), text: text.into(), folder: None }),
-                None => Err(Diagnostic::error(codes::NOT_FOUND, format!("no shipped spec is called `{name}`"))
-                    .help(format!("{}, or give a path: it has a `/` or ends in `.toml`", shipped_help(&name)))),
+                Some(text) => {
+                    Ok(Read { name: format!("{name} (built in)"), text: text.into(), folder: None })
+                }
+                None => Err(Diagnostic::error(
+                    codes::NOT_FOUND,
+                    format!("no shipped spec is called `{name}`"),
+                )
+                .help(format!(
+                    "{}, or give a path: it has a `/` or ends in `.toml`",
+                    shipped_help(&name)
+                ))),
             },
             SpecInput::Path(path) => {
                 let name = path.display().to_string();
                 let bytes = std::fs::read(&path).map_err(|error| unreadable(&path, &error))?;
                 let text = String::from_utf8(bytes).map_err(|error| {
                     let at = error.utf8_error().valid_up_to();
-                    Diagnostic::error(codes::UNREADABLE, format!("{name} is not UTF-8 text: byte {at} is invalid"))
-                        .help("save the file as UTF-8, or give the path of a spec")
+                    Diagnostic::error(
+                        codes::UNREADABLE,
+                        format!("{name} is not UTF-8 text: byte {at} is invalid"),
+                    )
+                    .help("save the file as UTF-8, or give the path of a spec")
                 })?;
                 let folder = path.parent().map(|parent| match parent.as_os_str().is_empty() {
                     true => PathBuf::from("."),
@@ -87,7 +98,8 @@ fn shipped_help(wrong: &str) -> String {
     match nearest(wrong, shipped::specs().iter().map(|(name, _)| *name)) {
         Some(near) => format!("write `{near}`"),
         None => {
-            let names: Vec<_> = shipped::specs().iter().map(|(name, _)| format!("`{name}`")).collect();
+            let names: Vec<_> =
+                shipped::specs().iter().map(|(name, _)| format!("`{name}`")).collect();
             format!("write one of {}", names.join(", "))
         }
     }

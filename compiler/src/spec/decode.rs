@@ -1,0 +1,683 @@
+//! From the tree of a spec to typed values, collecting every mistake.
+//!
+//! Owns type and range checks against [`schema`], defaults, unknown and missing keys, and the order of messages. Must
+//! not know rules between keys: those stand with the sections ([`super::recipe`], [`super::cola`]).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::cola::{Cola, LARGEST_RANK, Rank, RankSource};
+use super::resolved::Resolved;
+use super::schema::{self, Default, Key, Kind};
+use super::spanned::Spanned;
+use super::tree::{self, Entry, Node, Table, Tree};
+use super::{ModelSetting, Precision, Spec, codes, recipe};
+use crate::diagnostics::{Diagnostic, Diagnostics, SourceId, Sources, Span, nearest};
+use crate::language::activation::Activation;
+use crate::language::expression::{Expression, Value};
+use crate::language::selector::Selector;
+
+/// What is known of a spec besides its tree.
+pub(super) struct File {
+    pub(super) source: SourceId,
+    pub(super) text: Arc<str>,
+    pub(super) folder: Option<PathBuf>,
+    pub(super) full_rank: bool,
+}
+
+/// Decodes a whole spec; mistakes go to `diagnostics`, ordered by their place.
+pub(super) fn spec(
+    root: &Table,
+    file: File,
+    sources: &mut Sources,
+    diagnostics: &mut Diagnostics,
+) -> Option<Spec> {
+    let start = root.0.iter().find(|entry| entry.key_span.source == file.source);
+    let start = start.map_or(Span::new(file.source, 0..0), |entry| entry.key_span);
+    let defaults = defaults(sources);
+    let mut decoder = Decoder {
+        root,
+        start,
+        defaults,
+        found: Vec::new(),
+        resolved: Resolved::default(),
+        values: BTreeMap::new(),
+        places: BTreeMap::new(),
+    };
+    let spec = decoder.spec(file);
+    let mut found = decoder.found;
+    found.sort_by_key(|diagnostic| diagnostic.labels.first().map(|label| label.span));
+    for diagnostic in found {
+        diagnostics.push(diagnostic);
+    }
+    spec
+}
+
+/// The defaults of [`schema`] as a tree with places of its own, so that a selector or an activation that nobody wrote
+/// can still be pointed at.
+fn defaults(sources: &mut Sources) -> Table {
+    let mut text = String::new();
+    for section in schema::SECTIONS {
+        for key in schema::keys_of(section) {
+            if let Default::Value(value) = key.default {
+                text.push_str(&format!("{}={value}\n", key.path()));
+            }
+        }
+    }
+    let source = sources.add("default", text);
+    tree::parse(source, sources).expect("the defaults of the table are TOML, which a test checks")
+}
+
+/// A section of the spec while it is decoded.
+pub(super) struct Section<'t> {
+    /// As in [`schema::SECTIONS`].
+    name: &'static str,
+    /// Position, for the tables of a list.
+    index: Option<usize>,
+    /// `None` if the section is absent or not a table; whatever had to be said of that was said.
+    table: Option<&'t Table>,
+    /// Where missing keys are reported.
+    pub(super) header: Span,
+}
+
+impl Section<'_> {
+    /// Whether the key is written.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.key_span(name).is_some()
+    }
+
+    /// Where the key is written.
+    pub(super) fn key_span(&self, name: &str) -> Option<Span> {
+        Some(self.table?.get(name)?.key_span)
+    }
+}
+
+/// Reads values and keeps what went wrong.
+pub(super) struct Decoder<'t> {
+    root: &'t Table,
+    /// Where an absent section is reported.
+    start: Span,
+    defaults: Table,
+    found: Vec<Diagnostic>,
+    resolved: Resolved,
+    /// Checked values by path, for keys whose default is another key.
+    values: BTreeMap<String, Node>,
+    /// Places of the keys that were written.
+    places: BTreeMap<String, Span>,
+}
+
+impl<'t> Decoder<'t> {
+    fn spec(&mut self, file: File) -> Option<Spec> {
+        self.unknown_keys();
+        let top = Section { name: "", index: None, table: Some(self.root), header: self.start };
+        let name = self.text(&top, "name");
+        if let Some(name) = &name {
+            self.check_name(name);
+        }
+        let architecture = self.text(&top, "architecture");
+        let model_section = self.section("model");
+        let model = self.model(&model_section);
+        let cola = match self.root.get("cola") {
+            None => Some(None),
+            Some(_) => {
+                let section = self.section("cola");
+                Cola::decode(self, &section).map(Some)
+            }
+        };
+        let train = self.section("train");
+        let precision = self.precision(&train);
+        let recipe = recipe::decode(self, &train);
+        let cola = cola?;
+        if file.full_rank {
+            self.resolved.drop_section("cola");
+        }
+        let cola = cola.filter(|_| !file.full_rank);
+        Some(Spec {
+            name: name?,
+            architecture: architecture?,
+            model: model?,
+            model_section: model_section.header,
+            cola,
+            full_rank: file.full_rank,
+            precision: precision?,
+            recipe: recipe?,
+            source: file.source,
+            text: file.text,
+            resolved: self.resolved.to_string(),
+            folder: file.folder,
+            places: std::mem::take(&mut self.places),
+        })
+    }
+
+    /// Keeps a mistake.
+    pub(super) fn report(&mut self, diagnostic: Diagnostic) {
+        self.found.push(diagnostic);
+    }
+
+    /// A section by name. Reports a section that is not a table, and one that is absent although it has required keys.
+    pub(super) fn section(&mut self, name: &'static str) -> Section<'t> {
+        let absent = Section { name, index: None, table: None, header: self.start };
+        let Some(entry) = self.root.get(name) else {
+            let required: Vec<_> = schema::keys_of(name)
+                .filter(|key| matches!(key.default, Default::Required))
+                .collect();
+            if !required.is_empty() {
+                let keys: Vec<_> = required.iter().map(|key| format!("`{}`", key.name)).collect();
+                self.report(
+                    Diagnostic::error(
+                        codes::MISSING_SECTION,
+                        format!("the section `[{name}]` is missing"),
+                    )
+                    .at(self.start, "in this spec")
+                    .help(format!("add `[{name}]` with {}", keys.join(", "))),
+                );
+            }
+            return absent;
+        };
+        match &entry.node.value {
+            Tree::Table(table) => {
+                Section { name, index: None, table: Some(table), header: entry.key_span }
+            }
+            other => {
+                let message = format!("`{name}` must be a section");
+                self.report(
+                    Diagnostic::error(codes::WRONG_TYPE, message)
+                        .at(entry.node.span, format!("this is {}", other.type_name()))
+                        .help(format!("write `[{name}]` and its keys on the lines below")),
+                );
+                absent
+            }
+        }
+    }
+
+    /// The tables of a list `[[section.name]]`.
+    pub(super) fn tables(&mut self, section: &Section<'t>, name: &str) -> Vec<Section<'t>> {
+        let path = format!("{}.{name}", section.name);
+        let Some(path) = schema::SECTIONS.iter().find(|section| **section == path) else {
+            return Vec::new();
+        };
+        let Some(entry) = section.table.and_then(|table| table.get(name)) else {
+            return Vec::new();
+        };
+        let mut tables = Vec::new();
+        let wrong = |node: &Node| {
+            Diagnostic::error(codes::WRONG_TYPE, format!("`{path}` must be a list of tables"))
+                .at(node.span, format!("this is {}", node.value.type_name()))
+                .help(format!("write `[[{path}]]` for each entry and its keys on the lines below"))
+        };
+        let Tree::List(nodes) = &entry.node.value else {
+            self.report(wrong(&entry.node));
+            return tables;
+        };
+        for (index, node) in nodes.iter().enumerate() {
+            match &node.value {
+                Tree::Table(table) => {
+                    tables.push(Section {
+                        name: path,
+                        index: Some(index),
+                        table: Some(table),
+                        header: node.span,
+                    });
+                }
+                _ => self.report(wrong(node)),
+            }
+        }
+        tables
+    }
+
+    /// The checked value of a key: written, or by default. `None` if it is absent without default, or wrong; what is
+    /// wrong was then reported.
+    fn value(&mut self, section: &Section<'_>, name: &'static str) -> Option<Node> {
+        let key = schema::key(section.name, name).expect("only keys of the table are decoded");
+        let node = match section.table.and_then(|table| table.get(name)) {
+            Some(entry) => {
+                if section.index.is_none() {
+                    self.places.insert(key.path(), entry.node.span);
+                }
+                entry.node.clone()
+            }
+            None => match key.default {
+                Default::Value(_) => self.default(key)?,
+                Default::SameAs(other) => self.values.get(other)?.clone(),
+                Default::Absent(_) => return None,
+                Default::Required => {
+                    if section.table.is_some() {
+                        self.report(missing_key(key, section));
+                    }
+                    return None;
+                }
+            },
+        };
+        match check(key, node) {
+            Ok(node) => {
+                self.resolved.set(section.name, section.index, name, &node.value);
+                self.values.insert(key.path(), node.clone());
+                Some(node)
+            }
+            Err(diagnostic) => {
+                self.report(diagnostic);
+                None
+            }
+        }
+    }
+
+    fn default(&self, key: &Key) -> Option<Node> {
+        let mut table = &self.defaults;
+        for part in key.section.split('.').filter(|part| !part.is_empty()) {
+            match &table.get(part)?.node.value {
+                Tree::Table(inner) => table = inner,
+                _ => return None,
+            }
+        }
+        Some(table.get(key.name)?.node.clone())
+    }
+
+    /// A text key.
+    pub(super) fn text(
+        &mut self,
+        section: &Section<'_>,
+        name: &'static str,
+    ) -> Option<Spanned<String>> {
+        let node = self.value(section, name)?;
+        match node.value {
+            Tree::Text(text, _) => Some(Spanned::new(text, node.span)),
+            _ => None,
+        }
+    }
+
+    /// A whole number; its range in [`schema`] has no negative numbers.
+    pub(super) fn integer(
+        &mut self,
+        section: &Section<'_>,
+        name: &'static str,
+    ) -> Option<Spanned<u64>> {
+        let node = self.value(section, name)?;
+        match node.value {
+            Tree::Integer(number) => Some(Spanned::new(u64::try_from(number).ok()?, node.span)),
+            _ => None,
+        }
+    }
+
+    /// A whole number whose range in [`schema`] fits 32 bits.
+    pub(super) fn count(
+        &mut self,
+        section: &Section<'_>,
+        name: &'static str,
+    ) -> Option<Spanned<u32>> {
+        let number = self.integer(section, name)?;
+        Some(Spanned::new(u32::try_from(number.value).ok()?, number.span))
+    }
+
+    /// A number.
+    pub(super) fn number(
+        &mut self,
+        section: &Section<'_>,
+        name: &'static str,
+    ) -> Option<Spanned<f64>> {
+        let node = self.value(section, name)?;
+        match node.value {
+            Tree::Float(number) => Some(Spanned::new(number, node.span)),
+            _ => None,
+        }
+    }
+
+    /// `true` or `false`.
+    pub(super) fn boolean(
+        &mut self,
+        section: &Section<'_>,
+        name: &'static str,
+    ) -> Option<Spanned<bool>> {
+        let node = self.value(section, name)?;
+        match node.value {
+            Tree::Boolean(flag) => Some(Spanned::new(flag, node.span)),
+            _ => None,
+        }
+    }
+
+    /// One path or several.
+    pub(super) fn paths(
+        &mut self,
+        section: &Section<'_>,
+        name: &'static str,
+    ) -> Option<Vec<String>> {
+        Some(texts(self.value(section, name)?).into_iter().map(|(text, _)| text).collect())
+    }
+
+    /// One selector or several, parsed; every one that is wrong is reported.
+    pub(super) fn selectors(
+        &mut self,
+        section: &Section<'_>,
+        name: &'static str,
+    ) -> Option<Vec<Selector>> {
+        let texts = texts(self.value(section, name)?);
+        let parsed: Vec<_> = texts
+            .into_iter()
+            .map(|(text, span)| {
+                self.parsed(Selector::parse(&text, span.source, span.start as usize))
+            })
+            .collect();
+        parsed.into_iter().collect()
+    }
+
+    /// A rank: a number, or an expression, parsed.
+    pub(super) fn rank(&mut self, section: &Section<'_>, name: &'static str) -> Option<Rank> {
+        let node = self.value(section, name)?;
+        let value = match node.value {
+            Tree::Integer(rank) => RankSource::Integer(u32::try_from(rank).ok()?),
+            Tree::Text(text, inner) => {
+                let expression = Expression::parse(&text, inner.source, inner.start as usize);
+                RankSource::Expression(self.parsed(expression)?)
+            }
+            _ => return None,
+        };
+        Some(Spanned::new(value, node.span))
+    }
+
+    /// An activation's name or formula, parsed.
+    pub(super) fn activation(
+        &mut self,
+        section: &Section<'_>,
+        name: &'static str,
+    ) -> Option<Activation> {
+        match self.value(section, name)?.value {
+            Tree::Text(text, inner) => {
+                let activation = Activation::parse(&text, inner.source, inner.start as usize);
+                self.parsed(activation)
+            }
+            _ => None,
+        }
+    }
+
+    fn parsed<T>(&mut self, result: Result<T, Diagnostic>) -> Option<T> {
+        result.map_err(|diagnostic| self.report(diagnostic)).ok()
+    }
+
+    /// Takes a key out of the resolved spec, because it has no effect there.
+    pub(super) fn forget(&mut self, section: &Section<'_>, name: &str) {
+        self.resolved.forget(section.name, name);
+    }
+
+    fn precision(&mut self, train: &Section<'_>) -> Option<Spanned<Precision>> {
+        let written = self.text(train, "precision")?;
+        match written.value.as_str() {
+            "f32" => Some(written.map(|_| Precision::F32)),
+            other => {
+                self.report(
+                    Diagnostic::error(
+                        codes::UNSUPPORTED_PRECISION,
+                        format!("`{other}` plans are not made yet"),
+                    )
+                    .at(written.span, "this version emits f32 plans only")
+                    .help("write `precision = \"f32\"`"),
+                );
+                None
+            }
+        }
+    }
+
+    fn check_name(&mut self, name: &Spanned<String>) {
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let text = &name.value;
+        if text.chars().all(good)
+            && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && text.len() <= 100
+        {
+            return;
+        }
+        self.report(
+            Diagnostic::error(
+                codes::BAD_NAME,
+                "the name cannot name a folder, which a run's results need",
+            )
+            .at(name.span, "not a portable folder name")
+            .help("use up to 100 letters, digits, `-`, `_`, `.`, and begin with a letter or digit"),
+        );
+    }
+
+    /// The settings of `[model]`; `None` if any has a type that no setting can have.
+    fn model(&mut self, section: &Section<'_>) -> Option<Vec<ModelSetting>> {
+        let mut settings = Vec::new();
+        let mut complete = true;
+        for entry in section.table.map(|table| table.0.as_slice()).unwrap_or_default() {
+            match model_setting(entry) {
+                Ok(setting) => {
+                    self.places.insert(format!("model.{}", entry.key), entry.node.span);
+                    self.resolved.set("model", None, &entry.key, &entry.node.value);
+                    settings.push(setting);
+                }
+                Err(diagnostic) => {
+                    self.report(diagnostic);
+                    complete = false;
+                }
+            }
+        }
+        complete.then_some(settings)
+    }
+
+    /// Reports every key and section that no spec has.
+    fn unknown_keys(&mut self) {
+        let root = self.root;
+        for entry in &root.0 {
+            if schema::key("", &entry.key).is_some() {
+                continue;
+            }
+            match (schema::SECTIONS.contains(&entry.key.as_str()), &entry.node.value) {
+                (true, Tree::Table(table)) if entry.key != "model" => {
+                    self.unknown_in(&entry.key, table)
+                }
+                (true, _) => {}
+                (false, Tree::Table(_)) => self.report(unknown_section(entry)),
+                (false, _) => self.report(unknown_key("", entry)),
+            }
+        }
+    }
+
+    fn unknown_in(&mut self, section: &str, table: &Table) {
+        for entry in &table.0 {
+            let inner = format!("{section}.{}", entry.key);
+            if schema::key(section, &entry.key).is_some() {
+                continue;
+            }
+            if !schema::SECTIONS.contains(&inner.as_str()) {
+                self.report(unknown_key(section, entry));
+                continue;
+            }
+            if let Tree::List(nodes) = &entry.node.value {
+                for node in nodes {
+                    if let Tree::Table(table) = &node.value {
+                        self.unknown_in(&inner, table);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The texts of a checked value that is one text or a list of texts, with the bytes of each.
+fn texts(node: Node) -> Vec<(String, Span)> {
+    let nodes = match node.value {
+        Tree::List(nodes) => nodes,
+        _ => vec![node],
+    };
+    let text = |node: Node| match node.value {
+        Tree::Text(text, inner) => Some((text, inner)),
+        _ => None,
+    };
+    nodes.into_iter().filter_map(text).collect()
+}
+
+/// A setting of `[model]`: a single number, text or truth value.
+fn model_setting(entry: &Entry) -> Result<ModelSetting, Diagnostic> {
+    let (value, text_span) = match &entry.node.value {
+        Tree::Text(text, inner) => (Value::Text(text.clone()), *inner),
+        Tree::Integer(number) => (Value::Integer(*number), entry.node.span),
+        Tree::Float(number) => (Value::Float(*number), entry.node.span),
+        Tree::Boolean(flag) => (Value::Boolean(*flag), entry.node.span),
+        Tree::HugeInteger(_) => {
+            return Err(Diagnostic::error(
+                codes::OUT_OF_RANGE,
+                format!("`model.{}` is too large", entry.key),
+            )
+            .at(entry.node.span, "this does not fit into 64 bits")
+            .help("write a smaller number"));
+        }
+        other @ (Tree::Datetime(_) | Tree::List(_) | Tree::Table(_)) => {
+            let message = format!("`model.{}` must be a number, a text, true or false", entry.key);
+            return Err(Diagnostic::error(codes::WRONG_TYPE, message)
+                .at(entry.node.span, format!("this is {}", other.type_name()))
+                .help("write one value; settings of a model have no parts"));
+        }
+    };
+    Ok(ModelSetting {
+        key: Spanned::new(entry.key.clone(), entry.key_span),
+        value: Spanned::new(value, entry.node.span),
+        text_span,
+    })
+}
+
+fn missing_key(key: &Key, section: &Section<'_>) -> Diagnostic {
+    let place = match key.section {
+        "" => "at the top of this spec",
+        _ => "in this section",
+    };
+    Diagnostic::error(codes::MISSING_KEY, format!("`{}` is missing", key.path()))
+        .at(section.header, place)
+        .help(format!("add `{} = …` ({})", key.name, key.kind))
+}
+
+fn unknown_section(entry: &Entry) -> Diagnostic {
+    let names =
+        || schema::SECTIONS.iter().copied().filter(|name| !name.is_empty() && !name.contains('.'));
+    let help = match nearest(&entry.key, names()) {
+        Some(near) => format!("write `[{near}]`"),
+        None => {
+            let names: Vec<_> = names().map(|name| format!("`[{name}]`")).collect();
+            format!("remove it; the sections of a spec are {}", names.join(", "))
+        }
+    };
+    Diagnostic::error(codes::UNKNOWN_SECTION, format!("a spec has no section `[{}]`", entry.key))
+        .at(entry.key_span, "unknown section")
+        .help(help)
+}
+
+/// An unknown key of a section, with the section it belongs to, the nearest name, or all names.
+fn unknown_key(section: &str, entry: &Entry) -> Diagnostic {
+    let place = match section {
+        "" => "the top level of a spec".to_owned(),
+        section => format!("`[{section}]`"),
+    };
+    let names = || schema::keys_of(section).map(|key| key.name);
+    let elsewhere: Vec<_> = schema::KEYS
+        .iter()
+        .filter(|key| key.name == entry.key && key.section != section)
+        .map(|key| match key.section {
+            "" => "at the top of the spec".to_owned(),
+            section if section.contains('.') => format!("under `[[{section}]]`"),
+            section => format!("under `[{section}]`"),
+        })
+        .collect();
+    let help = if !elsewhere.is_empty() {
+        format!("write it {}", elsewhere.join(" or "))
+    } else if let Some(near) = nearest(&entry.key, names()) {
+        format!("write `{near}`")
+    } else {
+        let names: Vec<_> = names().map(|name| format!("`{name}`")).collect();
+        format!("remove it; the keys here are {}", names.join(", "))
+    };
+    Diagnostic::error(codes::UNKNOWN_KEY, format!("{place} has no key `{}`", entry.key))
+        .at(entry.key_span, "unknown key")
+        .help(help)
+}
+
+/// Checks a value against its key's kind; a whole number given for a number becomes a float.
+fn check(key: &Key, node: Node) -> Result<Node, Diagnostic> {
+    let path = key.path();
+    let wrong_type = |node: &Node| {
+        let help = match (&key.kind, &node.value) {
+            (Kind::Integer(..), Tree::Float(number))
+                if number.fract() == 0.0 && number.abs() < 1e15 =>
+            {
+                format!("write it without fraction and exponent: `{} = {number}`", key.name)
+            }
+            _ => format!("give {}", key.kind),
+        };
+        Diagnostic::error(codes::WRONG_TYPE, format!("`{path}` takes another type of value"))
+            .at(node.span, format!("this is {}", node.value.type_name()))
+            .help(help)
+    };
+    let out_of_range = |node: &Node, kind: &dyn std::fmt::Display| {
+        Diagnostic::error(codes::OUT_OF_RANGE, format!("`{path}` is out of range"))
+            .at(node.span, "not allowed here")
+            .help(format!("give {kind}"))
+    };
+    let empty = |node: &Node| {
+        Diagnostic::error(codes::EMPTY, format!("`{path}` must not be empty"))
+            .at(node.span, "nothing in it")
+            .help(format!("give {}, or remove the key if it has a default", key.kind))
+    };
+    match (&key.kind, &node.value) {
+        (Kind::Integer(low, high), Tree::Integer(number)) => match (low..=high).contains(&number) {
+            true => Ok(node),
+            false => Err(out_of_range(&node, &key.kind)),
+        },
+        (Kind::Rank, Tree::Integer(number)) => match (1..=LARGEST_RANK).contains(number) {
+            true => Ok(node),
+            false => Err(out_of_range(
+                &node,
+                &format_args!("an integer, 1 to {LARGEST_RANK}, or an expression"),
+            )),
+        },
+        (Kind::Integer(..) | Kind::Rank, Tree::HugeInteger(_)) => {
+            Err(out_of_range(&node, &key.kind))
+        }
+        (Kind::Number(interval), Tree::Integer(_) | Tree::Float(_) | Tree::HugeInteger(_)) => {
+            let number = match &node.value {
+                Tree::Integer(number) => *number as f64,
+                Tree::Float(number) => *number,
+                _ => f64::INFINITY,
+            };
+            match interval.contains(number) {
+                true => Ok(Node { value: Tree::Float(number), span: node.span }),
+                false => Err(out_of_range(&node, &key.kind)),
+            }
+        }
+        (Kind::Boolean, Tree::Boolean(_)) => Ok(node),
+        (Kind::Name(names), Tree::Text(text, _)) => match names.contains(&text.as_str()) {
+            true => Ok(node),
+            false => {
+                let help = match nearest(text, names.iter().copied()) {
+                    Some(near) => format!("write \"{near}\""),
+                    None => format!("write one of {}", key.kind),
+                };
+                Err(Diagnostic::error(
+                    codes::UNKNOWN_VALUE,
+                    format!("`{path}` has no value \"{text}\""),
+                )
+                .at(node.span, "not one of the names")
+                .help(help))
+            }
+        },
+        (
+            Kind::Text | Kind::Rank | Kind::Activation | Kind::Selectors | Kind::Paths,
+            Tree::Text(text, _),
+        ) => match text.trim().is_empty() {
+            true => Err(empty(&node)),
+            false => Ok(node),
+        },
+        (Kind::Selectors | Kind::Paths, Tree::List(nodes)) => {
+            for inner in nodes {
+                match &inner.value {
+                    Tree::Text(text, _) if text.trim().is_empty() => return Err(empty(inner)),
+                    Tree::Text(..) => {}
+                    _ => return Err(wrong_type(inner)),
+                }
+            }
+            match nodes.is_empty() && key.name == "targets" {
+                true => Err(empty(&node)),
+                false => Ok(node),
+            }
+        }
+        _ => Err(wrong_type(&node)),
+    }
+}

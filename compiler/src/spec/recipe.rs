@@ -1,0 +1,242 @@
+//! The sections about training, and the rules between their keys.
+//!
+//! Owns how `[train]` to `[data]` become a [`Recipe`]. Must not know models or plans.
+
+use colac_plan::recipe::{
+    BatchMode, Checkpoint, Data, Evaluation, LossNormalization, Optimizer, Recipe, Schedule,
+    ScheduleKind,
+};
+
+use super::codes;
+use super::decode::{Decoder, Section};
+use super::spanned::Spanned;
+use crate::diagnostics::{Diagnostic, Severity, Span};
+
+/// Decodes everything but `[model]` and `[cola]`; `None` if a part is missing or wrong, which was then reported.
+pub(super) fn decode(decoder: &mut Decoder<'_>, train: &Section<'_>) -> Option<Recipe> {
+    let sequence_length = decoder.count(train, "sequence_length");
+    let micro_batch = decoder.count(train, "micro_batch");
+    let global_batch = decoder.count(train, "global_batch");
+    if let (Some(micro), Some(global)) = (micro_batch, global_batch) {
+        check_batches(decoder, micro, global);
+    }
+    let steps = decoder.integer(train, "steps");
+    let seed = decoder.integer(train, "seed");
+    let loss_normalization =
+        decoder.text(train, "loss_normalization").map(|name| match name.value.as_str() {
+            "micro-batch" => LossNormalization::MicroBatch,
+            _ => LossNormalization::GlobalToken,
+        });
+    let optimizer_section = decoder.section("optimizer");
+    let learning_rate = decoder.number(&optimizer_section, "learning_rate");
+    let optimizer = optimizer(decoder, &optimizer_section);
+    let schedule = schedule(decoder, steps, learning_rate);
+    let evaluation = evaluation(decoder);
+    let checkpoint = checkpoint(decoder);
+    let data = data(decoder);
+    Some(Recipe {
+        sequence_length: sequence_length?.value,
+        micro_batch: micro_batch?.value,
+        global_batch: global_batch?.value,
+        seed: seed?.value,
+        loss_normalization: loss_normalization?,
+        schedule: schedule?,
+        optimizer: optimizer?,
+        evaluation: evaluation?,
+        checkpoint: checkpoint?,
+        data: data?,
+    })
+}
+
+fn check_batches(decoder: &mut Decoder<'_>, micro: Spanned<u32>, global: Spanned<u32>) {
+    if global.value.is_multiple_of(micro.value) {
+        return;
+    }
+    let below = global.value / micro.value * micro.value;
+    let near = match below {
+        0 => format!("{}", micro.value),
+        _ => format!("{below} or {}", below + micro.value),
+    };
+    decoder.report(
+        Diagnostic::error(
+            codes::BATCH_NOT_DIVISIBLE,
+            "the global batch must be a whole number of micro-batches",
+        )
+        .at(global.span, format!("{} is not a multiple", global.value))
+        .at(micro.span, format!("of {}", micro.value))
+        .help(format!("set `global_batch` to {near}, or choose a `micro_batch` that divides it")),
+    );
+}
+
+fn optimizer(decoder: &mut Decoder<'_>, section: &Section<'_>) -> Option<Optimizer> {
+    let beta1 = decoder.number(section, "beta1");
+    let beta2 = decoder.number(section, "beta2");
+    let epsilon = decoder.number(section, "epsilon");
+    let weight_decay = decoder.number(section, "weight_decay");
+    let decay = decoder.text(section, "decay");
+    let clip_norm = decoder.number(section, "clip_norm");
+    if let Some(weight_decay) = weight_decay.filter(|decay| decay.value == 0.0) {
+        unused(decoder, section, "decay", Some(weight_decay.span), "nothing decays");
+    }
+    Some(Optimizer {
+        beta1: beta1?.value,
+        beta2: beta2?.value,
+        epsilon: epsilon?.value,
+        weight_decay: weight_decay?.value,
+        decay_all: decay?.value == "all",
+        clip_norm: clip_norm?.value,
+    })
+}
+
+fn schedule(
+    decoder: &mut Decoder<'_>,
+    steps: Option<Spanned<u64>>,
+    learning_rate: Option<Spanned<f64>>,
+) -> Option<Schedule> {
+    let section = decoder.section("schedule");
+    let kind = decoder.text(&section, "kind");
+    let warmup = decoder.integer(&section, "warmup_steps");
+    let mut final_factor = decoder.number(&section, "final_factor").map(|factor| factor.value);
+    let decay = section.has("decay_steps").then(|| decoder.integer(&section, "decay_steps"));
+    let kind_name = kind.as_ref()?.value.as_str();
+    // Points at `kind` only where the user wrote it: the default has no line in the spec.
+    let because = section.has("kind").then(|| kind.as_ref().map(|kind| kind.span)).flatten();
+    let shape = match kind_name {
+        "warmup-stable-decay" => match decay {
+            Some(decay_steps) => decay_steps
+                .map(|steps| ScheduleKind::WarmupStableDecay { decay_steps: steps.value }),
+            None => {
+                let mut missing =
+                    Diagnostic::error(codes::MISSING_KEY, "`schedule.decay_steps` is missing");
+                if let Some(span) = because {
+                    missing = missing.at(span, "this schedule ends with a decay");
+                }
+                decoder.report(
+                    missing.help("add `decay_steps = …`, the length of the decay in updates"),
+                );
+                None
+            }
+        },
+        other => {
+            unused(decoder, &section, "decay_steps", because, "only `warmup-stable-decay` has it");
+            match other {
+                "linear" => Some(ScheduleKind::Linear),
+                "constant" => {
+                    unused(
+                        decoder,
+                        &section,
+                        "final_factor",
+                        because,
+                        "the rate stays at its peak",
+                    );
+                    final_factor = Some(1.0);
+                    Some(ScheduleKind::Constant)
+                }
+                _ => Some(ScheduleKind::Cosine),
+            }
+        }
+    };
+    if let (Some(steps), Some(warmup)) = (steps, warmup) {
+        let decay = match (shape, decay.flatten()) {
+            (Some(ScheduleKind::WarmupStableDecay { .. }), Some(decay)) => Some(decay),
+            _ => None,
+        };
+        check_phases(decoder, steps, warmup, decay);
+    }
+    Some(Schedule {
+        kind: shape?,
+        learning_rate: learning_rate?.value,
+        warmup_steps: warmup?.value,
+        steps: steps?.value,
+        final_factor: final_factor?,
+    })
+}
+
+/// Warm-up and decay must fit into the steps.
+fn check_phases(
+    decoder: &mut Decoder<'_>,
+    steps: Spanned<u64>,
+    warmup: Spanned<u64>,
+    decay: Option<Spanned<u64>>,
+) {
+    if warmup.value + decay.map_or(0, |decay| decay.value) <= steps.value {
+        return;
+    }
+    let phases = if decay.is_some() { "warm-up and decay are" } else { "the warm-up is" };
+    let mut diagnostic =
+        Diagnostic::error(codes::SCHEDULE_EXCEEDS_STEPS, format!("{phases} longer than the run"))
+            .at(warmup.span, format!("{} steps of warm-up", warmup.value));
+    if let Some(decay) = decay {
+        diagnostic = diagnostic.at(decay.span, format!("{} steps of decay", decay.value));
+    }
+    let keys = if decay.is_some() { "`warmup_steps` or `decay_steps`" } else { "`warmup_steps`" };
+    decoder.report(
+        diagnostic
+            .at(steps.span, format!("the run has {} steps", steps.value))
+            .help(format!("lower {keys}, or raise `train.steps`")),
+    );
+}
+
+/// Reports a key that is written and has no effect, and takes it out of the resolved spec.
+///
+/// Within one text that is an error. Where `--set` switches off what the spec says, as `schedule.kind=constant` does
+/// to a `final_factor`, it is a warning: the user cannot remove a key from the command line.
+fn unused(
+    decoder: &mut Decoder<'_>,
+    section: &Section<'_>,
+    name: &str,
+    because: Option<Span>,
+    reason: &str,
+) {
+    decoder.forget(section, name);
+    let Some(written) = section.key_span(name) else { return };
+    let mut diagnostic = Diagnostic::error(codes::UNUSED_KEY, format!("`{name}` has no effect"))
+        .at(written, "this key")
+        .help(format!("remove `{name}`"));
+    match because {
+        Some(because) => {
+            diagnostic = diagnostic.at(because, format!("because of this: {reason}"));
+            if because.source != written.source {
+                diagnostic.severity = Severity::Warning;
+            }
+        }
+        None => diagnostic.labels[0].text = reason.to_owned(),
+    }
+    decoder.report(diagnostic);
+}
+
+fn evaluation(decoder: &mut Decoder<'_>) -> Option<Evaluation> {
+    let section = decoder.section("evaluation");
+    let every = decoder.integer(&section, "every");
+    let tokens = decoder.integer(&section, "tokens");
+    let batch = decoder.count(&section, "batch");
+    let reference_batch = decoder.count(&section, "reference_batch");
+    Some(Evaluation {
+        every: every?.value,
+        tokens: tokens?.value,
+        batch: batch?.value,
+        reference_batch: reference_batch?.value,
+    })
+}
+
+fn checkpoint(decoder: &mut Decoder<'_>) -> Option<Checkpoint> {
+    let section = decoder.section("checkpoint");
+    let every = decoder.integer(&section, "every");
+    let keep = decoder.count(&section, "keep");
+    Some(Checkpoint { every: every?.value, keep: keep?.value })
+}
+
+fn data(decoder: &mut Decoder<'_>) -> Option<Data> {
+    let section = decoder.section("data");
+    let mode = decoder.text(&section, "mode").map(|mode| match mode.value.as_str() {
+        "pad" => BatchMode::Pad,
+        _ => BatchMode::Pack,
+    });
+    let train = decoder.paths(&section, "train");
+    let validation = decoder.paths(&section, "validation");
+    let tokenizer = match section.has("tokenizer") {
+        true => decoder.text(&section, "tokenizer").map(|path| Some(path.value)),
+        false => Some(None),
+    };
+    Some(Data { mode: mode?, train: train?, validation: validation?, tokenizer: tokenizer? })
+}
