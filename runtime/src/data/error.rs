@@ -1,0 +1,201 @@
+//! What can go wrong with texts, tokenizers and token shards.
+//!
+//! Owns the error type of this module tree; every message is one line that names the file and, where there is one, the way out.
+//! Must not know who prints it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::data::tokenizer::VocabularyHash;
+
+/// An error of the data side of a run.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// The operating system refused to read or write something.
+    #[error("cannot {action} {}: {cause}", .path.display())]
+    Io {
+        /// What was attempted, as a verb: `open`, `read`, `write` …
+        action: &'static str,
+        /// The file or directory it was attempted on.
+        path: PathBuf,
+        /// The operating system's reason.
+        cause: io::Error,
+    },
+
+    /// A text file holds bytes that are not UTF-8.
+    #[error(
+        "{} is not UTF-8 text: byte {offset} starts no character; convert the file, for example with iconv",
+        .path.display()
+    )]
+    NotUtf8 {
+        /// The text file.
+        path: PathBuf,
+        /// Offset of the first offending byte.
+        offset: u64,
+    },
+
+    /// None of the inputs contains any text.
+    #[error("no text in {}: give text files, or directories with .txt files", list(.inputs))]
+    NoText {
+        /// The inputs as given.
+        inputs: Vec<PathBuf>,
+    },
+
+    /// A file is not a tokenizer in the `tokenizer.json` format.
+    #[error("{} is not a tokenizer.json: {reason}", .path.display())]
+    NotTokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What the parser of the format says, on one line.
+        reason: String,
+    },
+
+    /// The tokenizer has no token of the given name.
+    #[error("{} has no token {token:?}", .path.display())]
+    NoSuchToken {
+        /// The tokenizer's file.
+        path: PathBuf,
+        /// The token that was asked for.
+        token: String,
+    },
+
+    /// The tokenizer failed on a text.
+    #[error("cannot tokenize {}: {reason}", .path.display())]
+    Encode {
+        /// The text file.
+        path: PathBuf,
+        /// The tokenizer's reason.
+        reason: String,
+    },
+
+    /// A tokenizer of the wanted size cannot be trained.
+    #[error("cannot train a tokenizer of {wanted} entries: {reason}")]
+    VocabularySize {
+        /// The number of entries that was asked for.
+        wanted: usize,
+        /// Which size would do.
+        reason: String,
+    },
+
+    /// A path holds no token shards.
+    #[error(
+        "no token shards at {}: make them with `colac data prepare TEXT --tokenizer FILE --out {}`",
+        .path.display(), .path.display()
+    )]
+    NoShards {
+        /// The file or directory that was opened.
+        path: PathBuf,
+    },
+
+    /// A file does not begin like a token shard.
+    #[error("{} is not a token shard: {reason}", .path.display())]
+    NotShard {
+        /// The file.
+        path: PathBuf,
+        /// What was found instead.
+        reason: String,
+    },
+
+    /// A token shard was written by a newer program.
+    #[error(
+        "{} has token shard format {found}, and this program reads format {supported}: prepare the text again, or update colac",
+        .path.display()
+    )]
+    NewerShard {
+        /// The shard.
+        path: PathBuf,
+        /// The format version in its header.
+        found: u32,
+        /// The newest format version this program reads.
+        supported: u32,
+    },
+
+    /// A token shard is cut or its bytes were changed.
+    #[error("{} is damaged ({reason}): prepare the text again", .path.display())]
+    DamagedShard {
+        /// The shard.
+        path: PathBuf,
+        /// Which check failed.
+        reason: String,
+    },
+
+    /// Two shards of one corpus do not belong together.
+    #[error("{} and {} do not belong together: their {what} differ", .first.display(), .second.display())]
+    MixedShards {
+        /// The first shard.
+        first: PathBuf,
+        /// The shard that differs from it.
+        second: PathBuf,
+        /// What differs: `tokenizers`, `vocabulary sizes`.
+        what: &'static str,
+    },
+
+    /// Tokens were made with another tokenizer than the one a model or a run uses.
+    #[error(
+        "{} was tokenized with vocabulary {found}, not with {expected}: prepare the text again with the right tokenizer",
+        .path.display()
+    )]
+    TokenizerMismatch {
+        /// The corpus.
+        path: PathBuf,
+        /// Hash of the vocabulary the run uses.
+        expected: VocabularyHash,
+        /// Hash of the vocabulary in the shard headers.
+        found: VocabularyHash,
+    },
+
+    /// A corpus contains ids for which a model has no embedding.
+    #[error(
+        "{} contains token id {max_id}, and the model's vocabulary has {vocab_size} entries: use the tokenizer the model was specified for",
+        .path.display()
+    )]
+    IdOutOfVocabulary {
+        /// The corpus.
+        path: PathBuf,
+        /// The largest id in it.
+        max_id: u32,
+        /// The model's vocabulary size.
+        vocab_size: u64,
+    },
+
+    /// A corpus has too few tokens for one sample.
+    #[error("{} has {tokens} tokens, too few for one sequence of {sequence_length}", .path.display())]
+    TooShort {
+        /// The corpus.
+        path: PathBuf,
+        /// Tokens in it.
+        tokens: u64,
+        /// Tokens in one row of a batch.
+        sequence_length: usize,
+    },
+
+    /// Sequence length or batch size is zero.
+    #[error("{what} must be at least 1")]
+    ZeroSize {
+        /// The quantity.
+        what: &'static str,
+    },
+}
+
+impl DataError {
+    /// Closure for `map_err` that wraps an error of the operating system.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |cause| Self::Io { action, path: path.to_owned(), cause }
+    }
+
+    /// A shard whose content fails a check.
+    pub(crate) fn damaged(path: &Path, reason: impl Into<String>) -> Self {
+        Self::DamagedShard { path: path.to_owned(), reason: reason.into() }
+    }
+}
+
+/// Joins paths for a message.
+fn list(paths: &[PathBuf]) -> String {
+    let shown: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    shown.join(", ")
+}
+
+/// Puts a foreign error message on one line.
+pub(crate) fn one_line(message: impl ToString) -> String {
+    message.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
