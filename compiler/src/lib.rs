@@ -4,5 +4,6 @@
 //! [`graph`], [`passes`] rewrite it, [`emit`] turns it into a plan. Opens no device, trains nothing.
 
 pub mod diagnostics;
+pub mod graph;
 pub mod language;
 pub mod spec;
