@@ -28,9 +28,11 @@ pub fn constant_values(plan: &Plan, constant: &Constant) -> Vec<f32> {
 
 /// `function(position · theta^(-2i/head_dim))`, `[positions, pairs]` with `head_dim = 2 · pairs`; arXiv 2104.09864.
 fn rope_table(positions: u64, pairs: u64, theta: Real, function: fn(f64) -> f64) -> Vec<f32> {
-    let frequencies: Vec<f64> =
-        (0..pairs).map(|i| libm::pow(theta.get(), -2.0 * i as f64 / (2.0 * pairs as f64))).collect();
-    let angles = (0..positions).flat_map(|position| frequencies.iter().map(move |f| position as f64 * f));
+    let frequencies: Vec<f64> = (0..pairs)
+        .map(|i| libm::pow(theta.get(), -2.0 * i as f64 / (2.0 * pairs as f64)))
+        .collect();
+    let angles =
+        (0..positions).flat_map(|position| frequencies.iter().map(move |f| position as f64 * f));
     angles.map(|angle| function(angle) as f32).collect()
 }
 

@@ -62,7 +62,9 @@ fn start_values_with_threads(parameter: &Parameter, seed: u64, values: &mut [f32
         let mut shares = values.chunks_mut(share).enumerate();
         let own = shares.next();
         for (index, part) in shares {
-            scope.spawn(move || fill(parameter.initialization, &stream, (index * share) as u64, part));
+            scope.spawn(move || {
+                fill(parameter.initialization, &stream, (index * share) as u64, part)
+            });
         }
         if let Some((_, part)) = own {
             fill(parameter.initialization, &stream, 0, part);
@@ -120,12 +122,16 @@ mod tests {
 
     #[test]
     fn threads_do_not_change_a_value() {
-        let normal = parameter("layers.0.mlp.weight", Initialization::Normal { std: Real::new(0.02) });
+        let normal =
+            parameter("layers.0.mlp.weight", Initialization::Normal { std: Real::new(0.02) });
         let count = 2 * ELEMENTS_PER_THREAD + 12_345;
         let one = values(&normal, 7, count, 1);
         assert!(one.iter().all(|x| x.is_finite()));
         for threads in [2, 3, 5] {
-            assert!(values(&normal, 7, count, threads) == one, "{threads} threads give other values");
+            assert!(
+                values(&normal, 7, count, threads) == one,
+                "{threads} threads give other values"
+            );
         }
     }
 
@@ -143,7 +149,8 @@ mod tests {
     fn standard_deviation_and_constants_are_the_plans() {
         let normal = parameter("w", Initialization::Normal { std: Real::new(0.02) });
         let drawn = values(&normal, 1, 100_000, 1);
-        let square = drawn.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>() / drawn.len() as f64;
+        let square =
+            drawn.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>() / drawn.len() as f64;
         // Five standard deviations of the mean square: 5 · sqrt(2/n) = 2.2 %.
         assert!((square / 4e-4 - 1.0).abs() < 0.0224, "{square}");
         let gain = parameter("norm", Initialization::Constant { value: Real::new(1.0) });
@@ -154,7 +161,10 @@ mod tests {
     /// computed from the description by a second program, in Python with the platform's logarithm and cosine.
     #[test]
     fn the_rule_is_pinned() {
-        let normal = parameter("layers.0.self_attn.q_proj.weight", Initialization::Normal { std: Real::new(1.0) });
+        let normal = parameter(
+            "layers.0.self_attn.q_proj.weight",
+            Initialization::Normal { std: Real::new(1.0) },
+        );
         assert_eq!(values(&normal, 42, 4, 1), PINNED);
     }
 

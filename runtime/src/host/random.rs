@@ -23,7 +23,12 @@ pub fn philox4x32(key: [u32; 2], counter: [u32; 4]) -> [u32; 4] {
         }
         let first = u64::from(MULTIPLIERS[0]) * u64::from(x[0]);
         let second = u64::from(MULTIPLIERS[1]) * u64::from(x[2]);
-        x = [(second >> 32) as u32 ^ x[1] ^ key[0], second as u32, (first >> 32) as u32 ^ x[3] ^ key[1], first as u32];
+        x = [
+            (second >> 32) as u32 ^ x[1] ^ key[0],
+            second as u32,
+            (first >> 32) as u32 ^ x[3] ^ key[1],
+            first as u32,
+        ];
     }
     x
 }
@@ -51,7 +56,8 @@ impl Stream {
 
     /// Two independent 64-bit words: block `index` of the stream.
     fn block(&self, index: u64) -> [u64; 2] {
-        let counter = [index as u32, (index >> 32) as u32, self.number as u32, (self.number >> 32) as u32];
+        let counter =
+            [index as u32, (index >> 32) as u32, self.number as u32, (self.number >> 32) as u32];
         let x = philox4x32(self.key, counter);
         [u64::from(x[1]) << 32 | u64::from(x[0]), u64::from(x[3]) << 32 | u64::from(x[2])]
     }
@@ -79,8 +85,14 @@ mod tests {
     /// The vectors that the authors publish with their implementation (Random123, `kat_vectors`).
     #[test]
     fn known_answers() {
-        assert_eq!(philox4x32([0; 2], [0; 4]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
-        assert_eq!(philox4x32([u32::MAX; 2], [u32::MAX; 4]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
+        assert_eq!(
+            philox4x32([0; 2], [0; 4]),
+            [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]
+        );
+        assert_eq!(
+            philox4x32([u32::MAX; 2], [u32::MAX; 4]),
+            [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]
+        );
         let pi = [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344];
         let answer = [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1];
         assert_eq!(philox4x32([0xa409_3822, 0x299f_31d0], pi), answer);
@@ -118,13 +130,21 @@ mod tests {
         let normal: Vec<f64> = (0..pairs).flat_map(|pair| stream.normal_pair(pair)).collect();
         let moment = |power: i32| normal.iter().map(|x| x.powi(power)).sum::<f64>() / count;
         // The variance of x^p is E x^2p - (E x^p)²: 1, 2, 15, 96 for p = 1 to 4.
-        for (power, expected, variance) in [(1, 0.0, 1.0f64), (2, 1.0, 2.0), (3, 0.0, 15.0), (4, 3.0, 96.0)] {
+        for (power, expected, variance) in
+            [(1, 0.0, 1.0f64), (2, 1.0, 2.0), (3, 0.0, 15.0), (4, 3.0, 96.0)]
+        {
             let found = moment(power);
-            assert!((found - expected).abs() < 5.0 * variance.sqrt() / root, "moment {power} is {found}");
+            assert!(
+                (found - expected).abs() < 5.0 * variance.sqrt() / root,
+                "moment {power} is {found}"
+            );
         }
         let beyond = normal.iter().filter(|x| x.abs() > 3.0).count() as f64 / count;
         let expected = libm::erfc(3.0 / std::f64::consts::SQRT_2);
-        assert!((beyond - expected).abs() < 5.0 * expected.sqrt() / root, "{beyond} beyond three deviations");
+        assert!(
+            (beyond - expected).abs() < 5.0 * expected.sqrt() / root,
+            "{beyond} beyond three deviations"
+        );
         // The two numbers of a pair, and neighbours across pairs, do not correlate.
         for lag in [1, 2] {
             let products = normal.windows(lag + 1).map(|w| w[0] * w[lag]).sum::<f64>() / count;
