@@ -5,4 +5,6 @@
 
 pub mod data;
 pub mod executor;
+pub mod generate;
 pub mod host;
+pub mod train;

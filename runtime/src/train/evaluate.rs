@@ -1,0 +1,185 @@
+//! Perplexity over validation rows.
+//!
+//! Owns both definitions of perplexity and bits per byte. Must not know when evaluations happen or where they are
+//! logged. Nothing here allocates after construction.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use colac_plan::{Plan, ProgramKind};
+
+use crate::executor::Executor;
+use crate::train::error::TrainError;
+use crate::train::rows::{IGNORED_LABEL, ValidationRows, valid_labels};
+
+/// Result of an evaluation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EvaluationReport {
+    /// Mean over all evaluated labels, in nats.
+    pub loss: f64,
+    /// `exp(loss)`.
+    pub perplexity: f64,
+    /// As the published evaluation code computes it: rows are taken in batches of `reference_batch`, the mean losses of
+    /// the `m` batches are added and divided by `m + 1`, and the exponential is taken. It is lower than the exact
+    /// perplexity and depends on the batch; it serves comparison with published tables only.
+    pub perplexity_reference_compatible: f64,
+    /// Loss of all evaluated labels in bits, divided by the bytes of text that they stand for; `None` where those are
+    /// not known.
+    pub bits_per_byte: Option<f64>,
+    /// Evaluated labels.
+    pub tokens: u64,
+    /// Evaluated rows.
+    pub rows: u64,
+}
+
+/// Evaluates with buffers of its own.
+#[derive(Debug)]
+pub struct Evaluator {
+    tokens: Vec<i32>,
+    labels: Vec<i32>,
+    row_losses: Vec<f32>,
+    sequence_length: usize,
+    token_limit: u64,
+    reference_batch: u32,
+}
+
+impl Evaluator {
+    /// An evaluator for the recipe of a plan.
+    ///
+    /// # Errors
+    ///
+    /// If one of the recipe's evaluation batches or the length of rows is 0.
+    pub fn new(plan: &Plan) -> Result<Evaluator, TrainError> {
+        let recipe = &plan.recipe;
+        for (setting, value) in [
+            ("sequence_length", recipe.sequence_length),
+            ("evaluation batch", recipe.evaluation.batch),
+            ("evaluation reference_batch", recipe.evaluation.reference_batch),
+        ] {
+            if value == 0 {
+                return Err(TrainError::ZeroSetting { setting });
+            }
+        }
+        let elements = recipe.evaluation.batch as usize * recipe.sequence_length as usize;
+        Ok(Evaluator {
+            tokens: vec![0; elements],
+            labels: vec![0; elements],
+            row_losses: vec![0.0; recipe.evaluation.batch as usize],
+            sequence_length: recipe.sequence_length as usize,
+            token_limit: recipe.evaluation.tokens,
+            reference_batch: recipe.evaluation.reference_batch,
+        })
+    }
+
+    /// Evaluates the weights in the executor on rows in their order, up to and including the reference batch with which
+    /// more than the recipe's number of labels are evaluated. Both perplexities are over the same rows. Row losses are
+    /// added in f64 in row order, so the result depends on the executed batch only through the rounding of row losses.
+    ///
+    /// Returns `None` if `stop` was set meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// If rows cannot be read, or none of them has a label.
+    pub fn evaluate(
+        &mut self,
+        executor: &mut dyn Executor,
+        rows: &mut dyn ValidationRows,
+        stop: &AtomicBool,
+    ) -> Result<Option<EvaluationReport>, TrainError> {
+        let (inputs, losses) =
+            (executor.plan().roles.evaluate.clone(), executor.plan().roles.evaluate_loss);
+        let batch = self.row_losses.len() as u64;
+        let row_count = rows.row_count();
+        let mut sums = Sums::default();
+        let mut first = 0;
+        'rows: while first < row_count {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            let filled = (row_count - first).min(batch) as usize;
+            let (tokens, rest) = self.tokens.split_at_mut(filled * self.sequence_length);
+            rest.fill(0);
+            let (labels, rest) = self.labels.split_at_mut(filled * self.sequence_length);
+            rest.fill(IGNORED_LABEL);
+            rows.fill(first, tokens, labels)?;
+            executor.write_i32(inputs.tokens, &self.tokens);
+            executor.write_i32(inputs.labels, &self.labels);
+            executor.run(ProgramKind::Evaluate, true);
+            executor.read_f32(losses, &mut self.row_losses);
+
+            let bytes = rows.token_byte_lengths();
+            for (labels, &loss) in
+                self.labels.chunks_exact(self.sequence_length).zip(&self.row_losses).take(filled)
+            {
+                sums.add_row(f64::from(loss), labels, bytes);
+                if sums.batch_rows == self.reference_batch {
+                    sums.finish_batch();
+                    if self.token_limit != 0 && sums.tokens > self.token_limit {
+                        break 'rows;
+                    }
+                }
+            }
+            first += filled as u64;
+        }
+        sums.finish_batch();
+        let bytes_known = rows.token_byte_lengths().is_some();
+        sums.report(bytes_known).map(Some).ok_or(TrainError::NothingToEvaluate)
+    }
+}
+
+/// Running sums of an evaluation.
+#[derive(Default)]
+struct Sums {
+    nats: f64,
+    tokens: u64,
+    rows: u64,
+    bytes: u64,
+    batch_nats: f64,
+    batch_tokens: u64,
+    batch_rows: u32,
+    batch_means: f64,
+    batches: u64,
+}
+
+impl Sums {
+    fn add_row(&mut self, nats: f64, labels: &[i32], byte_lengths: Option<&[u16]>) {
+        let tokens = valid_labels(labels);
+        self.nats += nats;
+        self.batch_nats += nats;
+        self.tokens += tokens;
+        self.batch_tokens += tokens;
+        self.rows += 1;
+        self.batch_rows += 1;
+        if let Some(lengths) = byte_lengths {
+            let length = |&label: &i32| usize::try_from(label).ok().and_then(|id| lengths.get(id));
+            self.bytes +=
+                labels.iter().filter_map(length).map(|&length| u64::from(length)).sum::<u64>();
+        }
+    }
+
+    /// Closes a reference batch. One without labels has no mean and does not count.
+    fn finish_batch(&mut self) {
+        if self.batch_tokens > 0 {
+            self.batch_means += self.batch_nats / self.batch_tokens as f64;
+            self.batches += 1;
+        }
+        (self.batch_nats, self.batch_tokens, self.batch_rows) = (0.0, 0, 0);
+    }
+
+    fn report(&self, bytes_known: bool) -> Option<EvaluationReport> {
+        if self.tokens == 0 {
+            return None;
+        }
+        let loss = self.nats / self.tokens as f64;
+        let bits = self.nats / std::f64::consts::LN_2;
+        Some(EvaluationReport {
+            loss,
+            perplexity: libm::exp(loss),
+            perplexity_reference_compatible: libm::exp(
+                self.batch_means / (self.batches + 1) as f64,
+            ),
+            bits_per_byte: (bytes_known && self.bytes > 0).then(|| bits / self.bytes as f64),
+            tokens: self.tokens,
+            rows: self.rows,
+        })
+    }
+}

@@ -1,0 +1,27 @@
+//! Training: from a plan, an executor and rows of tokens to checkpoints and a log.
+//!
+//! [`run::train`] is the whole of it: a fresh or resumed run in a folder, with evaluations, checkpoints and an orderly
+//! stop. Its parts can be used alone: the learning rate ([`schedule`]), one optimizer update ([`trainer`]), an
+//! evaluation ([`evaluate`]), the log ([`metrics`]), the state on disk ([`checkpoint`]).
+//!
+//! Owns the order in which programs run, everything that happens between two of them, and the run folder. Must not know
+//! any device, where rows come from, or how progress is shown: these are [`crate::executor::Executor`],
+//! [`rows::TrainingRows`] and [`observer::Observer`].
+//!
+//! ```text
+//! run::train(executor: &mut dyn Executor, rows: Rows, options: &Options, stop: &AtomicBool, observer: &mut dyn Observer)
+//!     -> Result<Summary, TrainError>
+//! checkpoint::load_weights(executor: &mut dyn Executor, path: &Path) -> Result<(), CheckpointError>
+//! checkpoint::latest(run_dir: &Path) -> Result<PathBuf, CheckpointError>
+//! ```
+//!
+//! A run folder holds `run.lock` (which process works in it), `metrics.jsonl` ([`metrics`]) and `checkpoints/`
+//! ([`checkpoint`]).
+
+pub mod error;
+pub mod evaluate;
+pub mod observer;
+pub mod options;
+pub mod rows;
+pub mod schedule;
+pub mod trainer;
