@@ -130,9 +130,30 @@ pub enum DataError {
         what: &'static str,
     },
 
+    /// A directory does not hold exactly the parts of one corpus.
+    #[error(
+        "{} holds {found} of the {expected} shards of its corpus, or shards of several: prepare the text again into an empty directory",
+        .path.display()
+    )]
+    IncompleteCorpus {
+        /// The directory.
+        path: PathBuf,
+        /// Shards in it.
+        found: usize,
+        /// Shards its first one says there are.
+        expected: u32,
+    },
+
+    /// The directory that shards are to be written to has some already.
+    #[error("{} already holds token shards: give another directory, or allow to overwrite them", .path.display())]
+    OutputExists {
+        /// The directory.
+        path: PathBuf,
+    },
+
     /// Tokens were made with another tokenizer than the one a model or a run uses.
     #[error(
-        "{} was tokenized with vocabulary {found}, not with {expected}: prepare the text again with the right tokenizer",
+        "{} was tokenized with vocabulary {found:.12}, not with {expected:.12}: prepare the text again with the right tokenizer",
         .path.display()
     )]
     TokenizerMismatch {
