@@ -6,4 +6,5 @@
 pub mod diagnostics;
 pub mod graph;
 pub mod language;
+pub mod passes;
 pub mod spec;

@@ -506,10 +506,19 @@ impl Graph {
         self.outputs.retain(|(output, _)| keep(*output));
     }
 
-    /// Another innermost scope for a node.
-    pub fn set_scope(&mut self, id: NodeId, scope: Option<ScopeId>) {
+    /// Sets the storage formats of a node's results. Pointwise programs say their outputs' formats themselves and are
+    /// adjusted.
+    pub fn set_storage(&mut self, id: NodeId, formats: &[DType]) {
         let position = self.position(id);
-        self.inner[position].scope = scope;
+        let node = &mut self.inner[position];
+        for (ty, &dtype) in node.results.iter_mut().zip(formats) {
+            ty.dtype = dtype;
+        }
+        if let NodeKind::Op(Op::Pointwise { program }) = &mut node.kind {
+            for (output, &dtype) in program.outputs.iter_mut().zip(formats) {
+                output.dtype = dtype;
+            }
+        }
     }
 
     /// The same computation over another number of rows: the axis named `batch` of the inputs gets a new extent and

@@ -1,0 +1,283 @@
+//! Adds the backward graph: for every forward operation, in reverse order, the operations that turn the gradient of its
+//! results into the gradients of its operands.
+//!
+//! ```text
+//! forward   %1 = linear %0, @w
+//! added     %2 = linear_backward_weight %d1, %0      gradient of @w
+//!           %3 = linear_backward_input %d1, @w       gradient of %0
+//! ```
+//!
+//! The loss becomes [`Op::HeadLossWithGradient`], which makes its gradient on the spot: legal because the loss feeds
+//! nothing but the objective's sum, with a scale that is known before it runs. What a rule reads of the forward pass is
+//! what lives until the backward pass; nothing else is kept.
+//!
+//! Assumes: a verified forward graph whose outputs hold the loss. Guarantees: every parameter that the loss depends on
+//! has at least one [`Output::Gradient`]; every added node is in the backward phase and carries path, span and scope of
+//! the forward node it belongs to.
+
+mod pointwise;
+
+use std::collections::BTreeMap;
+
+use colac_plan::pointwise::{InputForm, Program};
+use colac_plan::program::Phase;
+use colac_plan::{DType, Op, Shape, TensorType};
+
+use crate::diagnostics::Diagnostic;
+use crate::graph::{Graph, Input, NodeId, NodeKind, Origin, Output, ParameterId, Value, View};
+use crate::passes::codes;
+
+const PASS: &str = "autodiff";
+
+/// Differentiates the loss with respect to every parameter.
+///
+/// # Errors
+/// `autodiff::no_derivative` if the model uses a value in a way that has no rule.
+pub fn run(graph: &mut Graph) -> Result<(), Diagnostic> {
+    let order = graph.order();
+    let mut state = Backward { depends: depends_on_parameters(graph, &order), gradients: BTreeMap::new(), graph };
+    for &id in order.iter().rev() {
+        state.node(id)?;
+    }
+    Ok(())
+}
+
+/// Which nodes depend on a parameter, by node.
+fn depends_on_parameters(graph: &Graph, order: &[NodeId]) -> Vec<bool> {
+    let mut depends = vec![false; graph.id_bound()];
+    for &id in order {
+        depends[id.0 as usize] = matches!(graph.node(id).kind, NodeKind::Parameter(_))
+            || graph.operands(id).iter().any(|v| depends[v.node.0 as usize]);
+    }
+    depends
+}
+
+struct Backward<'g> {
+    graph: &'g mut Graph,
+    depends: Vec<bool>,
+    /// Contributions to the gradient of a forward value, in the order in which they were made.
+    gradients: BTreeMap<Value, Vec<Value>>,
+}
+
+impl Backward<'_> {
+    fn node(&mut self, id: NodeId) -> Result<(), Diagnostic> {
+        if !self.depends[id.0 as usize] {
+            return Ok(());
+        }
+        let kind = self.graph.node(id).kind.clone();
+        let operands = self.graph.operands(id);
+        match kind {
+            NodeKind::Input(_) | NodeKind::Constant(_) | NodeKind::Parameter(_) => Ok(()),
+            NodeKind::View(view) => {
+                let Some(d) = self.gradient(id, 0) else { return Ok(()) };
+                let inverse = match view {
+                    View::SplitHeads { .. } => View::MergeHeads,
+                    View::MergeHeads => View::SplitHeads { head_dim: self.graph.ty(operands[0]).shape.width() },
+                };
+                let (origin, scope) = self.place(id);
+                let dx = self.graph.view(inverse, d, origin, Phase::Backward, scope);
+                self.contribute(operands[0], dx.expect("a view can be undone"));
+                Ok(())
+            }
+            NodeKind::Op(Op::HeadLoss { chunk }) => self.loss(id, chunk, &operands),
+            NodeKind::Op(op) => self.operation(id, &op, &operands),
+        }
+    }
+
+    /// The loss and its gradient replace the loss.
+    fn loss(&mut self, id: NodeId, chunk: u32, operands: &[Value]) -> Result<(), Diagnostic> {
+        let loss = Value::of(id);
+        if self.graph.output(Output::Loss) != Some(loss) || !self.graph.uses(loss).is_empty() {
+            return Err(self.unsupported(id, "the loss must be the model's result and feed nothing else"));
+        }
+        let (origin, scope) = self.place(id);
+        let ty = TensorType::new(DType::F32, Shape::scalar());
+        let scale = Origin { path: "loss_scale".into(), span: None, pass: PASS };
+        let scale = self.graph.input(Input::LossScale, ty, scale);
+        let op = Op::HeadLossWithGradient { chunk };
+        let operands = [operands[0], operands[1], operands[2], scale];
+        let results = self.graph.op(op, &operands, origin, Phase::Forward, scope);
+        let results = results.expect("takes what the loss without gradient takes, and a scale");
+        self.graph.replace(loss, results[0]);
+        self.graph.remove(id);
+        self.contribute(operands[0], results[1]);
+        self.weight_gradient(id, operands[1], results[2])
+    }
+
+    fn operation(&mut self, id: NodeId, op: &Op, operands: &[Value]) -> Result<(), Diagnostic> {
+        if let Op::Pointwise { program } = op {
+            return self.pointwise(id, program, operands);
+        }
+        let Some(d) = self.gradient(id, 0) else { return Ok(()) };
+        let forward = |result| Value { node: id, result };
+        match op {
+            Op::Linear => {
+                let dw = self.add(id, Op::LinearBackwardWeight, &[d, operands[0]])[0];
+                self.weight_gradient(id, operands[1], dw)?;
+                if self.wanted(operands[0]) {
+                    let dx = self.add(id, Op::LinearBackwardInput, &[d, operands[1]])[0];
+                    self.contribute(operands[0], dx);
+                }
+            }
+            Op::Embedding => {
+                let rows = self.graph.ty(operands[1]).shape.0[0].extent;
+                let dw = self.add(id, Op::EmbeddingBackward { rows }, &[operands[0], d])[0];
+                self.weight_gradient(id, operands[1], dw)?;
+            }
+            Op::RmsNorm { .. } => {
+                let results = self.add(id, Op::RmsNormBackward, &[d, operands[0], operands[1], forward(1)]);
+                self.weight_gradient(id, operands[1], results[1])?;
+                self.contribute(operands[0], results[0]);
+            }
+            Op::Rope { inverse } => {
+                let back = Op::Rope { inverse: !inverse };
+                let dx = self.add(id, back, &[d, operands[1], operands[2]])[0];
+                self.contribute(operands[0], dx);
+            }
+            Op::Attention { mask, scale } => {
+                let back = Op::AttentionBackward { mask: *mask, scale: *scale };
+                let read = [d, operands[0], operands[1], operands[2], forward(0), forward(1)];
+                let results = self.add(id, back, &read);
+                for (&operand, &gradient) in operands.iter().zip(&results) {
+                    self.contribute(operand, gradient);
+                }
+            }
+            Op::Pointwise { .. }
+            | Op::HeadLoss { .. }
+            | Op::HeadLossWithGradient { .. }
+            | Op::LinearBackwardInput
+            | Op::LinearBackwardWeight
+            | Op::EmbeddingBackward { .. }
+            | Op::RmsNormBackward
+            | Op::AttentionBackward { .. }
+            | Op::ColumnSum
+            | Op::GradientNorm
+            | Op::AdamW { .. } => {
+                return Err(self.unsupported(id, "this operation has no derivative in a forward graph"));
+            }
+        }
+        Ok(())
+    }
+
+    fn pointwise(&mut self, id: NodeId, program: &Program, operands: &[Value]) -> Result<(), Diagnostic> {
+        let wanted: Vec<usize> = (0..operands.len()).filter(|&i| self.wanted(operands[i])).collect();
+        let seeds: Vec<Option<Value>> = (0..program.outputs.len()).map(|r| self.gradient(id, r as u16)).collect();
+        // Outputs that nothing reads have no gradient: differentiate the program without them.
+        let mut read = program.clone();
+        let mut outputs = seeds.iter();
+        read.outputs.retain(|_| outputs.next().is_some_and(Option::is_some));
+        let seeds: Vec<Value> = seeds.into_iter().flatten().collect();
+        if seeds.is_empty() {
+            return Ok(());
+        }
+        let Some(mut derivative) = pointwise::derive(&read, &wanted) else { return Ok(()) };
+        for output in &mut derivative.program.outputs {
+            output.dtype = self.graph.ty(seeds[0]).dtype;
+        }
+        let mut inputs = operands.to_vec();
+        inputs.extend(&seeds);
+        // A gradient handed through unchanged needs no operation.
+        let handed: Vec<Option<Value>> = (0..derivative.program.outputs.len())
+            .map(|output| {
+                let register = derivative.program.outputs[output].register;
+                match derivative.program.instructions[register as usize] {
+                    colac_plan::pointwise::Instruction::Input(n) if n as usize >= operands.len() => {
+                        Some(inputs[n as usize])
+                    }
+                    _ => None,
+                }
+            })
+            .collect();
+        let mut computed = derivative.program.clone();
+        let mut outputs = handed.iter();
+        computed.outputs.retain(|_| outputs.next().is_some_and(Option::is_none));
+        let mut results = if computed.outputs.is_empty() {
+            Vec::new()
+        } else {
+            let (program, kept) = compact(&computed);
+            let read: Vec<Value> = kept.iter().map(|&i| inputs[i]).collect();
+            self.add(id, Op::Pointwise { program }, &read)
+        }
+        .into_iter();
+        let gradients: Vec<Value> = handed
+            .into_iter()
+            .map(|handed| handed.unwrap_or_else(|| results.next().expect("one result for each computed gradient")))
+            .collect();
+        for (&input, position) in wanted.iter().zip(derivative.position) {
+            let Some(gradient) = position.map(|p| gradients[p]) else { continue };
+            match program.inputs[input] {
+                InputForm::Elements => self.contribute(operands[input], gradient),
+                InputForm::Row => {
+                    let sum = self.add(id, Op::ColumnSum, &[gradient])[0];
+                    self.weight_gradient(id, operands[input], sum)?;
+                }
+                InputForm::Column | InputForm::Scalar => {
+                    return Err(self.unsupported(id, "a number shared by a whole row has no derivative"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The gradient of a parameter is an output of the graph.
+    fn weight_gradient(&mut self, id: NodeId, weight: Value, gradient: Value) -> Result<(), Diagnostic> {
+        let NodeKind::Parameter(parameter) = self.graph.node(weight.node).kind else {
+            return Err(self.unsupported(id, "a weight must be a parameter, not a computed value"));
+        };
+        let parameter: ParameterId = parameter;
+        self.graph.add_output(Output::Gradient(parameter), gradient);
+        Ok(())
+    }
+
+    /// Whether anything depends on this value's gradient.
+    fn wanted(&self, value: Value) -> bool {
+        self.depends[value.node.0 as usize]
+    }
+
+    fn contribute(&mut self, value: Value, gradient: Value) {
+        if self.wanted(value) {
+            self.gradients.entry(value).or_default().push(gradient);
+        }
+    }
+
+    /// The sum of all contributions to the gradient of a node's result.
+    fn gradient(&mut self, id: NodeId, result: u16) -> Option<Value> {
+        let contributions = self.gradients.remove(&Value { node: id, result })?;
+        if let [single] = contributions[..] {
+            return Some(single);
+        }
+        let mut program = Program::sum(contributions.len());
+        program.outputs[0].dtype = self.graph.ty(contributions[0]).dtype;
+        Some(self.add(id, Op::Pointwise { program }, &contributions)[0])
+    }
+
+    fn add(&mut self, id: NodeId, op: Op, operands: &[Value]) -> Vec<Value> {
+        let (origin, scope) = self.place(id);
+        let results = self.graph.op(op, operands, origin, Phase::Backward, scope);
+        results.expect("a derivative takes the types that its operation gives")
+    }
+
+    fn place(&self, id: NodeId) -> (Origin, Option<crate::graph::ScopeId>) {
+        let node = self.graph.node(id);
+        (Origin { pass: PASS, ..node.origin.clone() }, node.scope)
+    }
+
+    fn unsupported(&self, id: NodeId, reason: &str) -> Diagnostic {
+        let origin = &self.graph.node(id).origin;
+        let diagnostic = Diagnostic::error(codes::NO_DERIVATIVE, format!("`{}`: {reason}", origin.path))
+            .help("write the model without this, or keep it out of the loss");
+        match origin.span {
+            Some(span) => diagnostic.at(span, "used here"),
+            None => diagnostic,
+        }
+    }
+}
+
+/// The program without instructions and inputs that its outputs do not need, and the positions of the inputs kept.
+fn compact(program: &Program) -> (Program, Vec<usize>) {
+    let mut builder = colac_plan::pointwise::Builder::new();
+    let inputs: Vec<_> = program.inputs.iter().map(|&form| builder.input(form)).collect();
+    let outputs = builder.inline(program, &inputs);
+    let stored: Vec<_> = outputs.into_iter().zip(&program.outputs).map(|(r, o)| (r, o.dtype)).collect();
+    builder.finish(&stored).without_unused_inputs()
+}

@@ -1,0 +1,21 @@
+//! Codes of the diagnostics that passes give users, each with its one-line explanation.
+
+/// A selector of `[cola]` matches no linear, or no labelled nonlinearity.
+pub const SELECTS_NOTHING: &str = "cola::selects_nothing";
+/// A selector of `[cola]` names only linears that the architecture keeps dense.
+pub const STAYS_DENSE: &str = "cola::stays_dense";
+/// A selected linear shares its weight with another operation.
+pub const SHARED_WEIGHT: &str = "cola::shared_weight";
+/// A rank at which the pair has as many parameters as the dense weight.
+pub const RANK_DOES_NOT_PAY: &str = "cola::rank_does_not_pay";
+/// The model uses a value or a parameter in a way that has no derivative.
+pub const NO_DERIVATIVE: &str = "autodiff::no_derivative";
+
+/// All codes of this module with what they mean.
+pub const ALL: [(&str, &str); 5] = [
+    (SELECTS_NOTHING, "a selector of [cola] matches nothing in the model"),
+    (STAYS_DENSE, "a selector of [cola] names only linears that the architecture keeps dense"),
+    (SHARED_WEIGHT, "a selected linear shares its weight with another operation"),
+    (RANK_DOES_NOT_PAY, "a rank at which the low-rank pair is as large as the dense weight"),
+    (NO_DERIVATIVE, "the model uses a value or parameter in a way that has no derivative"),
+];
