@@ -71,8 +71,10 @@ pub fn run(graph: &Graph, order: &[NodeId]) -> Placement {
                 let block = *block_of.get(&roots[o])?;
                 let once = roots.iter().filter(|&&r| r == roots[o]).count() == 1;
                 let dies = last.get(&roots[o]) == Some(&i) && blocks[block].last == i;
-                let same = graph.ty(operands[o]).bytes() == node.results[result as usize].bytes()
-                    && graph.ty(roots[o]).bytes() == graph.ty(operands[o]).bytes();
+                let (read, made) = (graph.ty(operands[o]), &node.results[result as usize]);
+                let same = operands[o] == roots[o]
+                    && read.dtype.bytes() == made.dtype.bytes()
+                    && read.shape.same_extents(&made.shape);
                 let free = once && dies && same && op.in_place(o, result as usize) && !taken.contains(&block);
                 free.then_some(block)
             });

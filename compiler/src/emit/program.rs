@@ -1,0 +1,129 @@
+//! One scheduled graph to one program.
+
+use std::collections::BTreeMap;
+
+use colac_plan::parameter::Parameter;
+use colac_plan::program::{Operation, Program, ProgramKind, When, Write};
+use colac_plan::{Segment, TensorId, TensorType};
+
+use crate::emit::Scheduled;
+use crate::emit::layout::Layout;
+use crate::graph::{Graph, Input, NodeId, NodeKind, Output, ParameterId, Value};
+
+/// A program, and the tensors it shares with the host.
+pub(super) struct Written {
+    pub(super) program: Program,
+    pub(super) tokens: Option<TensorId>,
+    pub(super) labels: Option<TensorId>,
+    pub(super) loss: Option<TensorId>,
+    pub(super) logits: Option<TensorId>,
+}
+
+pub(super) fn write(
+    scheduled: &Scheduled,
+    layout: &mut Layout,
+    parameters: &[(ParameterId, Parameter)],
+    loss_scale: TensorId,
+    accumulate: TensorId,
+) -> Written {
+    let graph = &scheduled.graph;
+    let parameters: BTreeMap<ParameterId, &Parameter> = parameters.iter().map(|(id, p)| (*id, p)).collect();
+    let mut tensors: BTreeMap<Value, TensorId> = BTreeMap::new();
+    let (mut tokens, mut labels) = (None, None);
+    let prefix = scheduled.kind.name();
+    for node in graph.nodes() {
+        let ty = &node.results[0];
+        let tensor = match &node.kind {
+            NodeKind::Parameter(id) => parameters[id].tensor,
+            NodeKind::Constant(content) => layout.constant(&node.origin.path, *content, ty),
+            NodeKind::Input(Input::LossScale) => loss_scale,
+            NodeKind::Input(Input::Tokens) => {
+                *tokens.insert(layout.root(&format!("{prefix}.tokens"), ty.clone(), Segment::Inputs))
+            }
+            NodeKind::Input(Input::Labels) => {
+                *labels.insert(layout.root(&format!("{prefix}.labels"), ty.clone(), Segment::Inputs))
+            }
+            NodeKind::Op(_) | NodeKind::View(_) => continue,
+        };
+        tensors.insert(Value::of(node.id), tensor);
+    }
+    let outputs: BTreeMap<Value, Output> = graph.outputs().iter().map(|&(output, value)| (value, output)).collect();
+    let mut written_gradients: Vec<TensorId> = Vec::new();
+    let (mut loss, mut logits) = (None, None);
+    let mut operations: Vec<Operation> = Vec::new();
+    let mut operation_of: BTreeMap<NodeId, u32> = BTreeMap::new();
+    for &id in &scheduled.order {
+        let node = graph.node(id);
+        let operands: Vec<TensorId> = graph.operands(id).iter().map(|v| tensors[v]).collect();
+        let op = match &node.kind {
+            NodeKind::View(_) => {
+                let parent = operands[0];
+                let tensor = layout.slice(&node.origin.path, node.results[0].clone(), parent, 0);
+                tensors.insert(Value::of(id), tensor);
+                continue;
+            }
+            NodeKind::Op(op) => op.clone(),
+            NodeKind::Input(_) | NodeKind::Parameter(_) | NodeKind::Constant(_) => continue,
+        };
+        let mut results = Vec::with_capacity(node.results.len());
+        let mut writes = Vec::with_capacity(node.results.len());
+        for (r, ty) in node.results.iter().enumerate() {
+            let value = Value { node: id, result: r as u16 };
+            let name = if node.results.len() == 1 { node.origin.path.clone() } else { format!("{}.{r}", node.origin.path) };
+            let mut write = Write::Overwrite;
+            let tensor = match outputs.get(&value) {
+                Some(Output::Gradient(parameter)) => {
+                    let gradient = parameters[parameter].gradient;
+                    let first = !written_gradients.contains(&gradient);
+                    write = if first { Write::AddIf(accumulate) } else { Write::Add };
+                    written_gradients.push(gradient);
+                    gradient
+                }
+                Some(Output::Loss) => {
+                    *loss.insert(layout.root(&format!("{prefix}.loss"), ty.clone(), Segment::Outputs))
+                }
+                Some(Output::Logits) => {
+                    *logits.insert(layout.root(&format!("{prefix}.logits"), ty.clone(), Segment::Outputs))
+                }
+                None => layout.placed(&name, ty.clone(), scheduled.placement.offsets[&value]),
+            };
+            tensors.insert(value, tensor);
+            results.push(tensor);
+            writes.push(write);
+        }
+        let workspace = workspace(graph, id);
+        operation_of.insert(id, operations.len() as u32);
+        let after = graph.controls(id).iter().filter_map(|before| operation_of.get(before).copied()).collect();
+        operations.push(Operation {
+            op,
+            operands,
+            results,
+            writes,
+            when: When::Always,
+            phase: node.phase,
+            after,
+            workspace,
+            path: node.origin.path.clone(),
+            scope: node.scope.map(|s| s.0),
+        });
+    }
+    let training = scheduled.kind == ProgramKind::ForwardBackward;
+    let scalars = if training { vec![loss_scale, accumulate] } else { Vec::new() };
+    let program = Program {
+        kind: scheduled.kind,
+        inputs: tokens.into_iter().chain(labels).chain(scalars).collect(),
+        outputs: loss.into_iter().chain(logits).collect(),
+        operations,
+        arena_bytes: scheduled.placement.bytes,
+        arena_lower_bound: 0,
+    };
+    Written { program, tokens, labels, loss, logits }
+}
+
+fn workspace(graph: &Graph, id: NodeId) -> u64 {
+    let node = graph.node(id);
+    let NodeKind::Op(op) = &node.kind else { return 0 };
+    let operands = graph.operands(id);
+    let types: Vec<&TensorType> = operands.iter().map(|&v| graph.ty(v)).collect();
+    op.workspace_bytes(&types, &node.results.iter().collect::<Vec<_>>())
+}
