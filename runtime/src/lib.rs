@@ -7,4 +7,5 @@ pub mod data;
 pub mod executor;
 pub mod generate;
 pub mod host;
+pub mod reference;
 pub mod train;

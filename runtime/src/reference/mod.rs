@@ -1,0 +1,173 @@
+//! The oracle: a naive interpreter of programs in f64 that anyone can check by eye.
+//!
+//! Every operation is written as its definition in [`colac_plan::Op`] reads, one file per family: loops, no blocking,
+//! no threads, no rounding to storage formats (integers are exact in f64). Values are gathered from their tensors before
+//! an operation and scattered after it, so the operations know nothing of strides or of results that lie on operands.
+//!
+//! Owns [`ReferenceExecutor`] and [`evaluate`], the same for one operation. Must not know how another executor
+//! computes anything, and must never become clever: speed belongs elsewhere.
+
+mod attention;
+mod embedding;
+mod head_loss;
+mod linear;
+mod optimizer;
+mod pointwise;
+mod rms_norm;
+mod rope;
+mod storage;
+mod value;
+
+use std::sync::Arc;
+
+use colac_plan::program::{When, Write};
+use colac_plan::{DType, Op, Operation, Plan, ProgramKind, TensorId};
+
+use crate::executor::Executor;
+use storage::Storage;
+pub use value::Value;
+
+/// Executes plans in f64.
+///
+/// A tensor outside parameters, gradients and optimizer state has memory of its own unless it is a view of another one,
+/// and is not a number until it is written: a plan that lets two living tensors overlap, or reads what nothing wrote,
+/// gives other values here than elsewhere.
+pub struct ReferenceExecutor {
+    plan: Arc<Plan>,
+    storage: Storage,
+}
+
+impl ReferenceExecutor {
+    /// An executor of a verified plan. Parameters, gradients and optimizer state start as zeros.
+    pub fn new(plan: Arc<Plan>) -> ReferenceExecutor {
+        let storage = Storage::new(&plan);
+        ReferenceExecutor { plan, storage }
+    }
+
+    /// Sets a tensor, unrounded; logical order.
+    pub fn write_f64(&mut self, tensor: TensorId, values: &[f64]) {
+        assert_eq!(
+            values.len() as u64,
+            self.plan.tensor(tensor).ty.shape.elements(),
+            "elements of {tensor}"
+        );
+        self.storage.scatter(tensor, values);
+    }
+
+    /// Reads a tensor, unrounded; logical order.
+    pub fn read_f64(&self, tensor: TensorId) -> Vec<f64> {
+        self.storage.gather(tensor)
+    }
+
+    fn value(&self, tensor: TensorId) -> Value {
+        Value::new(&self.plan.tensor(tensor).ty.shape, self.storage.gather(tensor))
+    }
+
+    fn execute(&mut self, operation: &Operation) {
+        let operands: Vec<Value> = operation.operands.iter().map(|&t| self.value(t)).collect();
+        let current: Vec<Value> = operation.results.iter().map(|&t| self.value(t)).collect();
+        let results = evaluate(&operation.op, &operands, &current);
+        for (((&tensor, write), result), old) in
+            operation.results.iter().zip(&operation.writes).zip(results).zip(current)
+        {
+            let adds = match write {
+                Write::Overwrite => false,
+                Write::Add => true,
+                Write::AddIf(condition) => self.storage.gather(*condition)[0] != 0.0,
+            };
+            let new = match adds {
+                false => result,
+                true => old.elements.iter().zip(&result).map(|(old, new)| old + new).collect(),
+            };
+            self.storage.scatter(tensor, &new);
+        }
+    }
+
+    fn check(&self, tensor: TensorId, float: bool, elements: usize) {
+        let ty = &self.plan.tensor(tensor).ty;
+        assert_eq!(ty.dtype.is_float(), float, "{tensor} is {}", ty.dtype);
+        assert_eq!(ty.shape.elements(), elements as u64, "elements of {tensor}");
+    }
+}
+
+impl Executor for ReferenceExecutor {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn write_f32(&mut self, tensor: TensorId, values: &[f32]) {
+        self.check(tensor, true, values.len());
+        let values: Vec<f64> = values.iter().map(|&v| f64::from(v)).collect();
+        self.storage.scatter(tensor, &values);
+    }
+
+    fn write_i32(&mut self, tensor: TensorId, values: &[i32]) {
+        self.check(tensor, false, values.len());
+        let values: Vec<f64> = values.iter().map(|&v| f64::from(v)).collect();
+        self.storage.scatter(tensor, &values);
+    }
+
+    fn read_f32(&self, tensor: TensorId, values: &mut [f32]) {
+        self.check(tensor, true, values.len());
+        for (value, element) in values.iter_mut().zip(self.storage.gather(tensor)) {
+            *value = element as f32;
+        }
+    }
+
+    fn read_i32(&self, tensor: TensorId, values: &mut [i32]) {
+        self.check(tensor, false, values.len());
+        debug_assert_eq!(self.plan.tensor(tensor).ty.dtype, DType::I32);
+        for (value, element) in values.iter_mut().zip(self.storage.gather(tensor)) {
+            *value = element as i32;
+        }
+    }
+
+    fn run(&mut self, program: ProgramKind, last_micro_batch: bool) {
+        let plan = self.plan.clone();
+        for operation in &plan.program(program).operations {
+            if operation.when == When::Always || last_micro_batch {
+                self.execute(operation);
+            }
+        }
+    }
+}
+
+/// The results of one operation, each in logical order. `current` holds what the results' tensors contain before: only
+/// [`Op::AdamW`], which updates in place, reads it.
+pub fn evaluate(op: &Op, operands: &[Value], current: &[Value]) -> Vec<Vec<f64>> {
+    let o = operands;
+    match op {
+        Op::Linear => vec![linear::forward(&o[0], &o[1])],
+        Op::LinearBackwardInput => vec![linear::backward_input(&o[0], &o[1])],
+        Op::LinearBackwardWeight => vec![linear::backward_weight(&o[0], &o[1])],
+        Op::ColumnSum => vec![linear::column_sum(&o[0])],
+        Op::Embedding => vec![embedding::forward(&o[0], &o[1])],
+        Op::EmbeddingBackward { rows } => vec![embedding::backward(&o[0], &o[1], *rows as usize)],
+        Op::RmsNorm { epsilon } => rms_norm::forward(&o[0], &o[1], epsilon.get()).into(),
+        Op::RmsNormBackward => rms_norm::backward(&o[0], &o[1], &o[2], &o[3]).into(),
+        Op::Rope { inverse } => vec![rope::rotate(&o[0], &o[1], &o[2], *inverse)],
+        Op::Attention { mask, scale } => {
+            attention::forward(&o[0], &o[1], &o[2], *mask, scale.get()).into()
+        }
+        Op::AttentionBackward { mask, scale } => {
+            attention::backward([&o[0], &o[1], &o[2], &o[3], &o[4], &o[5]], *mask, scale.get())
+                .into()
+        }
+        Op::Pointwise { program } => pointwise::run(program, o),
+        Op::HeadLoss { chunk: _ } => vec![head_loss::forward(&o[0], &o[1], &o[2])],
+        Op::HeadLossWithGradient { chunk: _ } => {
+            let [dx, dw] = head_loss::gradient(&o[0], &o[1], &o[2], o[3].elements[0]);
+            vec![head_loss::forward(&o[0], &o[1], &o[2]), dx, dw]
+        }
+        Op::GradientNorm => optimizer::gradient_norm(&o[0]).into(),
+        Op::AdamW { beta1, beta2, epsilon, clip_norm, ranges } => {
+            let constants = optimizer::Constants {
+                beta1: beta1.get(),
+                beta2: beta2.get(),
+                epsilon: epsilon.get(),
+                clip_norm: clip_norm.get(),
+            };
+            optimizer::adamw(&constants, ranges, o, current).into()
+        }
+    }
+}

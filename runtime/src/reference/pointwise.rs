@@ -1,0 +1,81 @@
+//! Pointwise programs, one element at a time. Rounding to a storage format is left out.
+
+use colac_plan::pointwise::{Binary, InputForm, Instruction, Program, Unary};
+
+use super::value::Value;
+
+/// The outputs of a program.
+pub(super) fn run(program: &Program, operands: &[Value]) -> Vec<Vec<f64>> {
+    let first = program.inputs.iter().position(|form| *form == InputForm::Elements);
+    let shape = &operands[first.expect("a checked program has an input of that form")];
+    let mut outputs = vec![Vec::with_capacity(shape.elements.len()); program.outputs.len()];
+    for element in 0..shape.elements.len() {
+        let (row, column) = (element / shape.width(), element % shape.width());
+        let inputs: Vec<f64> = program
+            .inputs
+            .iter()
+            .zip(operands)
+            .map(|(form, operand)| match form {
+                InputForm::Elements => operand.elements[element],
+                InputForm::Row => operand.elements[column],
+                InputForm::Column => operand.elements[row],
+                InputForm::Scalar => operand.elements[0],
+            })
+            .collect();
+        let registers = registers(program, &inputs);
+        for (output, values) in program.outputs.iter().zip(&mut outputs) {
+            values.push(registers[output.register as usize]);
+        }
+    }
+    outputs
+}
+
+/// What every instruction gives for one element.
+fn registers(program: &Program, inputs: &[f64]) -> Vec<f64> {
+    let mut registers: Vec<f64> = Vec::with_capacity(program.instructions.len());
+    for instruction in &program.instructions {
+        let at = |register: u16| registers[register as usize];
+        let value = match *instruction {
+            Instruction::Input(n) => inputs[n as usize],
+            Instruction::Constant(literal) => literal.value(),
+            Instruction::Unary(function, a) => unary(function, at(a)),
+            Instruction::Binary(function, a, b) => binary(function, at(a), at(b)),
+            Instruction::Select(c, a, b) => at(if at(c) != 0.0 { a } else { b }),
+            Instruction::Round(_, a) => at(a),
+        };
+        registers.push(value);
+    }
+    registers
+}
+
+fn unary(function: Unary, x: f64) -> f64 {
+    match function {
+        Unary::Negate => -x,
+        Unary::Absolute => x.abs(),
+        Unary::Exponential => libm::exp(x),
+        Unary::Logarithm => libm::log(x),
+        Unary::SquareRoot => x.sqrt(),
+        Unary::ReciprocalSquareRoot => 1.0 / x.sqrt(),
+        Unary::Sigmoid => 1.0 / (1.0 + libm::exp(-x)),
+        Unary::HyperbolicTangent => libm::tanh(x),
+        Unary::ErrorFunction => libm::erf(x),
+    }
+}
+
+fn binary(function: Binary, a: f64, b: f64) -> f64 {
+    match function {
+        Binary::Add => a + b,
+        Binary::Subtract => a - b,
+        Binary::Multiply => a * b,
+        Binary::Divide => a / b,
+        Binary::Maximum => a.max(b),
+        Binary::Minimum => a.min(b),
+        Binary::Greater => {
+            if a > b {
+                1.0
+            } else {
+                0.0
+            }
+        }
+    }
+}
