@@ -8,6 +8,8 @@
 //! verifier ([`verify`]). Must not know specs, graphs, passes, devices or files other than its own.
 
 pub mod dtype;
+pub mod file;
+pub mod hash;
 pub mod op;
 pub mod parameter;
 pub mod plan;
@@ -16,6 +18,7 @@ pub mod program;
 pub mod recipe;
 pub mod shape;
 pub mod tensor;
+pub mod verify;
 
 pub use dtype::DType;
 pub use op::{Cost, Op, Real};

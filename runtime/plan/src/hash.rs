@@ -1,0 +1,285 @@
+//! The three hashes of a plan: what a checkpoint binds to, and what names a file.
+//!
+//! Owns what counts as "the same model" and "the same training". Must not know the file's header.
+//!
+//! - [`model`]: checkpoint names, shapes and formats of the parameters. Weights fit any plan with this hash.
+//! - [`numerics`]: everything that decides the numbers of a training run. Two plans with equal hash that start from the
+//!   same state go on to the same state. Evaluation, checkpoint cadence, data paths, names, memory placement and all
+//!   source text stay out of it, so that a comment in a spec orphans no checkpoint.
+//! - [`file`]: every byte of the body.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::op::Op;
+use crate::parameter::{Constant, ConstantContent, Initialization, Parameter, Role};
+use crate::plan::Plan;
+use crate::program::{Operation, ProgramKind, When, Write};
+use crate::recipe::{BatchMode, LossNormalization, Optimizer, Schedule};
+use crate::tensor::{Segment, TensorId};
+use crate::{DType, file as plan_file};
+
+/// 32 bytes of BLAKE3, printed in hexadecimal.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Hash(pub [u8; 32]);
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// All hashes of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hashes {
+    /// See [`model`].
+    pub model: Hash,
+    /// See [`numerics`].
+    pub numerics: Hash,
+    /// See [`file`].
+    pub file: Hash,
+}
+
+/// All hashes of a verified plan.
+pub fn hashes(plan: &Plan) -> Hashes {
+    Hashes { model: model(plan), numerics: numerics(plan), file: file(plan) }
+}
+
+/// Hash of the parameters' checkpoint names, orientation, shapes and formats, in plan order.
+pub fn model(plan: &Plan) -> Hash {
+    #[derive(Serialize)]
+    struct Weight<'a> {
+        name: &'a str,
+        transposed: bool,
+        dtype: DType,
+        extents: Vec<u64>,
+    }
+    let weights: Vec<Weight<'_>> = plan
+        .parameters
+        .iter()
+        .map(|p| {
+            let ty = &plan.tensor(p.tensor).ty;
+            Weight {
+                name: &p.checkpoint.name,
+                transposed: p.checkpoint.transposed,
+                dtype: ty.dtype,
+                extents: ty.shape.extents(),
+            }
+        })
+        .collect();
+    digest("colac plan 1: model", &weights)
+}
+
+/// Hash of the body as it is written to a file; equals the hash in the file's header.
+pub fn file(plan: &Plan) -> Hash {
+    Hash(*blake3::hash(&plan_file::encode(plan)).as_bytes())
+}
+
+/// Hash of everything that decides the numbers of training: the operations of `forward_backward` and `update` with
+/// the types, strides and slices of their tensors, the layout of parameters, the constants, and of the recipe what
+/// reaches a weight. Tensors are numbered by their first appearance, so that tensors of other programs do not count.
+pub fn numerics(plan: &Plan) -> Hash {
+    let mut tensors = Numbering { plan, numbers: vec![None; plan.tensors.len()], seen: Vec::new() };
+    let parameters: Vec<_> = plan.parameters.iter().map(|p| parameter(&mut tensors, p)).collect();
+    let mut operations = Vec::new();
+    for kind in [ProgramKind::ForwardBackward, ProgramKind::Update] {
+        for o in &plan.program(kind).operations {
+            operations.push(operation(&mut tensors, kind, o));
+        }
+    }
+    let roles = &plan.roles;
+    let inputs = [
+        roles.train.tokens,
+        roles.train.labels,
+        roles.loss_scale,
+        roles.accumulate,
+        roles.learning_rate,
+    ];
+    let inputs = inputs.map(|id| tensors.number(id));
+    let constants: Vec<_> = plan
+        .constants
+        .iter()
+        .filter_map(|Constant { tensor, content }| {
+            Some((tensors.numbers[tensor.index()]?, content))
+        })
+        .collect();
+    let recipe = &plan.recipe;
+    let recipe = RecipePart {
+        sequence_length: recipe.sequence_length,
+        micro_batch: recipe.micro_batch,
+        global_batch: recipe.global_batch,
+        seed: recipe.seed,
+        loss_normalization: recipe.loss_normalization,
+        schedule: &recipe.schedule,
+        optimizer: &recipe.optimizer,
+        mode: recipe.data.mode,
+    };
+    let tensors = tensors.seen;
+    let parts = Numerics {
+        vocab_size: plan.vocab_size,
+        parameters,
+        operations,
+        inputs,
+        constants,
+        tensors,
+        recipe,
+    };
+    digest("colac plan 1: numerics", &parts)
+}
+
+#[derive(Serialize)]
+struct Numerics<'a> {
+    vocab_size: u64,
+    parameters: Vec<ParameterPart<'a>>,
+    operations: Vec<OperationPart<'a>>,
+    inputs: [u32; 5],
+    constants: Vec<(u32, &'a ConstantContent)>,
+    tensors: Vec<TensorPart<'a>>,
+    recipe: RecipePart<'a>,
+}
+
+#[derive(Serialize)]
+struct ParameterPart<'a> {
+    path: &'a str,
+    checkpoint: &'a str,
+    transposed: bool,
+    tensor: u32,
+    gradient: u32,
+    initialization: Initialization,
+    role: Role,
+}
+
+#[derive(Serialize)]
+struct OperationPart<'a> {
+    program: ProgramKind,
+    op: &'a Op,
+    operands: Vec<u32>,
+    results: Vec<u32>,
+    writes: Vec<WritePart>,
+    when: When,
+    workspace: u64,
+}
+
+#[derive(Serialize)]
+enum WritePart {
+    Overwrite,
+    Add,
+    AddIf(u32),
+}
+
+#[derive(Serialize)]
+struct TensorPart<'a> {
+    dtype: DType,
+    extents: Vec<u64>,
+    strides: &'a [u64],
+    segment: Segment,
+    /// Within the segment where the layout is shared by name or range, else within the parent.
+    offset: u64,
+    parent: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct RecipePart<'a> {
+    sequence_length: u32,
+    micro_batch: u32,
+    global_batch: u32,
+    seed: u64,
+    loss_normalization: LossNormalization,
+    schedule: &'a Schedule,
+    optimizer: &'a Optimizer,
+    mode: BatchMode,
+}
+
+/// Numbers tensors by first appearance.
+struct Numbering<'a> {
+    plan: &'a Plan,
+    numbers: Vec<Option<u32>>,
+    seen: Vec<TensorPart<'a>>,
+}
+
+impl Numbering<'_> {
+    fn number(&mut self, id: TensorId) -> u32 {
+        if let Some(number) = self.numbers[id.index()] {
+            return number;
+        }
+        // Parents come first; the chain is walked without recursion because its length is the file's.
+        let plan = self.plan;
+        let mut chain = vec![id];
+        let mut next = plan.tensor(id).parent;
+        while let Some(parent) = next.filter(|p| self.numbers[p.index()].is_none()) {
+            chain.push(parent);
+            next = plan.tensor(parent).parent;
+        }
+        for id in chain.into_iter().rev() {
+            let tensor = plan.tensor(id);
+            let parent = tensor.parent;
+            let offset = match (tensor.segment, parent) {
+                (Segment::Parameters | Segment::Gradients | Segment::Optimizer, _) => tensor.offset,
+                (_, Some(parent)) => tensor.offset - plan.tensor(parent).offset,
+                (_, None) => 0,
+            };
+            self.numbers[id.index()] = Some(self.seen.len() as u32);
+            self.seen.push(TensorPart {
+                dtype: tensor.ty.dtype,
+                extents: tensor.ty.shape.extents(),
+                strides: &tensor.strides,
+                segment: tensor.segment,
+                offset,
+                parent: parent.and_then(|p| self.numbers[p.index()]),
+            });
+        }
+        self.seen.len() as u32 - 1
+    }
+
+    fn all(&mut self, ids: &[TensorId]) -> Vec<u32> {
+        ids.iter().map(|&id| self.number(id)).collect()
+    }
+}
+
+fn parameter<'a>(tensors: &mut Numbering<'_>, p: &'a Parameter) -> ParameterPart<'a> {
+    ParameterPart {
+        path: &p.path,
+        checkpoint: &p.checkpoint.name,
+        transposed: p.checkpoint.transposed,
+        tensor: tensors.number(p.tensor),
+        gradient: tensors.number(p.gradient),
+        initialization: p.initialization,
+        role: p.role,
+    }
+}
+
+fn operation<'a>(
+    tensors: &mut Numbering<'_>,
+    program: ProgramKind,
+    o: &'a Operation,
+) -> OperationPart<'a> {
+    let operands = tensors.all(&o.operands);
+    let results = tensors.all(&o.results);
+    let writes = o.writes.iter().map(|write| match write {
+        Write::Overwrite => WritePart::Overwrite,
+        Write::Add => WritePart::Add,
+        Write::AddIf(scalar) => WritePart::AddIf(tensors.number(*scalar)),
+    });
+    let writes = writes.collect();
+    OperationPart {
+        program,
+        op: &o.op,
+        operands,
+        results,
+        writes,
+        when: o.when,
+        workspace: o.workspace,
+    }
+}
+
+fn digest(context: &str, value: &impl Serialize) -> Hash {
+    let bytes = postcard::to_stdvec(value).expect("plain data always has a postcard form");
+    Hash(*blake3::Hasher::new_derive_key(context).update(&bytes).finalize().as_bytes())
+}
