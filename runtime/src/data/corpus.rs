@@ -3,70 +3,77 @@
 //! Owns the order of the shards and the checks that they, a tokenizer and a model belong together.
 //! Must not know how samples are ordered or batches filled.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::data::error::DataError;
-use crate::data::shard::{EXTENSION, TokenShard};
+use crate::data::shard::{EXTENSION, MAGIC, TokenShard};
 use crate::data::tokenizer::VocabularyHash;
 
 /// The shards of a corpus, mapped and checked.
 #[derive(Debug)]
 pub struct TokenCorpus {
-    path: PathBuf,
     shards: Vec<TokenShard>,
     /// First token of each shard in the stream, and the number of all tokens behind them.
     token_starts: Vec<u64>,
     /// First document of each shard in the list, and the number of all documents behind them.
     document_starts: Vec<u64>,
-    /// Bytes of text per byte that the tokens stand for; 1 with a byte-level tokenizer.
-    bytes_per_token_byte: f64,
+    /// For each id the bytes of text it stands for.
+    byte_lengths: Vec<u16>,
+    /// Sum of these lengths over all tokens.
+    token_bytes: u64,
+    content_hash: [u8; 32],
 }
 
 impl TokenCorpus {
-    /// Opens a shard, or all shards of a directory in the order of their names, and checks every byte of them.
+    /// Opens shards, and directories with all shards of one corpus, and checks every byte of them.
+    /// The stream runs through the paths in their order, and through the shards of a directory in the order of their names.
     ///
     /// # Errors
     ///
-    /// If there are no shards, a part of the corpus is missing, a shard is damaged, or they were made with different tokenizers.
-    pub fn open(path: &Path) -> Result<Self, DataError> {
-        let metadata = match fs::metadata(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(DataError::NoShards { path: path.to_owned() });
+    /// If a path has no shards, a part of a directory's corpus is missing, a shard is damaged, or they were made with different
+    /// tokenizers.
+    pub fn open(paths: &[PathBuf]) -> Result<Self, DataError> {
+        let mut shards = Vec::new();
+        for path in paths {
+            if is_directory(path)? {
+                let files = list_shards(path)?;
+                if files.is_empty() {
+                    return Err(DataError::NoShards { path: path.clone() });
+                }
+                let parts = files
+                    .iter()
+                    .map(|file| TokenShard::open(file))
+                    .collect::<Result<Vec<_>, _>>()?;
+                check_complete(path, &parts)?;
+                shards.extend(parts);
+            } else {
+                shards.push(TokenShard::open(path)?);
             }
-            metadata => metadata.map_err(DataError::io("open", path))?,
-        };
-        let is_directory = metadata.is_dir();
-        let files = if is_directory { list_shards(path)? } else { vec![path.to_owned()] };
-        if files.is_empty() {
-            return Err(DataError::NoShards { path: path.to_owned() });
         }
-        let shards =
-            files.iter().map(|file| TokenShard::open(file)).collect::<Result<Vec<_>, _>>()?;
+        if shards.is_empty() {
+            return Err(DataError::NoShards { path: PathBuf::new() });
+        }
         check_together(&shards)?;
-        if is_directory {
-            check_complete(path, &shards)?;
-        }
-        let token_starts = running_sum(shards.iter().map(TokenShard::token_count));
-        let document_starts = running_sum(shards.iter().map(TokenShard::document_count));
+        let byte_lengths: Vec<u16> =
+            (0..shards[0].vocab_size() as u32).map(|id| shards[0].byte_length(id)).collect();
         let mut corpus = Self {
-            path: path.to_owned(),
+            token_starts: running_sum(shards.iter().map(TokenShard::token_count)),
+            document_starts: running_sum(shards.iter().map(TokenShard::document_count)),
             shards,
-            token_starts,
-            document_starts,
-            bytes_per_token_byte: 1.0,
+            byte_lengths,
+            token_bytes: 0,
+            content_hash: [0; 32],
         };
-        let token_bytes = corpus.count_token_bytes();
-        if token_bytes > 0 {
-            corpus.bytes_per_token_byte = corpus.text_bytes() as f64 / token_bytes as f64;
-        }
+        corpus.scan();
         Ok(corpus)
     }
 
-    /// The directory or file that was opened.
+    /// Where the corpus begins: what messages about all of it name.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.shards[0].path()
     }
 
     /// The shards in the order of the stream.
@@ -109,13 +116,10 @@ impl TokenCorpus {
         self.shards[0].vocabulary_hash()
     }
 
-    /// Identifies the tokens: a run that goes on with the same hash sees the same data.
+    /// Identifies the ids and the places where documents begin, whatever shards they lie in: a run that goes on with the same hash
+    /// sees the same data.
     pub fn content_hash(&self) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new();
-        for shard in &self.shards {
-            hasher.update(&shard.payload_hash());
-        }
-        *hasher.finalize().as_bytes()
+        self.content_hash
     }
 
     /// Checks that a model has an embedding for every id.
@@ -128,7 +132,7 @@ impl TokenCorpus {
             Ok(())
         } else {
             Err(DataError::IdOutOfVocabulary {
-                path: self.path.clone(),
+                path: self.path().to_owned(),
                 max_id: self.max_id(),
                 vocab_size,
             })
@@ -145,7 +149,7 @@ impl TokenCorpus {
         if found == expected {
             Ok(())
         } else {
-            Err(DataError::TokenizerMismatch { path: self.path.clone(), expected, found })
+            Err(DataError::TokenizerMismatch { path: self.path().to_owned(), expected, found })
         }
     }
 
@@ -184,42 +188,62 @@ impl TokenCorpus {
         }
     }
 
-    /// Bytes of text that tokens stand for, for bits per byte. Ids that are negative count nothing, so that labels may be given.
+    /// For each id the bytes of text it stands for: what bits per byte are computed from.
     ///
-    /// Every token counts the bytes its entry in the vocabulary declares. With tokenizers that are not byte-level the sum over the
-    /// corpus may differ from the size of the text; it is scaled so that the corpus as a whole is right.
-    ///
-    /// # Panics
-    ///
-    /// If an id is not below [`TokenCorpus::vocab_size`].
-    pub fn text_bytes_of(&self, ids: &[i32]) -> f64 {
-        let shard = &self.shards[0];
-        let token_bytes: u64 = ids
-            .iter()
-            .filter_map(|&id| u32::try_from(id).ok())
-            .map(|id| u64::from(shard.byte_length(id)))
-            .sum();
-        token_bytes as f64 * self.bytes_per_token_byte
+    /// Exact for byte-level tokenizers. Others add or drop spaces, letters' cases or accents; `None` if the lengths of all tokens
+    /// miss the size of the text by more than one percent.
+    pub fn token_byte_lengths(&self) -> Option<&[u16]> {
+        let missed = self.token_bytes.abs_diff(self.text_bytes());
+        (missed <= self.text_bytes() / 100).then_some(&self.byte_lengths)
     }
 
-    fn count_token_bytes(&self) -> u64 {
+    /// Computes what depends on all tokens.
+    fn scan(&mut self) {
+        let mut hasher = blake3::Hasher::new();
         let mut ids = vec![0; 1 << 14];
-        let mut token_bytes = 0;
-        for shard in &self.shards {
-            let mut start = 0;
-            while start < shard.token_count() {
-                let count = ids
-                    .len()
-                    .min(usize::try_from(shard.token_count() - start).unwrap_or(usize::MAX));
-                shard.copy_ids(start, &mut ids[..count]);
-                token_bytes += ids[..count]
-                    .iter()
-                    .map(|&id| u64::from(shard.byte_length(id as u32)))
-                    .sum::<u64>();
-                start += count as u64;
+        let mut start = 0;
+        while start < self.token_count() {
+            let count =
+                ids.len().min(usize::try_from(self.token_count() - start).unwrap_or(usize::MAX));
+            let ids = &mut ids[..count];
+            self.copy_ids(start, ids);
+            self.token_bytes +=
+                ids.iter().map(|&id| u64::from(self.byte_lengths[id as usize])).sum::<u64>();
+            for id in &mut *ids {
+                *id = id.to_le();
             }
+            hasher.update(bytemuck::cast_slice(ids));
+            start += count as u64;
         }
-        token_bytes
+        for document in 0..self.document_count() {
+            hasher.update(&self.document(document).start.to_le_bytes());
+        }
+        self.content_hash = *hasher.finalize().as_bytes();
+    }
+}
+
+/// Whether a path stands for tokens: it begins like a token shard, or is a directory in which shards lie. Otherwise it stands for text.
+///
+/// # Errors
+///
+/// If it cannot be read.
+pub fn holds_shards(path: &Path) -> Result<bool, DataError> {
+    if is_directory(path)? {
+        return Ok(!list_shards(path)?.is_empty());
+    }
+    let mut beginning = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut beginning))
+        .map_err(DataError::io("read", path))?;
+    Ok(beginning == MAGIC)
+}
+
+fn is_directory(path: &Path) -> Result<bool, DataError> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(DataError::NoShards { path: path.to_owned() })
+        }
+        metadata => Ok(metadata.map_err(DataError::io("open", path))?.is_dir()),
     }
 }
 
@@ -288,4 +312,117 @@ fn last(starts: &[u64]) -> u64 {
 fn containing(starts: &[u64], position: u64) -> usize {
     assert!(position < last(starts), "position {position} of {}", last(starts));
     starts.partition_point(|&start| start <= position) - 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::shard::{ShardWriter, Source, Vocabulary};
+
+    fn write(path: &Path, ids: &[u32], hash: u8, part: u32, part_count: u32) {
+        let documents: Vec<&[u32]> = ids.chunks(3).collect();
+        write_documents(path, &documents, hash, part, part_count);
+    }
+
+    fn write_documents(path: &Path, documents: &[&[u32]], hash: u8, part: u32, part_count: u32) {
+        let vocabulary = Vocabulary {
+            hash: VocabularyHash([hash; 32]),
+            end_of_text: None,
+            byte_lengths: vec![1; 50],
+        };
+        let source = Source { name: "a".to_owned(), bytes: 0, blake3: String::new(), documents: 0 };
+        let mut writer = ShardWriter::create(path.parent().unwrap(), 0, &vocabulary).unwrap();
+        for document in documents {
+            writer.push(document, 3, &source).unwrap();
+        }
+        writer.finish(&vocabulary).unwrap().commit(path, part, part_count).unwrap();
+    }
+
+    #[test]
+    fn shards_are_one_stream() {
+        let directory = tempfile::tempdir().unwrap();
+        let (one, two) = (directory.path().join("1.tokens"), directory.path().join("2.tokens"));
+        write(&one, &[1, 2, 3, 4], 7, 1, 2);
+        write(&two, &[5, 6, 7, 8, 9], 7, 2, 2);
+        let corpus = TokenCorpus::open(&[directory.path().to_owned()]).unwrap();
+        let documents: Vec<Range<u64>> =
+            (0..corpus.document_count()).map(|index| corpus.document(index)).collect();
+        assert_eq!(documents, [0..3, 3..4, 4..7, 7..9]);
+        for start in 0..9 {
+            for end in start..=9 {
+                let mut ids = vec![0; end - start];
+                corpus.copy_ids(start as u64, &mut ids);
+                assert!(ids.iter().copied().eq(start as i32 + 1..=end as i32));
+            }
+        }
+        // Given one by one, in an order of the user's own.
+        let turned = TokenCorpus::open(&[two, one]).unwrap();
+        let mut ids = [0; 9];
+        turned.copy_ids(0, &mut ids);
+        assert_eq!(ids, [5, 6, 7, 8, 9, 1, 2, 3, 4]);
+        assert_ne!(turned.content_hash(), corpus.content_hash());
+
+        // What the ids are cut into does not matter, but where documents begin does.
+        let (whole, other) = (directory.path().join("whole"), directory.path().join("other"));
+        write_documents(&whole, &[&[1, 2, 3], &[4], &[5, 6, 7], &[8, 9]], 7, 1, 1);
+        assert_eq!(TokenCorpus::open(&[whole]).unwrap().content_hash(), corpus.content_hash());
+        write_documents(&other, &[&[1, 2, 3], &[4, 5, 6, 7], &[8, 9]], 7, 1, 1);
+        assert_ne!(TokenCorpus::open(&[other]).unwrap().content_hash(), corpus.content_hash());
+    }
+
+    #[test]
+    fn what_does_not_belong_together_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let open = || TokenCorpus::open(&[directory.path().to_owned()]);
+        assert!(matches!(open(), Err(DataError::NoShards { .. })));
+        assert!(matches!(TokenCorpus::open(&[path("missing")]), Err(DataError::NoShards { .. })));
+        assert!(matches!(TokenCorpus::open(&[]), Err(DataError::NoShards { .. })));
+        write(&path("1.tokens"), &[1, 2], 7, 1, 2);
+        assert!(matches!(open(), Err(DataError::IncompleteCorpus { found: 1, expected: 2, .. })));
+        write(&path("2.tokens"), &[1, 49], 8, 2, 2);
+        assert!(matches!(open(), Err(DataError::MixedShards { what: "tokenizers", .. })));
+        write(&path("2.tokens"), &[1, 49], 7, 2, 2);
+        let corpus = open().unwrap();
+        assert!(matches!(
+            corpus.check_fits(49),
+            Err(DataError::IdOutOfVocabulary { max_id: 49, .. })
+        ));
+        corpus.check_fits(50).unwrap();
+        corpus.check_tokenizer(VocabularyHash([7; 32])).unwrap();
+        let mismatch = corpus.check_tokenizer(VocabularyHash([0xab; 32])).unwrap_err().to_string();
+        assert!(
+            mismatch.contains("with vocabulary 070707070707, not with abababababab: "),
+            "{mismatch}"
+        );
+        write(&path("3.tokens"), &[1, 2], 7, 1, 1);
+        assert!(matches!(open(), Err(DataError::IncompleteCorpus { found: 3, expected: 2, .. })));
+    }
+
+    #[test]
+    fn lengths_that_miss_the_text_are_not_used() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("1.tokens");
+        write(&path, &[1, 2, 3], 7, 1, 1);
+        assert_eq!(
+            TokenCorpus::open(&[path.clone()]).unwrap().token_byte_lengths(),
+            Some(&[1; 50][..])
+        );
+        // One token, and three bytes of text according to the header.
+        write(&path, &[1], 7, 1, 1);
+        assert_eq!(TokenCorpus::open(&[path]).unwrap().token_byte_lengths(), None);
+    }
+
+    #[test]
+    fn tokens_are_told_from_text() {
+        let directory = tempfile::tempdir().unwrap();
+        let (text, shard) = (directory.path().join("a.txt"), directory.path().join("odd-name"));
+        fs::write(&text, "COLAC").unwrap();
+        write(&shard, &[1], 7, 1, 1);
+        assert!(!holds_shards(&text).unwrap());
+        assert!(holds_shards(&shard).unwrap());
+        assert!(!holds_shards(directory.path()).unwrap());
+        fs::rename(&shard, directory.path().join("1.tokens")).unwrap();
+        assert!(holds_shards(directory.path()).unwrap());
+    }
 }

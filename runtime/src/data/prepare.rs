@@ -92,10 +92,15 @@ pub fn prepare(
     progress: &mut dyn FnMut(PrepareProgress),
 ) -> Result<PrepareSummary, DataError> {
     let files = list_text_files(inputs)?;
-    let mut bytes_total = 0;
-    for file in &files {
-        bytes_total += fs::metadata(&file.path).map_err(DataError::io("open", &file.path))?.len();
-    }
+    let sizes = files
+        .iter()
+        .map(|file| {
+            fs::metadata(&file.path)
+                .map(|metadata| metadata.len())
+                .map_err(DataError::io("open", &file.path))
+        })
+        .collect::<Result<Vec<u64>, DataError>>()?;
+    let bytes_total = sizes.iter().sum();
     fs::create_dir_all(output).map_err(DataError::io("create", output))?;
     let replaced = list_shards(output)?;
     if !replaced.is_empty() && !options.overwrite {
@@ -122,7 +127,7 @@ pub fn prepare(
     };
     let mut bytes_done = 0;
     progress(PrepareProgress { bytes_done, bytes_total, tokens: 0 });
-    for file in &files {
+    for (file, size) in files.iter().zip(sizes) {
         let text = read_text(&file.path)?;
         let source = Source {
             name: file.name.clone(),
@@ -137,7 +142,7 @@ pub fn prepare(
             ids.extend(tokenizer.end_of_text());
             writer.push(&ids, document.len() as u64, &source)?;
         }
-        bytes_done += text.len() as u64;
+        bytes_done += size;
         progress(PrepareProgress { bytes_done, bytes_total, tokens: writer.summary.tokens });
     }
     if writer.summary.documents == 0 {
@@ -178,22 +183,22 @@ impl CorpusWriter<'_> {
         Ok(())
     }
 
-    /// Names all shards and removes those of `replaced` that none of them took the place of.
+    /// Removes the shards that are replaced and names the new ones.
     fn finish(mut self, replaced: &[PathBuf]) -> Result<PrepareSummary, DataError> {
         if let Some(shard) = self.current.take() {
             self.finished.push(shard.finish(&self.vocabulary)?);
         }
         let part_count = self.finished.len() as u32;
+        // All new shards are complete. Stopped between here and the end, the directory holds a corpus that is incomplete and says so,
+        // and never one that is mixed from old and new parts.
+        for path in replaced {
+            fs::remove_file(path).map_err(DataError::io("remove", path))?;
+        }
         for (shard, part) in self.finished.into_iter().zip(1..) {
             let path =
                 self.directory.join(format!("shard-{part:05}-of-{part_count:05}.{EXTENSION}"));
             shard.commit(&path, part, part_count)?;
             self.summary.shards.push(path);
-        }
-        for path in replaced {
-            if !self.summary.shards.contains(path) {
-                fs::remove_file(path).map_err(DataError::io("remove", path))?;
-            }
         }
         Ok(self.summary)
     }
@@ -224,5 +229,170 @@ fn in_file(error: DataError, path: &Path) -> DataError {
     match error {
         DataError::Encode { reason, .. } => DataError::Encode { path: path.to_owned(), reason },
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::corpus::TokenCorpus;
+
+    fn tokenizer() -> Tokenizer {
+        let path =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/corpus/tokenizer-4096.json");
+        Tokenizer::from_file(&path).unwrap()
+    }
+
+    fn read_all(corpus: &TokenCorpus) -> Vec<u32> {
+        let mut ids = vec![0; corpus.token_count() as usize];
+        corpus.copy_ids(0, &mut ids);
+        ids.into_iter().map(|id| id as u32).collect()
+    }
+
+    #[test]
+    fn a_corpus_holds_its_texts() {
+        let directory = tempfile::tempdir().unwrap();
+        let (texts, output) = (directory.path().join("texts"), directory.path().join("output"));
+        fs::create_dir(&texts).unwrap();
+        for (name, text) in
+            [("b.txt", "The second text.\n"), ("a.txt", "The first text.\n"), ("c.txt", " \n")]
+        {
+            fs::write(texts.join(name), text).unwrap();
+        }
+        let tokenizer = tokenizer();
+        let mut steps = Vec::new();
+        let summary = prepare(
+            &[texts.clone()],
+            &tokenizer,
+            &output,
+            &PrepareOptions::default(),
+            &mut |step| steps.push(step),
+        )
+        .unwrap();
+        assert_eq!(summary.shards, [output.join("shard-00001-of-00001.tokens")]);
+        assert_eq!((summary.files, summary.documents, summary.text_bytes), (3, 2, 33));
+        assert_eq!(
+            steps.iter().map(|step| (step.bytes_done, step.bytes_total)).collect::<Vec<_>>(),
+            [(0, 35), (16, 35), (33, 35), (35, 35)]
+        );
+
+        let corpus = TokenCorpus::open(&[output]).unwrap();
+        assert_eq!(
+            (corpus.token_count(), corpus.document_count(), corpus.text_bytes()),
+            (summary.tokens, 2, 33)
+        );
+        let ids = read_all(&corpus);
+        let mut expected = tokenizer.encode("The first text.\n").unwrap();
+        expected.push(0);
+        assert_eq!(corpus.document(0), 0..expected.len() as u64);
+        assert_eq!(corpus.document(1), expected.len() as u64..ids.len() as u64);
+        expected.extend(tokenizer.encode("The second text.\n").unwrap());
+        expected.push(0);
+        assert_eq!(ids, expected);
+        let names: Vec<&str> =
+            corpus.shards()[0].sources().iter().map(|source| source.name.as_str()).collect();
+        assert_eq!(names, ["a.txt", "b.txt"]);
+        assert_eq!(
+            corpus.shards()[0].sources()[0].blake3,
+            blake3::hash(b"The first text.\n").to_hex().as_str()
+        );
+        corpus.check_tokenizer(tokenizer.hash()).unwrap();
+    }
+
+    #[test]
+    fn bytes_are_the_same_for_any_number_of_threads() {
+        let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/corpus/validation");
+        let directory = tempfile::tempdir().unwrap();
+        let tokenizer = tokenizer();
+        let files: Vec<Vec<u8>> = [1, 3]
+            .into_iter()
+            .map(|threads| {
+                let output = directory.path().join(threads.to_string());
+                let options = PrepareOptions {
+                    threads: NonZeroUsize::new(threads).unwrap(),
+                    ..PrepareOptions::default()
+                };
+                let summary =
+                    prepare(&[text.clone()], &tokenizer, &output, &options, &mut |_| ()).unwrap();
+                fs::read(&summary.shards[0]).unwrap()
+            })
+            .collect();
+        assert!(files[0] == files[1]);
+    }
+
+    #[test]
+    fn separator_lines_cut_documents() {
+        let cut = |text, line: &str| documents(text, &DocumentRule::SeparatorLine(line.to_owned()));
+        assert_eq!(
+            cut("a\nb\n---\nc\r\n---\r\n---\nd ---\n", "---"),
+            ["a\nb\n", "c\r\n", "d ---\n"]
+        );
+        assert_eq!(cut("\none\n\n\n two\nthree\n\n", ""), ["one\n", " two\nthree\n"]);
+        assert_eq!(cut("---", "---"), [""; 0]);
+        assert_eq!(documents("a\n\nb", &DocumentRule::File), ["a\n\nb"]);
+    }
+
+    #[test]
+    fn shards_end_behind_documents() {
+        let directory = tempfile::tempdir().unwrap();
+        let text = directory.path().join("text.txt");
+        fs::write(&text, "a\n\nb\n\nc d e f\n\ng\n").unwrap();
+        let output = directory.path().join("output");
+        let mut options = PrepareOptions {
+            documents: DocumentRule::SeparatorLine(String::new()),
+            shard_tokens: 5,
+            ..PrepareOptions::default()
+        };
+        let tokenizer = tokenizer();
+        let summary = prepare(&[text.clone()], &tokenizer, &output, &options, &mut |_| ()).unwrap();
+        let corpus = TokenCorpus::open(&[output.clone()]).unwrap();
+        // Every letter, space and line end is a token here, and each document has one more at its end.
+        let counts: Vec<u64> = corpus.shards().iter().map(|shard| shard.token_count()).collect();
+        assert_eq!((counts, summary.tokens), (vec![6, 6, 3], 15));
+        let lengths: Vec<u64> = (0..4)
+            .map(|document| corpus.document(document))
+            .map(|range| range.end - range.start)
+            .collect();
+        assert_eq!(lengths, [3, 3, 6, 3]);
+        let whole = read_all(&corpus);
+
+        // The same text in one shard is the same stream.
+        assert!(matches!(
+            prepare(&[text.clone()], &tokenizer, &output, &options, &mut |_| ()),
+            Err(DataError::OutputExists { .. })
+        ));
+        options.shard_tokens = 1000;
+        options.overwrite = true;
+        prepare(&[text], &tokenizer, &output, &options, &mut |_| ()).unwrap();
+        let corpus = TokenCorpus::open(&[output]).unwrap();
+        assert_eq!(corpus.shards().len(), 1);
+        assert_eq!(read_all(&corpus), whole);
+    }
+
+    #[test]
+    fn failures_leave_the_old_corpus() {
+        let directory = tempfile::tempdir().unwrap();
+        let (good, bad, output) = (
+            directory.path().join("good.txt"),
+            directory.path().join("bad.txt"),
+            directory.path().join("output"),
+        );
+        fs::write(&good, "good\n").unwrap();
+        fs::write(&bad, b"b\xffd\n").unwrap();
+        let (tokenizer, options) =
+            (tokenizer(), PrepareOptions { overwrite: true, ..PrepareOptions::default() });
+        let old = prepare(&[good.clone()], &tokenizer, &output, &options, &mut |_| ()).unwrap();
+        let bytes = fs::read(&old.shards[0]).unwrap();
+        let error = prepare(&[good, bad], &tokenizer, &output, &options, &mut |_| ()).unwrap_err();
+        assert!(error.to_string().contains("bad.txt is not UTF-8 text: byte 1"), "{error}");
+        assert_eq!(fs::read(&old.shards[0]).unwrap(), bytes);
+        assert_eq!(fs::read_dir(&output).unwrap().count(), 1);
+
+        fs::write(directory.path().join("empty.txt"), "\n\n").unwrap();
+        let empty = [directory.path().join("empty.txt")];
+        assert!(matches!(
+            prepare(&empty, &tokenizer, &output, &options, &mut |_| ()),
+            Err(DataError::NoText { .. })
+        ));
     }
 }

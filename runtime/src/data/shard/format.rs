@@ -9,7 +9,8 @@ use crate::data::tokenizer::MAX_VOCAB_SIZE;
 /// Version of the format that is written, and the newest that is read.
 pub const FORMAT_VERSION: u32 = 1;
 
-const MAGIC: [u8; 8] = *b"COLACTOK";
+/// How every shard begins.
+pub(crate) const MAGIC: [u8; 8] = *b"COLACTOK";
 pub(super) const HEADER_BYTES: usize = 168;
 /// The header's own hash stands at its end and covers what is before it.
 const HASHED_HEADER_BYTES: usize = 136;

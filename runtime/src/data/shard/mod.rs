@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::tokenizer::VocabularyHash;
 
 pub use format::FORMAT_VERSION;
+pub(crate) use format::MAGIC;
 pub use read::TokenShard;
 pub(crate) use write::{FinishedShard, ShardWriter};
 
@@ -27,9 +28,9 @@ pub const EXTENSION: &str = "tokens";
 pub struct Source {
     /// File name, or path below the directory that was given.
     pub name: String,
-    /// Size of the file.
+    /// Size of its text.
     pub bytes: u64,
-    /// BLAKE3 hash of the file, in hexadecimal digits.
+    /// BLAKE3 hash of its text, in hexadecimal digits.
     pub blake3: String,
     /// Documents of the file that are in this shard.
     pub documents: u64,

@@ -1,0 +1,501 @@
+//! Batches of token ids from a corpus.
+//!
+//! Owns what a row is in the two batching modes, and which rows make up the batches of training and evaluation.
+//! Must not know what a model does with them. Rows are written into buffers of the caller; nothing is allocated.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use colac_plan::recipe::BatchMode;
+
+use crate::data::corpus::TokenCorpus;
+use crate::data::error::DataError;
+use crate::data::order::SampleOrder;
+use crate::train::rows::{IGNORED_LABEL, TrainingRows, ValidationRows};
+
+/// The rows of a corpus in the order of its text.
+///
+/// A row is `sequence_length` ids and as many labels; the label of a place is the id that follows, or [`IGNORED_LABEL`].
+///
+/// - [`BatchMode::Pack`]: the corpus is one stream, documents one behind the other. Row r has the ids `r·S .. r·S + S` of the stream and the
+///   labels `r·S + 1 .. r·S + S + 1`. Every token but the first of the corpus is a label once.
+/// - [`BatchMode::Pad`]: row r is document r, cut after S ids. The last id of a row predicts nothing, not even the id
+///   that was cut off: S - 1 predictions from S ids, as the published training code has it.
+///
+/// Places without an id hold the end-of-text id, or 0 if there is none, under the label [`IGNORED_LABEL`]; causal attention keeps them
+/// from everything before them.
+#[derive(Clone, Debug)]
+struct Rows {
+    corpus: Arc<TokenCorpus>,
+    mode: BatchMode,
+    sequence_length: usize,
+    filler: i32,
+}
+
+impl Rows {
+    fn new(
+        corpus: Arc<TokenCorpus>,
+        mode: BatchMode,
+        sequence_length: usize,
+    ) -> Result<Self, DataError> {
+        if sequence_length == 0 {
+            return Err(DataError::ZeroSize { what: "the sequence length" });
+        }
+        let filler = corpus.end_of_text().map_or(0, |id| id as i32);
+        Ok(Self { corpus, mode, sequence_length, filler })
+    }
+
+    /// Rows that are full in mode `Pack`, all documents in mode `Pad`.
+    fn full_rows(&self) -> u64 {
+        match self.mode {
+            BatchMode::Pack => (self.corpus.token_count() - 1) / self.sequence_length as u64,
+            BatchMode::Pad => self.corpus.document_count(),
+        }
+    }
+
+    /// Rows with anything in them; in mode `Pack` the last one may be short.
+    fn all_rows(&self) -> u64 {
+        match self.mode {
+            BatchMode::Pack => {
+                (self.corpus.token_count() - 1).div_ceil(self.sequence_length as u64)
+            }
+            BatchMode::Pad => self.corpus.document_count(),
+        }
+    }
+
+    /// The ids of a row, as a range of the stream.
+    fn ids(&self, row: u64) -> Range<u64> {
+        let length = self.sequence_length as u64;
+        let (start, end) = match self.mode {
+            BatchMode::Pack => (row * length, self.corpus.token_count() - 1),
+            BatchMode::Pad => {
+                let document = self.corpus.document(row);
+                (document.start, document.end)
+            }
+        };
+        start..end.min(start + length)
+    }
+
+    /// Number of labels of a row that are not ignored.
+    fn valid_labels(&self, row: u64) -> u64 {
+        let ids = self.ids(row);
+        match self.mode {
+            BatchMode::Pack => ids.end - ids.start,
+            BatchMode::Pad => ids.end - ids.start - 1,
+        }
+    }
+
+    fn fill(&self, row: u64, tokens: &mut [i32], labels: &mut [i32]) {
+        let range = self.ids(row);
+        let (ids, fillers) = tokens.split_at_mut((range.end - range.start) as usize);
+        self.corpus.copy_ids(range.start, ids);
+        fillers.fill(self.filler);
+        let (valid, ignored) = labels.split_at_mut(self.valid_labels(row) as usize);
+        self.corpus.copy_ids(range.start + 1, valid);
+        ignored.fill(IGNORED_LABEL);
+    }
+
+    /// Splits the buffers of a batch into rows.
+    fn of_batch<'a>(
+        &self,
+        tokens: &'a mut [i32],
+        labels: &'a mut [i32],
+    ) -> impl Iterator<Item = (&'a mut [i32], &'a mut [i32])> {
+        assert!(
+            tokens.len() == labels.len() && tokens.len().is_multiple_of(self.sequence_length),
+            "buffers of {} tokens and {} labels for rows of {}",
+            tokens.len(),
+            labels.len(),
+            self.sequence_length
+        );
+        tokens
+            .chunks_exact_mut(self.sequence_length)
+            .zip(labels.chunks_exact_mut(self.sequence_length))
+    }
+}
+
+/// Rows for training: endless, shuffled anew in every epoch.
+///
+/// Slot `s` of update `u` has position `u · global_batch + s`, and which row lies there depends on seed and position only
+/// ([`SampleOrder`]). So a global batch is the same however it is split into micro-batches or over workers, and a run resumes anywhere.
+#[derive(Clone, Debug)]
+pub struct TrainingBatches {
+    rows: Rows,
+    order: SampleOrder,
+    seed: u64,
+}
+
+impl TrainingBatches {
+    /// Batches of a corpus. In mode `Pack` the tokens behind the last full row are not trained on.
+    ///
+    /// # Errors
+    ///
+    /// If the sequence length is 0, or in mode `Pack` the corpus has not one full row.
+    pub fn new(
+        corpus: Arc<TokenCorpus>,
+        mode: BatchMode,
+        sequence_length: usize,
+        seed: u64,
+    ) -> Result<Self, DataError> {
+        let rows = Rows::new(corpus, mode, sequence_length)?;
+        if rows.full_rows() == 0 {
+            return Err(too_short(&rows));
+        }
+        let order = SampleOrder::new(rows.full_rows(), seed);
+        Ok(Self { rows, order, seed })
+    }
+
+    /// Rows in one epoch.
+    pub fn rows_per_epoch(&self) -> u64 {
+        self.order.sample_count()
+    }
+
+    /// Number of labels that are not ignored in the rows at `positions`, without making the rows.
+    pub fn valid_labels(&self, positions: Range<u64>) -> u64 {
+        positions.map(|position| self.rows.valid_labels(self.order.sample(position))).sum()
+    }
+
+    /// Fills the rows at positions `first`, `first + 1`, … until the buffers, which hold whole rows, are full.
+    ///
+    /// # Panics
+    ///
+    /// If the buffers differ in length or do not hold whole rows.
+    pub fn fill(&self, first: u64, tokens: &mut [i32], labels: &mut [i32]) {
+        for (position, (tokens, labels)) in (first..).zip(self.rows.of_batch(tokens, labels)) {
+            self.rows.fill(self.order.sample(position), tokens, labels);
+        }
+    }
+}
+
+impl TrainingRows for TrainingBatches {
+    fn fill(
+        &mut self,
+        first: u64,
+        tokens: &mut [i32],
+        labels: &mut [i32],
+    ) -> Result<(), DataError> {
+        Self::fill(self, first, tokens, labels);
+        Ok(())
+    }
+
+    fn identity(&self) -> String {
+        let mode = match self.rows.mode {
+            BatchMode::Pack => "pack",
+            BatchMode::Pad => "pad",
+        };
+        let content = blake3::Hash::from_bytes(self.rows.corpus.content_hash()).to_hex();
+        format!(
+            "{mode} {} tokens a row, seed {}, content {content}",
+            self.rows.sequence_length, self.seed
+        )
+    }
+}
+
+/// Rows for evaluation: all of the corpus, in the order of its text.
+#[derive(Clone, Debug)]
+pub struct EvaluationBatches {
+    rows: Rows,
+}
+
+impl EvaluationBatches {
+    /// Batches of a corpus.
+    ///
+    /// # Errors
+    ///
+    /// If the sequence length is 0, or the corpus has no token that follows another.
+    pub fn new(
+        corpus: Arc<TokenCorpus>,
+        mode: BatchMode,
+        sequence_length: usize,
+    ) -> Result<Self, DataError> {
+        let rows = Rows::new(corpus, mode, sequence_length)?;
+        if rows.all_rows() == 0 {
+            return Err(too_short(&rows));
+        }
+        Ok(Self { rows })
+    }
+
+    /// Number of rows.
+    pub fn row_count(&self) -> u64 {
+        self.rows.all_rows()
+    }
+
+    /// Number of labels that are not ignored in a range of rows.
+    ///
+    /// # Panics
+    ///
+    /// If there are not so many rows.
+    pub fn valid_labels(&self, rows: Range<u64>) -> u64 {
+        rows.map(|row| self.rows.valid_labels(row)).sum()
+    }
+
+    /// Bytes of text that the labels stand for, or `None` where the tokenizer does not say (see [`TokenCorpus::token_byte_lengths`]).
+    pub fn label_bytes(&self, labels: &[i32]) -> Option<u64> {
+        let lengths = self.rows.corpus.token_byte_lengths()?;
+        let ids = labels.iter().filter(|&&label| label != IGNORED_LABEL);
+        Some(ids.map(|&id| u64::from(lengths[id as usize])).sum())
+    }
+
+    /// Fills rows `first`, `first + 1`, … until the buffers, which hold whole rows, are full. Rows behind the last one have ignored labels only.
+    ///
+    /// # Panics
+    ///
+    /// If the buffers differ in length or do not hold whole rows.
+    pub fn fill(&self, first: u64, tokens: &mut [i32], labels: &mut [i32]) {
+        let row_count = self.row_count();
+        for (row, (tokens, labels)) in (first..).zip(self.rows.of_batch(tokens, labels)) {
+            if row < row_count {
+                self.rows.fill(row, tokens, labels);
+            } else {
+                tokens.fill(self.rows.filler);
+                labels.fill(IGNORED_LABEL);
+            }
+        }
+    }
+}
+
+impl ValidationRows for EvaluationBatches {
+    fn row_count(&self) -> u64 {
+        Self::row_count(self)
+    }
+
+    fn fill(
+        &mut self,
+        first: u64,
+        tokens: &mut [i32],
+        labels: &mut [i32],
+    ) -> Result<(), DataError> {
+        Self::fill(self, first, tokens, labels);
+        Ok(())
+    }
+
+    fn token_byte_lengths(&self) -> Option<&[u16]> {
+        self.rows.corpus.token_byte_lengths()
+    }
+}
+
+fn too_short(rows: &Rows) -> DataError {
+    DataError::TooShort {
+        path: rows.corpus.path().to_owned(),
+        tokens: rows.corpus.token_count(),
+        sequence_length: rows.sequence_length,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::data::shard::{ShardWriter, Source, Vocabulary};
+    use crate::data::tokenizer::VocabularyHash;
+
+    /// A corpus of the given documents, each in a shard of its own. Id i stands for i bytes, and 9 ends a text.
+    fn corpus(documents: &[&[u32]]) -> Arc<TokenCorpus> {
+        let directory = tempfile::tempdir().unwrap();
+        let vocabulary = Vocabulary {
+            hash: VocabularyHash([1; 32]),
+            end_of_text: Some(9),
+            byte_lengths: (0..100).collect(),
+        };
+        for (ids, part) in documents.iter().zip(1..) {
+            let source =
+                Source { name: "a".to_owned(), bytes: 0, blake3: String::new(), documents: 0 };
+            let mut writer = ShardWriter::create(directory.path(), 0, &vocabulary).unwrap();
+            writer.push(ids, ids.iter().map(|&id| u64::from(id)).sum(), &source).unwrap();
+            let path = directory.path().join(format!("{part:05}.tokens"));
+            writer
+                .finish(&vocabulary)
+                .unwrap()
+                .commit(&path, part, documents.len() as u32)
+                .unwrap();
+        }
+        // The files may go: they stay mapped.
+        Arc::new(TokenCorpus::open(&[directory.path().to_owned()]).unwrap())
+    }
+
+    fn evaluate(batches: &EvaluationBatches, first: u64, rows: usize) -> (Vec<i32>, Vec<i32>) {
+        let (mut tokens, mut labels) = (
+            vec![77; rows * batches.rows.sequence_length],
+            vec![77; rows * batches.rows.sequence_length],
+        );
+        batches.fill(first, &mut tokens, &mut labels);
+        (tokens, labels)
+    }
+
+    fn train(batches: &TrainingBatches, first: u64, rows: usize) -> (Vec<i32>, Vec<i32>) {
+        let (mut tokens, mut labels) = (
+            vec![77; rows * batches.rows.sequence_length],
+            vec![77; rows * batches.rows.sequence_length],
+        );
+        batches.fill(first, &mut tokens, &mut labels);
+        (tokens, labels)
+    }
+
+    #[test]
+    fn packed_rows_run_on_through_documents() {
+        let corpus = corpus(&[&[10, 11, 9], &[20, 9], &[30, 31, 32, 33, 34, 9]]);
+        let batches = EvaluationBatches::new(corpus, BatchMode::Pack, 4).unwrap();
+        assert_eq!(batches.row_count(), 3);
+        let (tokens, labels) = evaluate(&batches, 0, 4);
+        assert_eq!(tokens, [10, 11, 9, 20, 9, 30, 31, 32, 33, 34, 9, 9, 9, 9, 9, 9]);
+        let none = IGNORED_LABEL;
+        assert_eq!(
+            labels,
+            [11, 9, 20, 9, 30, 31, 32, 33, 34, 9, none, none, none, none, none, none]
+        );
+        assert_eq!((batches.valid_labels(0..3), batches.valid_labels(2..3)), (10, 2));
+        assert_eq!(
+            batches.label_bytes(&labels),
+            Some(11 + 9 + 20 + 9 + 30 + 31 + 32 + 33 + 34 + 9)
+        );
+        assert_eq!(evaluate(&batches, 1, 1).0, [9, 30, 31, 32]);
+    }
+
+    #[test]
+    fn padded_rows_are_documents() {
+        let corpus = corpus(&[&[10, 11, 9], &[9], &[30, 31, 32, 33, 34, 9], &[40, 41, 42, 9]]);
+        let batches = EvaluationBatches::new(corpus.clone(), BatchMode::Pad, 4).unwrap();
+        assert_eq!(batches.row_count(), 4);
+        let (tokens, labels) = evaluate(&batches, 0, 5);
+        let none = IGNORED_LABEL;
+        assert_eq!(tokens, [10, 11, 9, 9, 9, 9, 9, 9, 30, 31, 32, 33, 40, 41, 42, 9, 9, 9, 9, 9]);
+        assert_eq!(
+            labels,
+            [
+                11, 9, none, none, none, none, none, none, 31, 32, 33, none, 41, 42, 9, none, none,
+                none, none, none
+            ]
+        );
+        assert_eq!(
+            (0..4).map(|row| batches.valid_labels(row..row + 1)).collect::<Vec<_>>(),
+            [2, 0, 3, 3]
+        );
+        let training = TrainingBatches::new(corpus, BatchMode::Pad, 4, 3).unwrap();
+        assert_eq!(
+            (training.rows_per_epoch(), training.valid_labels(0..4), training.valid_labels(4..12)),
+            (4, 8, 16)
+        );
+    }
+
+    #[test]
+    fn an_epoch_visits_every_full_row_once() {
+        let documents: Vec<Vec<u32>> =
+            (1..8).map(|first| (first * 10..first * 10 + 8).collect()).collect();
+        let documents: Vec<&[u32]> = documents.iter().map(Vec::as_slice).collect();
+        let corpus = corpus(&documents);
+        // 56 tokens: 11 rows of 5 with their labels, and the last label is the last token.
+        let batches = TrainingBatches::new(corpus.clone(), BatchMode::Pack, 5, 42).unwrap();
+        assert_eq!(batches.rows_per_epoch(), 11);
+        let rows = |(tokens, labels): (Vec<i32>, Vec<i32>)| -> Vec<(Vec<i32>, Vec<i32>)> {
+            tokens
+                .chunks(5)
+                .map(<[i32]>::to_vec)
+                .zip(labels.chunks(5).map(<[i32]>::to_vec))
+                .collect()
+        };
+        let in_order = rows(evaluate(
+            &EvaluationBatches::new(corpus.clone(), BatchMode::Pack, 5).unwrap(),
+            0,
+            11,
+        ));
+        for epoch in [0, 1, 1_000_000] {
+            let mut visited = rows(train(&batches, epoch * 11, 11));
+            assert_ne!(visited, in_order);
+            // The ids of this corpus ascend, so sorting brings the rows into its order.
+            visited.sort_unstable();
+            assert_eq!(visited, in_order);
+        }
+        assert_ne!(train(&batches, 0, 11), train(&batches, 11, 11));
+        let (small, large) = (
+            TrainingBatches::new(corpus.clone(), BatchMode::Pack, 55, 0),
+            TrainingBatches::new(corpus, BatchMode::Pack, 56, 0),
+        );
+        assert_eq!(small.unwrap().rows_per_epoch(), 1);
+        assert!(matches!(large, Err(DataError::TooShort { tokens: 56, sequence_length: 56, .. })));
+    }
+
+    #[test]
+    fn a_global_batch_is_the_same_however_it_is_split() {
+        let ids: Vec<u32> = (0..97).map(|index| index % 90 + 1).collect();
+        for mode in [BatchMode::Pack, BatchMode::Pad] {
+            let corpus = corpus(&[&ids[..40], &ids[40..43], &ids[43..97]]);
+            let batches = TrainingBatches::new(corpus, mode, 6, 5).unwrap();
+            let (global_batch, step) = (12, 3);
+            let whole = train(&batches, step * global_batch, 12);
+            assert_eq!(
+                whole.1.iter().filter(|&&label| label != IGNORED_LABEL).count() as u64,
+                batches.valid_labels(step * global_batch..(step + 1) * global_batch)
+            );
+            for micro_batch in [1, 2, 3, 4, 6] {
+                let mut joined = (Vec::new(), Vec::new());
+                for first in (0..12).step_by(micro_batch) {
+                    let (tokens, labels) =
+                        train(&batches, step * global_batch + first as u64, micro_batch);
+                    joined.0.extend(tokens);
+                    joined.1.extend(labels);
+                }
+                assert_eq!(joined, whole);
+            }
+        }
+    }
+
+    #[test]
+    fn the_identity_tells_rows_apart() {
+        let (one, other) = (corpus(&[&[1, 2, 3, 4]]), corpus(&[&[1, 2, 3, 5]]));
+        let identity = |corpus: &Arc<TokenCorpus>, mode, length, seed| {
+            TrainingBatches::new(corpus.clone(), mode, length, seed).unwrap().identity()
+        };
+        let base = identity(&one, BatchMode::Pack, 2, 0);
+        assert_eq!(base, identity(&corpus(&[&[1, 2, 3, 4]]), BatchMode::Pack, 2, 0));
+        for different in [
+            identity(&other, BatchMode::Pack, 2, 0),
+            identity(&one, BatchMode::Pad, 2, 0),
+            identity(&one, BatchMode::Pack, 3, 0),
+            identity(&one, BatchMode::Pack, 2, 1),
+        ] {
+            assert_ne!(base, different);
+        }
+    }
+
+    #[test]
+    fn impossible_rows_are_errors() {
+        let single = corpus(&[&[5]]);
+        assert!(matches!(
+            EvaluationBatches::new(single.clone(), BatchMode::Pack, 4),
+            Err(DataError::TooShort { .. })
+        ));
+        assert!(matches!(
+            TrainingBatches::new(single, BatchMode::Pad, 0, 0),
+            Err(DataError::ZeroSize { .. })
+        ));
+    }
+
+    /// The whole way: a novel, a shipped tokenizer, shards, rows.
+    #[test]
+    fn evaluation_covers_a_novel_but_for_its_first_token() {
+        use crate::data::prepare::{PrepareOptions, prepare};
+        use crate::data::tokenizer::Tokenizer;
+
+        let corpus_path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/corpus");
+        let tokenizer = Tokenizer::from_file(&corpus_path.join("tokenizer-8192.json")).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let texts = [corpus_path.join("validation")];
+        prepare(&texts, &tokenizer, directory.path(), &PrepareOptions::default(), &mut |_| ())
+            .unwrap();
+        let corpus = Arc::new(TokenCorpus::open(&[directory.path().to_owned()]).unwrap());
+        let batches = EvaluationBatches::new(corpus.clone(), BatchMode::Pack, 256).unwrap();
+        let mut bytes = 0;
+        for first in (0..batches.row_count()).step_by(7) {
+            bytes += batches.label_bytes(&evaluate(&batches, first, 7).1).unwrap();
+        }
+        let mut first = [0];
+        corpus.copy_ids(0, &mut first);
+        assert_eq!(bytes + batches.label_bytes(&first).unwrap(), corpus.text_bytes());
+        assert_eq!(
+            corpus.text_bytes(),
+            std::fs::metadata(corpus_path.join("validation/persuasion.txt")).unwrap().len()
+        );
+        assert_eq!(batches.valid_labels(0..batches.row_count()), corpus.token_count() - 1);
+    }
+}
