@@ -18,10 +18,14 @@
 //! A run folder holds `run.lock` (which process works in it), `metrics.jsonl` ([`metrics`]) and `checkpoints/`
 //! ([`checkpoint`]).
 
+pub mod checkpoint;
 pub mod error;
 pub mod evaluate;
+pub mod lock;
+pub mod metrics;
 pub mod observer;
 pub mod options;
 pub mod rows;
+pub mod run;
 pub mod schedule;
 pub mod trainer;
