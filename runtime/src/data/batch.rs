@@ -15,15 +15,16 @@ use crate::train::rows::{IGNORED_LABEL, TrainingRows, ValidationRows};
 
 /// The rows of a corpus in the order of its text.
 ///
-/// A row is `sequence_length` ids and as many labels; the label of a place is the id that follows, or [`IGNORED_LABEL`].
+/// A row is `sequence_length` ids and as many labels; the label of a place is the id that follows, or
+/// [`IGNORED_LABEL`].
 ///
-/// - [`BatchMode::Pack`]: the corpus is one stream, documents one behind the other. Row r has the ids `r·S .. r·S + S` of the stream and the
-///   labels `r·S + 1 .. r·S + S + 1`. Every token but the first of the corpus is a label once.
+/// - [`BatchMode::Pack`]: the corpus is one stream, documents one behind the other. Row r has the ids `r·S .. r·S + S`
+///   of the stream and the labels `r·S + 1 .. r·S + S + 1`. Every token but the first of the corpus is a label once.
 /// - [`BatchMode::Pad`]: row r is document r, cut after S ids. The last id of a row predicts nothing, not even the id
 ///   that was cut off: S - 1 predictions from S ids, as the published training code has it.
 ///
-/// Places without an id hold the end-of-text id, or 0 if there is none, under the label [`IGNORED_LABEL`]; causal attention keeps them
-/// from everything before them.
+/// Places without an id hold the end-of-text id, or 0 if there is none, under the label [`IGNORED_LABEL`]; causal
+/// attention keeps them from everything before them.
 #[derive(Clone, Debug)]
 struct Rows {
     corpus: Arc<TokenCorpus>,
@@ -116,8 +117,9 @@ impl Rows {
 
 /// Rows for training: endless, shuffled anew in every epoch.
 ///
-/// Slot `s` of update `u` has position `u · global_batch + s`, and which row lies there depends on seed and position only
-/// ([`SampleOrder`]). So a global batch is the same however it is split into micro-batches or over workers, and a run resumes anywhere.
+/// Slot `s` of update `u` has position `u · global_batch + s`, and which row lies there depends on seed and position
+/// only ([`SampleOrder`]). So a global batch is the same however it is split into micro-batches or over workers, and a
+/// run resumes anywhere.
 #[derive(Clone, Debug)]
 pub struct TrainingBatches {
     rows: Rows,
@@ -229,14 +231,16 @@ impl EvaluationBatches {
         rows.map(|row| self.rows.valid_labels(row)).sum()
     }
 
-    /// Bytes of text that the labels stand for, or `None` where the tokenizer does not say (see [`TokenCorpus::token_byte_lengths`]).
+    /// Bytes of text that the labels stand for, or `None` where the tokenizer does not say (see
+    /// [`TokenCorpus::token_byte_lengths`]).
     pub fn label_bytes(&self, labels: &[i32]) -> Option<u64> {
         let lengths = self.rows.corpus.token_byte_lengths()?;
         let ids = labels.iter().filter(|&&label| label != IGNORED_LABEL);
         Some(ids.map(|&id| u64::from(lengths[id as usize])).sum())
     }
 
-    /// Fills rows `first`, `first + 1`, … until the buffers, which hold whole rows, are full. Rows behind the last one have ignored labels only.
+    /// Fills rows `first`, `first + 1`, … until the buffers, which hold whole rows, are full. Rows behind the last one
+    /// have ignored labels only.
     ///
     /// # Panics
     ///

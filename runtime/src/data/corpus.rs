@@ -29,12 +29,13 @@ pub struct TokenCorpus {
 
 impl TokenCorpus {
     /// Opens shards, and directories with all shards of one corpus, and checks every byte of them.
-    /// The stream runs through the paths in their order, and through the shards of a directory in the order of their names.
+    /// The stream runs through the paths in their order, and through the shards of a directory in the order of their
+    /// names.
     ///
     /// # Errors
     ///
-    /// If a path has no shards, a part of a directory's corpus is missing, a shard is damaged, or they were made with different
-    /// tokenizers.
+    /// If a path has no shards, a part of a directory's corpus is missing, a shard is damaged, or they were made with
+    /// different tokenizers.
     pub fn open(paths: &[PathBuf]) -> Result<Self, DataError> {
         let mut shards = Vec::new();
         for path in paths {
@@ -116,8 +117,8 @@ impl TokenCorpus {
         self.shards[0].vocabulary_hash()
     }
 
-    /// Identifies the ids and the places where documents begin, whatever shards they lie in: a run that goes on with the same hash
-    /// sees the same data.
+    /// Identifies the ids and the places where documents begin, whatever shards they lie in: a run that goes on with
+    /// the same hash sees the same data.
     pub fn content_hash(&self) -> [u8; 32] {
         self.content_hash
     }
@@ -190,8 +191,8 @@ impl TokenCorpus {
 
     /// For each id the bytes of text it stands for: what bits per byte are computed from.
     ///
-    /// Exact for byte-level tokenizers. Others add or drop spaces, letters' cases or accents; `None` if the lengths of all tokens
-    /// miss the size of the text by more than one percent.
+    /// Exact for byte-level tokenizers. Others add or drop spaces, letters' cases or accents; `None` if the lengths of
+    /// all tokens miss the size of the text by more than one percent.
     pub fn token_byte_lengths(&self) -> Option<&[u16]> {
         let missed = self.token_bytes.abs_diff(self.text_bytes());
         (missed <= self.text_bytes() / 100).then_some(&self.byte_lengths)
@@ -222,7 +223,8 @@ impl TokenCorpus {
     }
 }
 
-/// Whether a path stands for tokens: it begins like a token shard, or is a directory in which shards lie. Otherwise it stands for text.
+/// Whether a path stands for tokens: it begins like a token shard, or is a directory in which shards lie. Otherwise it
+/// stands for text.
 ///
 /// # Errors
 ///
@@ -316,6 +318,8 @@ fn containing(starts: &[u64], position: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
     use crate::data::shard::{ShardWriter, Source, Vocabulary};
 
@@ -405,7 +409,7 @@ mod tests {
         let path = directory.path().join("1.tokens");
         write(&path, &[1, 2, 3], 7, 1, 1);
         assert_eq!(
-            TokenCorpus::open(&[path.clone()]).unwrap().token_byte_lengths(),
+            TokenCorpus::open(from_ref(&path)).unwrap().token_byte_lengths(),
             Some(&[1; 50][..])
         );
         // One token, and three bytes of text according to the header.

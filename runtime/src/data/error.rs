@@ -1,7 +1,7 @@
 //! What can go wrong with texts, tokenizers and token shards.
 //!
-//! Owns the error type of this module tree; every message is one line that names the file and, where there is one, the way out.
-//! Must not know who prints it.
+//! Owns the error type of this module tree; every message is one line that names the file and, where there is one, the
+//! way out. Must not know who prints it.
 
 use std::io;
 use std::path::{Path, PathBuf};

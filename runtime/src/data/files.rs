@@ -13,14 +13,15 @@ use crate::data::error::DataError;
 pub struct TextFile {
     /// Where it lies.
     pub path: PathBuf,
-    /// How manifests name it: the file name, or for a file found in a directory its path below that directory, with `/` between the parts.
+    /// How manifests name it: the file name, or for a file found in a directory its path below that directory, with `/`
+    /// between the parts.
     pub name: String,
 }
 
 /// Lists the text files that `inputs` stand for, in the order of the inputs.
 ///
-/// A file stands for itself, whatever its name. A directory stands for all files below it whose names end in `.txt`, sorted by name
-/// so that the order does not depend on the file system; symbolic links to directories are not followed.
+/// A file stands for itself, whatever its name. A directory stands for all files below it whose names end in `.txt`,
+/// sorted by name so that the order does not depend on the file system; symbolic links to directories are not followed.
 ///
 /// # Errors
 ///
@@ -79,7 +80,8 @@ pub fn read_text(path: &Path) -> Result<String, DataError> {
     Ok(text)
 }
 
-/// A file that is written beside its destination and takes the destination's name only when it is complete and on the disk.
+/// A file that is written beside its destination and takes the destination's name only when it is complete and on the
+/// disk.
 ///
 /// Dropped before [`PartialFile::commit`], it is removed and the destination stays as it was.
 #[derive(Debug)]
@@ -90,8 +92,8 @@ pub(crate) struct PartialFile {
 }
 
 impl PartialFile {
-    /// Creates the file for a destination whose directory exists. `name` must be the destination's file name or at least unique among
-    /// the files that are being written to the directory.
+    /// Creates the file for a destination whose directory exists. `name` must be the destination's file name or at
+    /// least unique among the files that are being written to the directory.
     pub(crate) fn create(directory: &Path, name: &str) -> Result<Self, DataError> {
         let partial_path = directory.join(format!(".{name}.{}.partial", std::process::id()));
         let file = File::options()

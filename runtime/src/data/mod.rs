@@ -1,8 +1,9 @@
 //! From text to batches of token ids.
 //!
-//! Owns everything between a text file and the `tokens` and `labels` of a training step: reading text, tokenizers and their
-//! training, the files tokens are kept in, the order of samples, and the rows of a batch. Must not know models, plans
-//! (but for the name of the batching mode) or executors, and prints nothing.
+//! Owns everything between a text file and the `tokens` and `labels` of a training step: reading text, tokenizers and
+//! their training, the files tokens are kept in, the order of samples, and the rows of a batch. Must not know models,
+//! executors, plans (but for the name of the batching mode) or training (but for the two interfaces in
+//! [`crate::train::rows`] that its rows have), and prints nothing.
 //!
 //! ```text
 //! text files ──prepare──▶ token shards ──corpus──▶ one stream, one list of documents
@@ -12,13 +13,13 @@
 //!
 //! Three things hold throughout:
 //!
-//! - **Nothing depends on chance or on threads.** Equal texts give equal tokenizers and equal shards, byte for byte; which rows make up a
-//!   step is a pure function of seed and step ([`order`]), so that a run resumes anywhere and a global batch is the same however
-//!   it is split.
+//! - **Nothing depends on chance or on threads.** Equal texts give equal tokenizers and equal shards, byte for byte;
+//!   which rows make up a step is a pure function of seed and step ([`order`]), so that a run resumes anywhere and a
+//!   global batch is the same however it is split.
 //! - **Ids never travel without their meaning.** Every shard carries the hash of the vocabulary its ids are from
 //!   ([`tokenizer::VocabularyHash`]), and every place where ids meet a model or a tokenizer can check it.
-//! - **Files are believed when they are checked.** Opening a shard reads all of it: hashes, sizes, every id. After that, batches are
-//!   filled without a failure or an allocation.
+//! - **Files are believed when they are checked.** Opening a shard reads all of it: hashes, sizes, every id. After
+//!   that, batches are filled without a failure or an allocation.
 //!
 //! ```no_run
 //! use std::path::{Path, PathBuf};

@@ -1,13 +1,13 @@
 //! The order in which samples are visited.
 //!
-//! Owns one pure function: (seed, epoch, index) to sample. Within an epoch it is a permutation, and nothing of it is stored,
-//! so a run resumes at any step, and any number of workers or micro-batches sees the same global batches.
+//! Owns one pure function: (seed, epoch, index) to sample. Within an epoch it is a permutation, and nothing of it is
+//! stored, so a run resumes at any step, and any number of workers or micro-batches sees the same global batches.
 //! Must not know what a sample is.
 //!
-//! The permutation is a balanced Feistel network (Luby and Rackoff, 1988) on the smallest even number of bits that can count
-//! the samples. An index that leaves the range of samples is sent through the network again until it is back
-//! ("cycle walking", Black and Rogaway, 2002). The network's domain is less than four times the number of samples, so the expected number of
-//! passes is below four.
+//! The permutation is a balanced Feistel network (Luby and Rackoff, 1988) on the smallest even number of bits that can
+//! count the samples. An index that leaves the range of samples is sent through the network again until it is back
+//! ("cycle walking", Black and Rogaway, 2002). The network's domain is less than four times the number of samples, so
+//! the expected number of passes is below four.
 
 /// Rounds of the Feistel network. Four make a pseudo-random permutation in theory; eight cost nothing here.
 const ROUNDS: u64 = 8;
@@ -35,7 +35,8 @@ impl SampleOrder {
         self.sample_count
     }
 
-    /// The sample at a position of the endless sequence of epochs; position `step · global_batch + slot` belongs to one slot of one step.
+    /// The sample at a position of the endless sequence of epochs; position `step · global_batch + slot` belongs to one
+    /// slot of one step.
     pub fn sample(&self, position: u64) -> u64 {
         self.sample_in_epoch(position / self.sample_count, position % self.sample_count)
     }
@@ -50,7 +51,8 @@ impl SampleOrder {
         let half_bits = half_bits(self.sample_count);
         let key = mix(mix(self.seed).wrapping_add(epoch));
         let mut place = index;
-        // The permutation of the larger domain has a cycle through `index`, which is a valid place: the walk comes back at the latest there.
+        // The permutation of the larger domain has a cycle through `index`, which is a valid place: the walk comes back
+        // at the latest there.
         loop {
             place = feistel(place, half_bits, key);
             if place < self.sample_count {
@@ -77,7 +79,8 @@ fn feistel(value: u64, half_bits: u32, key: u64) -> u64 {
     left << half_bits | right
 }
 
-/// The finalizer of SplitMix64 (Steele, Lea and Flood, 2014) after a step of its Weyl sequence: every input bit reaches every output bit.
+/// The finalizer of SplitMix64 (Steele, Lea and Flood, 2014) after a step of its Weyl sequence: every input bit reaches
+/// every output bit.
 fn mix(value: u64) -> u64 {
     let mut mixed = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -132,8 +135,8 @@ mod tests {
         assert_ne!(epoch(&order, 0), epoch(&SampleOrder::new(1000, 2), 0));
     }
 
-    /// The order is part of what "equal seed, equal run" means, so a change of it must be noticed. The numbers come from
-    /// a second implementation, in Python, of what the module's text says.
+    /// The order is part of what "equal seed, equal run" means, so a change of it must be noticed. The numbers come
+    /// from a second implementation, in Python, of what the module's text says.
     #[test]
     fn the_order_is_the_documented_one() {
         assert_eq!(epoch(&SampleOrder::new(10, 42), 0), [4, 2, 9, 3, 1, 6, 8, 5, 0, 7]);

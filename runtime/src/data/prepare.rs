@@ -38,7 +38,8 @@ pub struct PrepareOptions {
 }
 
 impl Default for PrepareOptions {
-    /// Files are documents, shards have 2^28 tokens (half a gigabyte with two-byte ids), one thread, nothing is overwritten.
+    /// Files are documents, shards have 2^28 tokens (half a gigabyte with two-byte ids), one thread, nothing is
+    /// overwritten.
     fn default() -> Self {
         Self {
             documents: DocumentRule::default(),
@@ -75,15 +76,17 @@ pub struct PrepareSummary {
     pub text_bytes: u64,
 }
 
-/// Tokenizes text files, and directories of them (see [`list_text_files`]), into token shards in the directory `output`.
+/// Tokenizes text files, and directories of them (see [`list_text_files`]), into token shards in the directory
+/// `output`.
 ///
-/// Behind the ids of each document stands the tokenizer's end-of-text token, if it has one. Documents without anything but white space
-/// are left out. The shards are called `shard-00001-of-0000N.tokens` and appear when all of them are complete; equal texts, tokenizer
-/// and options give equal bytes. A file is held in memory while it is tokenized.
+/// Behind the ids of each document stands the tokenizer's end-of-text token, if it has one. Documents without anything
+/// but white space are left out. The shards are called `shard-00001-of-0000N.tokens` and appear when all of them are
+/// complete; equal texts, tokenizer and options give equal bytes. A file is held in memory while it is tokenized.
 ///
 /// # Errors
 ///
-/// If a text cannot be read or tokenized, there is no text at all, `output` cannot be written to, or it holds shards already and they are not to be overwritten.
+/// If a text cannot be read or tokenized, there is no text at all, `output` cannot be written to, or it holds shards
+/// already and they are not to be overwritten.
 pub fn prepare(
     inputs: &[PathBuf],
     tokenizer: &Tokenizer,
@@ -189,8 +192,8 @@ impl CorpusWriter<'_> {
             self.finished.push(shard.finish(&self.vocabulary)?);
         }
         let part_count = self.finished.len() as u32;
-        // All new shards are complete. Stopped between here and the end, the directory holds a corpus that is incomplete and says so,
-        // and never one that is mixed from old and new parts.
+        // All new shards are complete. Stopped between here and the end, the directory holds a corpus that is
+        // incomplete and says so, and never one that is mixed from old and new parts.
         for path in replaced {
             fs::remove_file(path).map_err(DataError::io("remove", path))?;
         }
@@ -234,6 +237,8 @@ fn in_file(error: DataError, path: &Path) -> DataError {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
     use crate::data::corpus::TokenCorpus;
 
@@ -262,7 +267,7 @@ mod tests {
         let tokenizer = tokenizer();
         let mut steps = Vec::new();
         let summary = prepare(
-            &[texts.clone()],
+            from_ref(&texts),
             &tokenizer,
             &output,
             &PrepareOptions::default(),
@@ -313,7 +318,7 @@ mod tests {
                     ..PrepareOptions::default()
                 };
                 let summary =
-                    prepare(&[text.clone()], &tokenizer, &output, &options, &mut |_| ()).unwrap();
+                    prepare(from_ref(&text), &tokenizer, &output, &options, &mut |_| ()).unwrap();
                 fs::read(&summary.shards[0]).unwrap()
             })
             .collect();
@@ -344,8 +349,8 @@ mod tests {
             ..PrepareOptions::default()
         };
         let tokenizer = tokenizer();
-        let summary = prepare(&[text.clone()], &tokenizer, &output, &options, &mut |_| ()).unwrap();
-        let corpus = TokenCorpus::open(&[output.clone()]).unwrap();
+        let summary = prepare(from_ref(&text), &tokenizer, &output, &options, &mut |_| ()).unwrap();
+        let corpus = TokenCorpus::open(from_ref(&output)).unwrap();
         // Every letter, space and line end is a token here, and each document has one more at its end.
         let counts: Vec<u64> = corpus.shards().iter().map(|shard| shard.token_count()).collect();
         assert_eq!((counts, summary.tokens), (vec![6, 6, 3], 15));
@@ -358,7 +363,7 @@ mod tests {
 
         // The same text in one shard is the same stream.
         assert!(matches!(
-            prepare(&[text.clone()], &tokenizer, &output, &options, &mut |_| ()),
+            prepare(from_ref(&text), &tokenizer, &output, &options, &mut |_| ()),
             Err(DataError::OutputExists { .. })
         ));
         options.shard_tokens = 1000;
@@ -381,7 +386,7 @@ mod tests {
         fs::write(&bad, b"b\xffd\n").unwrap();
         let (tokenizer, options) =
             (tokenizer(), PrepareOptions { overwrite: true, ..PrepareOptions::default() });
-        let old = prepare(&[good.clone()], &tokenizer, &output, &options, &mut |_| ()).unwrap();
+        let old = prepare(from_ref(&good), &tokenizer, &output, &options, &mut |_| ()).unwrap();
         let bytes = fs::read(&old.shards[0]).unwrap();
         let error = prepare(&[good, bad], &tokenizer, &output, &options, &mut |_| ()).unwrap_err();
         assert!(error.to_string().contains("bad.txt is not UTF-8 text: byte 1"), "{error}");

@@ -1,7 +1,7 @@
 //! Text to token ids and back.
 //!
-//! Owns the one way in which colac uses a tokenizer: `tokenizer.json` files of Hugging Face, without truncation and padding,
-//! and with text taken as text. Must not know where texts come from or what becomes of the ids.
+//! Owns the one way in which colac uses a tokenizer: `tokenizer.json` files of Hugging Face, without truncation and
+//! padding, and with text taken as text. Must not know where texts come from or what becomes of the ids.
 
 use std::fmt;
 use std::fs;
@@ -15,10 +15,12 @@ use tokenizers::{DecoderWrapper, ModelWrapper, PreTokenizerWrapper};
 use crate::data::error::{DataError, one_line};
 use crate::data::files::{PartialFile, parent};
 
-/// Names under which tokenizers know the token that ends a document, most specific first. `tokenizer.json` has no field that says which it is.
+/// Names under which tokenizers know the token that ends a document, most specific first. `tokenizer.json` has no field
+/// that says which it is.
 const END_OF_TEXT_NAMES: [&str; 5] = ["<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]"];
 
-/// The largest vocabulary that is accepted. Real ones stay below 300,000 entries; a larger id is a damaged file, and tables are made with one row per id.
+/// The largest vocabulary that is accepted. Real ones stay below 300,000 entries; a larger id is a damaged file, and
+/// tables are made with one row per id.
 pub(crate) const MAX_VOCAB_SIZE: usize = 1 << 24;
 
 /// Text is tokenized in pieces of about this many bytes where that gives the same ids.
@@ -26,8 +28,9 @@ const PIECE_BYTES: usize = 1 << 15;
 
 /// What the ids of a tokenizer mean: the BLAKE3 hash of its vocabulary.
 ///
-/// Hashed are the bytes `colac vocabulary 1`, then for each id in ascending order the id and the length of the token as 32-bit
-/// little-endian numbers and the token's UTF-8 bytes. Names of tokenizers are not to be trusted, and a hash of the file would change with its line breaks.
+/// Hashed are the bytes `colac vocabulary 1`, then for each id in ascending order the id and the length of the token as
+/// 32-bit little-endian numbers and the token's UTF-8 bytes. Names of tokenizers are not to be trusted, and a hash of
+/// the file would change with its line breaks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct VocabularyHash(pub [u8; 32]);
 
@@ -162,7 +165,8 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// If the tokenizer's model fails, for example at a character it has no token for; [`DataError::Encode`] then names this tokenizer's file.
+    /// If the tokenizer's model fails, for example at a character it has no token for; [`DataError::Encode`] then names
+    /// this tokenizer's file.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
         self.encode_with_threads(text, NonZeroUsize::MIN)
     }
@@ -222,7 +226,8 @@ impl Tokenizer {
             .map_err(|error| DataError::Encode { path: self.path.clone(), reason: one_line(error) })
     }
 
-    /// The text of a sequence of ids, special tokens included. Bytes that form no character become U+FFFD, ids without a token nothing.
+    /// The text of a sequence of ids, special tokens included. Bytes that form no character become U+FFFD, ids without
+    /// a token nothing.
     ///
     /// # Errors
     ///
@@ -243,9 +248,11 @@ impl Tokenizer {
         }
     }
 
-    /// For each id below [`Tokenizer::vocab_size`] the bytes of text it stands for; 0 for special tokens and ids without a token.
+    /// For each id below [`Tokenizer::vocab_size`] the bytes of text it stands for; 0 for special tokens and ids
+    /// without a token.
     ///
-    /// Exact for byte-level tokenizers. Others may add or drop spaces, so that sums over a text differ a little from its size.
+    /// Exact for byte-level tokenizers. Others may add or drop spaces, so that sums over a text differ a little from
+    /// its size.
     pub fn token_byte_lengths(&self) -> Vec<u16> {
         let byte_level = matches!(self.inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
         let continuation = match self.inner.get_model() {
@@ -300,7 +307,8 @@ impl Tokenizer {
     }
 }
 
-/// Text from ids that arrive one by one. A character whose bytes are spread over several tokens appears with the last of them; special tokens are left out.
+/// Text from ids that arrive one by one. A character whose bytes are spread over several tokens appears with the last
+/// of them; special tokens are left out.
 pub struct StreamingDecoder<'a> {
     tokenizer: &'a Tokenizer,
     ids: Vec<u32>,
@@ -370,13 +378,15 @@ fn is_byte_token(token: &str) -> bool {
     })
 }
 
-/// Whether a text may be cut before any line feed that follows a visible ASCII character, and its parts tokenized one by one, without changing the ids.
+/// Whether a text may be cut before any line feed that follows a visible ASCII character, and its parts tokenized one
+/// by one, without changing the ids.
 ///
 /// This holds for the byte-level pre-tokenizer with its regular expression
-/// `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`: none of its matches contains a line feed behind a
-/// character that is not white space, so a match ends at the cut in any case; the one look-ahead is only evaluated behind white space, so not at the cut;
-/// nothing looks behind. A normalizer could join characters across the cut, a prefix space would be added to every part, and an
-/// added token could span the cut: with any of these the text is tokenized whole.
+/// `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`: none of its matches contains a line
+/// feed behind a character that is not white space, so a match ends at the cut in any case; the one look-ahead is only
+/// evaluated behind white space, so not at the cut; nothing looks behind. A normalizer could join characters across the
+/// cut, a prefix space would be added to every part, and an added token could span the cut: with any of these the text
+/// is tokenized whole.
 fn splits_at_line_ends(inner: &tokenizers::Tokenizer) -> bool {
     let byte_level = match inner.get_pre_tokenizer() {
         Some(PreTokenizerWrapper::ByteLevel(byte_level)) => {
@@ -391,7 +401,8 @@ fn splits_at_line_ends(inner: &tokenizers::Tokenizer) -> bool {
     byte_level && inner.get_normalizer().is_none() && added_tokens_stay_apart
 }
 
-/// Cuts a text before line feeds that follow a visible ASCII character, into pieces of at least `size` bytes but for the last.
+/// Cuts a text before line feeds that follow a visible ASCII character, into pieces of at least `size` bytes but for
+/// the last.
 pub(crate) fn pieces(text: &str, size: usize) -> Vec<&str> {
     let bytes = text.as_bytes();
     let mut pieces = Vec::with_capacity(text.len() / size + 1);
@@ -552,6 +563,63 @@ mod tests {
         let path = directory.path().join("tokenizer.json");
         shipped().save(&path).unwrap();
         assert_eq!(fs::read(&path).unwrap(), fs::read(corpus("tokenizer-4096.json")).unwrap());
+    }
+
+    /// Tokenizers that are not byte-level: their own marks stand for no bytes or for one, and texts are not cut.
+    #[test]
+    fn marks_of_other_models_are_no_text() {
+        let read =
+            |json: &str| Tokenizer::from_bytes(json.as_bytes(), Path::new("other.json")).unwrap();
+        let word_piece = read(
+            r###"{"added_tokens": [{"id": 0, "content": "[UNK]", "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true}],
+            "pre_tokenizer": {"type": "Whitespace"}, "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
+            "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+                "max_input_chars_per_word": 100, "vocab": {"[UNK]": 0, "un": 1, "##able": 2, "ü": 4}}}"###,
+        );
+        assert_eq!(word_piece.token_byte_lengths(), [0, 2, 4, 0, 2]);
+        assert!(!word_piece.splits_at_line_ends);
+        assert_eq!(word_piece.encode("unable\nü x").unwrap(), [1, 2, 4, 0]);
+        let sentence_piece = read(
+            r#"{"normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+            "decoder": {"type": "Sequence", "decoders": [
+                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]},
+            "model": {"type": "BPE", "byte_fallback": true, "merges": ["▁ a"],
+                "vocab": {"<0x0A>": 0, "▁": 1, "a": 2, "▁a": 3, "<0xC3>": 4, "<0xBC>": 5}}}"#,
+        );
+        assert_eq!(sentence_piece.token_byte_lengths(), [1, 1, 1, 2, 1, 1]);
+        assert!(!sentence_piece.splits_at_line_ends);
+        let ids = sentence_piece.encode("a a\nü").unwrap();
+        assert_eq!(ids, [2, 3, 0, 4, 5]);
+        assert_eq!(sentence_piece.decode(&ids).unwrap(), "a a\nü");
+        let mut decoder = sentence_piece.streaming_decoder();
+        let parts: Vec<String> = ids.iter().map(|&id| decoder.push(id).unwrap()).collect();
+        assert_eq!(parts, ["a", " a", "\n", "", "ü"]);
+        assert_eq!(decoder.finish().unwrap(), "");
+    }
+
+    #[test]
+    fn damaged_tokenizers_are_errors_or_tokenizers() {
+        let json = fs::read(corpus("tokenizer-4096.json")).unwrap();
+        // The settings lie in front of the vocabulary; of the vocabulary and the merges a few places will do.
+        for place in (0..2000).chain((2000..json.len()).step_by(9973)) {
+            let mut damaged = json.clone();
+            damaged[place] ^= 0x11;
+            if let Ok(tokenizer) = Tokenizer::from_bytes(&damaged, Path::new("damaged")) {
+                tokenizer.encode("It is a truth\nuniversally acknowledged <|endoftext|>").unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn impossible_ids_are_refused() {
+        let json = r#"{"model": {"type": "WordLevel", "unk_token": "a", "vocab": {"a": 0, "b": 4294967295}}}"#;
+        let error =
+            Tokenizer::from_bytes(json.as_bytes(), Path::new("t.json")).unwrap_err().to_string();
+        assert!(
+            error.contains("a vocabulary of 4294967296 entries is not between 1 and"),
+            "{error}"
+        );
     }
 
     proptest! {

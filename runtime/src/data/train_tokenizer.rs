@@ -1,7 +1,7 @@
 //! Trains a tokenizer from text.
 //!
-//! Owns the shape of the tokenizers colac makes: byte-level BPE with `<|endoftext|>` as id 0 and the 256 bytes behind it,
-//! so that every text can be written and comes back unchanged. Must not know which texts are good ones.
+//! Owns the shape of the tokenizers colac makes: byte-level BPE with `<|endoftext|>` as id 0 and the 256 bytes behind
+//! it, so that every text can be written and comes back unchanged. Must not know which texts are good ones.
 
 use std::path::{Path, PathBuf};
 
@@ -28,16 +28,16 @@ const PIECE_BYTES: usize = 1 << 16;
 /// Trains a byte-level BPE tokenizer of exactly `vocab_size` entries on text files and directories of them
 /// (see [`list_text_files`]).
 ///
-/// Words are split off as by the tokenizer itself and counted; then the most frequent pair of neighbouring tokens becomes a token,
-/// of equally frequent ones the pair with the smaller ids, until the vocabulary is full (Sennrich, Haddow and Birch, 2016).
-/// Equal texts give equal tokenizers, down to the bytes of [`Tokenizer::to_json`].
+/// Words are split off as by the tokenizer itself and counted; then the most frequent pair of neighbouring tokens
+/// becomes a token, of equally frequent ones the pair with the smaller ids, until the vocabulary is full (Sennrich,
+/// Haddow and Birch, 2016). Equal texts give equal tokenizers, down to the bytes of [`Tokenizer::to_json`].
 ///
 /// # Errors
 ///
 /// If a text cannot be read, or the texts do not contain enough different words for a vocabulary of this size.
 pub fn train_bpe(inputs: &[PathBuf], vocab_size: usize) -> Result<Tokenizer, DataError> {
     let wrong_size = |reason: String| DataError::VocabularySize { wanted: vocab_size, reason };
-    if vocab_size < SMALLEST || vocab_size > MAX_VOCAB_SIZE {
+    if !(SMALLEST..=MAX_VOCAB_SIZE).contains(&vocab_size) {
         return Err(wrong_size(format!(
             "a byte-level vocabulary has {SMALLEST} to {MAX_VOCAB_SIZE} entries"
         )));
@@ -140,7 +140,7 @@ mod tests {
         let path = directory.path().join("text.txt");
         fs::write(&path, "one two one two").unwrap();
         for vocab_size in [0, SMALLEST - 1, 1000, usize::MAX] {
-            let error = train_bpe(&[path.clone()], vocab_size).unwrap_err();
+            let error = train_bpe(std::slice::from_ref(&path), vocab_size).unwrap_err();
             assert!(matches!(error, DataError::VocabularySize { .. }), "{error}");
         }
     }

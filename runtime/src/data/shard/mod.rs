@@ -1,7 +1,8 @@
 //! One file of token ids, written once and mapped into memory.
 //!
-//! Owns the file format, which `docs/token-shards.md` specifies byte by byte: its header and layout in [`format`], the writer in
-//! [`write`], the reader that believes nothing in [`read`]. Must not know how text becomes ids, nor how batches are cut from them.
+//! Owns the file format, which `docs/token-shards.md` specifies byte by byte: its header and layout in `format`, the
+//! writer in `write`, the reader that believes nothing in `read`. Must not know how text becomes ids, nor how
+//! batches are cut from them.
 
 mod format;
 mod read;

@@ -32,7 +32,8 @@ impl TokenShard {
     ///
     /// # Errors
     ///
-    /// If the file cannot be read, is no shard, is newer than this program or damaged. No content makes this function panic.
+    /// If the file cannot be read, is no shard, is newer than this program or damaged. No content makes this function
+    /// panic.
     pub fn open(path: &Path) -> Result<Self, DataError> {
         let file = File::open(path).map_err(DataError::io("open", path))?;
         let metadata = file.metadata().map_err(DataError::io("open", path))?;
