@@ -5,6 +5,7 @@
 
 use super::codes;
 use super::decode::{Decoder, Section};
+use super::schema::{Kind, LARGEST_RANK};
 use super::spanned::Spanned;
 use crate::diagnostics::{Diagnostic, Span};
 use crate::language::activation::Activation;
@@ -53,9 +54,6 @@ pub enum RankSource {
     Expression(Expression),
 }
 
-/// Larger ranks than this are mistakes, and would overflow sizes computed later.
-pub(super) const LARGEST_RANK: i64 = 1 << 20;
-
 impl Rank {
     /// The rank for one linear: `names` gives the configuration's values, `in_features` and `out_features`.
     ///
@@ -79,21 +77,11 @@ impl Rank {
             Some(rank) if (1..=LARGEST_RANK).contains(&rank) => Ok(rank as u32),
             _ => Err(Diagnostic::error(
                 codes::BAD_RANK,
-                "a rank must be a whole number from 1 to 1048576",
+                format!("a rank must be {}", Kind::Integer(1, LARGEST_RANK)),
             )
-            .at(self.span, format!("this is {}", describe(&value)))
-            .help("choose a divisor that leaves no remainder, or write the rank as a number")),
+            .at(self.span, format!("this is {value}"))
+            .help("round it, as in `floor(…)` or `round_up(…, 8)`, or write the rank as a number")),
         }
-    }
-}
-
-/// A value as messages show it.
-fn describe(value: &Value) -> String {
-    match value {
-        Value::Integer(number) => number.to_string(),
-        Value::Float(number) => number.to_string(),
-        Value::Boolean(flag) => flag.to_string(),
-        Value::Text(text) => format!("the text \"{text}\""),
     }
 }
 

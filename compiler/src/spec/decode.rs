@@ -1,19 +1,21 @@
 //! From the tree of a spec to typed values, collecting every mistake.
 //!
-//! Owns type and range checks against [`schema`], defaults, unknown and missing keys, and the order of messages. Must
-//! not know rules between keys: those stand with the sections ([`super::recipe`], [`super::cola`]).
+//! Owns defaults, the search for unknown and missing keys, and the order of messages. Must not know rules between
+//! keys: those stand with the sections ([`super::recipe`], [`super::cola`]).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::cola::{Cola, LARGEST_RANK, Rank, RankSource};
+use super::check::check;
+use super::cola::{Cola, Rank, RankSource};
+use super::names::{missing_key, unknown_key, unknown_section};
 use super::resolved::Resolved;
-use super::schema::{self, Default, Key, Kind};
+use super::schema::{self, Default, Key};
 use super::spanned::Spanned;
 use super::tree::{self, Entry, Node, Table, Tree};
 use super::{ModelSetting, Precision, Spec, codes, recipe};
-use crate::diagnostics::{Diagnostic, Diagnostics, SourceId, Sources, Span, nearest};
+use crate::diagnostics::{Diagnostic, Diagnostics, SourceId, Sources, Span};
 use crate::language::activation::Activation;
 use crate::language::expression::{Expression, Value};
 use crate::language::selector::Selector;
@@ -243,7 +245,7 @@ impl<'t> Decoder<'t> {
                 Default::Absent(_) => return None,
                 Default::Required => {
                     if section.table.is_some() {
-                        self.report(missing_key(key, section));
+                        self.report(missing_key(key, section.header));
                     }
                     return None;
                 }
@@ -534,150 +536,4 @@ fn model_setting(entry: &Entry) -> Result<ModelSetting, Diagnostic> {
         value: Spanned::new(value, entry.node.span),
         text_span,
     })
-}
-
-fn missing_key(key: &Key, section: &Section<'_>) -> Diagnostic {
-    let place = match key.section {
-        "" => "at the top of this spec",
-        _ => "in this section",
-    };
-    Diagnostic::error(codes::MISSING_KEY, format!("`{}` is missing", key.path()))
-        .at(section.header, place)
-        .help(format!("add `{} = …` ({})", key.name, key.kind))
-}
-
-fn unknown_section(entry: &Entry) -> Diagnostic {
-    let names =
-        || schema::SECTIONS.iter().copied().filter(|name| !name.is_empty() && !name.contains('.'));
-    let help = match nearest(&entry.key, names()) {
-        Some(near) => format!("write `[{near}]`"),
-        None => {
-            let names: Vec<_> = names().map(|name| format!("`[{name}]`")).collect();
-            format!("remove it; the sections of a spec are {}", names.join(", "))
-        }
-    };
-    Diagnostic::error(codes::UNKNOWN_SECTION, format!("a spec has no section `[{}]`", entry.key))
-        .at(entry.key_span, "unknown section")
-        .help(help)
-}
-
-/// An unknown key of a section, with the section it belongs to, the nearest name, or all names.
-fn unknown_key(section: &str, entry: &Entry) -> Diagnostic {
-    let place = match section {
-        "" => "the top level of a spec".to_owned(),
-        section => format!("`[{section}]`"),
-    };
-    let names = || schema::keys_of(section).map(|key| key.name);
-    let elsewhere: Vec<_> = schema::KEYS
-        .iter()
-        .filter(|key| key.name == entry.key && key.section != section)
-        .map(|key| match key.section {
-            "" => "at the top of the spec".to_owned(),
-            section if section.contains('.') => format!("under `[[{section}]]`"),
-            section => format!("under `[{section}]`"),
-        })
-        .collect();
-    let help = if !elsewhere.is_empty() {
-        format!("write it {}", elsewhere.join(" or "))
-    } else if let Some(near) = nearest(&entry.key, names()) {
-        format!("write `{near}`")
-    } else {
-        let names: Vec<_> = names().map(|name| format!("`{name}`")).collect();
-        format!("remove it; the keys here are {}", names.join(", "))
-    };
-    Diagnostic::error(codes::UNKNOWN_KEY, format!("{place} has no key `{}`", entry.key))
-        .at(entry.key_span, "unknown key")
-        .help(help)
-}
-
-/// Checks a value against its key's kind; a whole number given for a number becomes a float.
-fn check(key: &Key, node: Node) -> Result<Node, Diagnostic> {
-    let path = key.path();
-    let wrong_type = |node: &Node| {
-        let help = match (&key.kind, &node.value) {
-            (Kind::Integer(..), Tree::Float(number))
-                if number.fract() == 0.0 && number.abs() < 1e15 =>
-            {
-                format!("write it without fraction and exponent: `{} = {number}`", key.name)
-            }
-            _ => format!("give {}", key.kind),
-        };
-        Diagnostic::error(codes::WRONG_TYPE, format!("`{path}` takes another type of value"))
-            .at(node.span, format!("this is {}", node.value.type_name()))
-            .help(help)
-    };
-    let out_of_range = |node: &Node, kind: &dyn std::fmt::Display| {
-        Diagnostic::error(codes::OUT_OF_RANGE, format!("`{path}` is out of range"))
-            .at(node.span, "not allowed here")
-            .help(format!("give {kind}"))
-    };
-    let empty = |node: &Node| {
-        Diagnostic::error(codes::EMPTY, format!("`{path}` must not be empty"))
-            .at(node.span, "nothing in it")
-            .help(format!("give {}, or remove the key if it has a default", key.kind))
-    };
-    match (&key.kind, &node.value) {
-        (Kind::Integer(low, high), Tree::Integer(number)) => match (low..=high).contains(&number) {
-            true => Ok(node),
-            false => Err(out_of_range(&node, &key.kind)),
-        },
-        (Kind::Rank, Tree::Integer(number)) => match (1..=LARGEST_RANK).contains(number) {
-            true => Ok(node),
-            false => Err(out_of_range(
-                &node,
-                &format_args!("an integer, 1 to {LARGEST_RANK}, or an expression"),
-            )),
-        },
-        (Kind::Integer(..) | Kind::Rank, Tree::HugeInteger(_)) => {
-            Err(out_of_range(&node, &key.kind))
-        }
-        (Kind::Number(interval), Tree::Integer(_) | Tree::Float(_) | Tree::HugeInteger(_)) => {
-            let number = match &node.value {
-                Tree::Integer(number) => *number as f64,
-                Tree::Float(number) => *number,
-                _ => f64::INFINITY,
-            };
-            match interval.contains(number) {
-                true => Ok(Node { value: Tree::Float(number), span: node.span }),
-                false => Err(out_of_range(&node, &key.kind)),
-            }
-        }
-        (Kind::Boolean, Tree::Boolean(_)) => Ok(node),
-        (Kind::Name(names), Tree::Text(text, _)) => match names.contains(&text.as_str()) {
-            true => Ok(node),
-            false => {
-                let help = match nearest(text, names.iter().copied()) {
-                    Some(near) => format!("write \"{near}\""),
-                    None => format!("write one of {}", key.kind),
-                };
-                Err(Diagnostic::error(
-                    codes::UNKNOWN_VALUE,
-                    format!("`{path}` has no value \"{text}\""),
-                )
-                .at(node.span, "not one of the names")
-                .help(help))
-            }
-        },
-        (
-            Kind::Text | Kind::Rank | Kind::Activation | Kind::Selectors | Kind::Paths,
-            Tree::Text(text, _),
-        ) => match text.trim().is_empty() {
-            true => Err(empty(&node)),
-            false => Ok(node),
-        },
-        (Kind::Selectors | Kind::Paths, Tree::List(nodes)) => {
-            for inner in nodes {
-                match &inner.value {
-                    Tree::Text(text, _) if text.trim().is_empty() => return Err(empty(inner)),
-                    Tree::Text(..) => {}
-                    _ => return Err(wrong_type(inner)),
-                }
-            }
-            match nodes.is_empty() && key.name == "targets" {
-                true => Err(empty(&node)),
-                false => Ok(node),
-            }
-        }
-        _ => Err(wrong_type(&node)),
-    }
 }

@@ -52,7 +52,7 @@ impl SpecInput {
                     format!("no shipped spec is called `{name}`"),
                 )
                 .help(format!(
-                    "{}, or give a path: it has a `/` or ends in `.toml`",
+                    "write {}, or give a path: it has a `/` or ends in `.toml`",
                     shipped_help(&name)
                 ))),
             },
@@ -90,17 +90,17 @@ fn unreadable(path: &std::path::Path, error: &std::io::Error) -> Diagnostic {
     }
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     Diagnostic::error(codes::NOT_FOUND, format!("{name} does not exist"))
-        .help(format!("check the path, or name a spec that is built in: {}", shipped_help(&stem)))
+        .help(format!("check the path, or name a built-in spec: {}", shipped_help(&stem)))
 }
 
 /// The nearest shipped name, or all of them when none is near.
 fn shipped_help(wrong: &str) -> String {
     match nearest(wrong, shipped::specs().iter().map(|(name, _)| *name)) {
-        Some(near) => format!("write `{near}`"),
+        Some(near) => format!("`{near}`"),
         None => {
             let names: Vec<_> =
                 shipped::specs().iter().map(|(name, _)| format!("`{name}`")).collect();
-            format!("write one of {}", names.join(", "))
+            format!("one of {}", names.join(", "))
         }
     }
 }

@@ -9,9 +9,11 @@ pub mod codes;
 pub mod schema;
 pub mod shipped;
 
+mod check;
 mod cola;
 mod decode;
 mod input;
+mod names;
 mod recipe;
 mod resolved;
 mod settings;

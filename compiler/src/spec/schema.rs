@@ -95,6 +95,8 @@ const BELOW_ONE: Interval = Interval { high_included: false, ..FRACTION };
 
 /// Limits that keep every size computed from a spec far from overflow; no model is near them.
 const MOST_TOKENS_OR_ROWS: i64 = 1 << 20;
+/// Larger ranks are mistakes.
+pub(super) const LARGEST_RANK: i64 = 1 << 20;
 const MOST_STEPS: i64 = 1_000_000_000_000;
 
 /// Sections, in the order of the resolved spec; the top level is the empty name. The keys of `[model]` are the
@@ -195,37 +197,53 @@ pub fn keys_of(section: &str) -> impl Iterator<Item = &'static Key> {
 }
 
 impl fmt::Display for Kind {
-    /// As the documentation and messages name it: `integer, 1 to 1048576`.
+    /// As the documentation and messages name it: `an integer from 1 to 1_048_576`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Kind::Text => f.write_str("text"),
-            Kind::Integer(low, i64::MAX) => write!(f, "integer, {low} or more"),
-            Kind::Integer(low, high) => write!(f, "integer, {low} to {high}"),
-            Kind::Number(interval) => write!(f, "number, {interval}"),
+            Kind::Text => f.write_str("a text"),
+            Kind::Integer(low, i64::MAX) => write!(f, "an integer of {low} or more"),
+            Kind::Integer(low, high) => write!(f, "an integer from {low} to {}", grouped(*high)),
+            Kind::Number(interval) => write!(f, "a number {interval}"),
             Kind::Boolean => f.write_str("true or false"),
             Kind::Name(names) => {
                 let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
-                f.write_str(&quoted.join(", "))
+                write!(f, "one of {}", quoted.join(", "))
             }
-            Kind::Selectors => f.write_str("selector or list of selectors"),
-            Kind::Paths => f.write_str("path or list of paths"),
-            Kind::Rank => f.write_str("integer or expression"),
-            Kind::Activation => f.write_str("name or formula in x"),
+            Kind::Selectors => f.write_str("a selector or a list of selectors"),
+            Kind::Paths => f.write_str("a path or a list of paths"),
+            Kind::Rank => {
+                write!(f, "an integer from 1 to {} or an expression", grouped(LARGEST_RANK))
+            }
+            Kind::Activation => f.write_str("the name of an activation or a formula in x"),
         }
     }
+}
+
+/// A number that is not negative, with `_` between groups of three digits, as TOML may write it.
+fn grouped(number: i64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push('_');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 impl fmt::Display for Interval {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Interval { low, low_included, high, high_included } = self;
-        match low_included {
-            true => write!(f, "{low} or more")?,
-            false => write!(f, "more than {low}")?,
+        match (low_included, high.is_finite()) {
+            (true, true) => write!(f, "from {low}")?,
+            (true, false) => write!(f, "of {low} or more")?,
+            (false, _) => write!(f, "above {low}")?,
         }
         match (high.is_finite(), high_included) {
             (false, _) => Ok(()),
-            (true, true) => write!(f, ", at most {high}"),
-            (true, false) => write!(f, ", less than {high}"),
+            (true, true) => write!(f, " to {high}"),
+            (true, false) => write!(f, " to below {high}"),
         }
     }
 }
@@ -235,7 +253,7 @@ impl fmt::Display for Default {
         match self {
             Default::Required => f.write_str("required"),
             Default::Value(value) => write!(f, "`{value}`"),
-            Default::SameAs(key) => write!(f, "as `{key}`"),
+            Default::SameAs(key) => write!(f, "that of `{key}`"),
             Default::Absent(meaning) => write!(f, "none: {meaning}"),
         }
     }

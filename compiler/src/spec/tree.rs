@@ -52,7 +52,7 @@ impl Tree {
             Tree::Text(..) => "a text",
             Tree::Integer(_) | Tree::HugeInteger(_) => "an integer",
             Tree::Float(_) => "a number with a fraction",
-            Tree::Boolean(_) => "true or false",
+            Tree::Boolean(_) => "a truth value",
             Tree::Datetime(_) => "a date or time",
             Tree::List(_) => "a list",
             Tree::Table(_) => "a section",
@@ -104,15 +104,16 @@ pub(super) fn parse(source: SourceId, sources: &mut Sources) -> Result<Table, Di
     if errors.is_empty() {
         return Ok(Converter { source, shift: 0, sources }.table(table.get_ref()));
     }
+    let help = "write `key = value` lines under `[section]` headers; texts stand in quotes";
+    let mut found: Vec<_> =
+        errors.iter().map(|error| syntax_error(error, source, 0, &text).help(help)).collect();
+    let line =
+        |diagnostic: &Diagnostic| diagnostic.labels.first().map(|label| line_of(&text, label.span));
+    found.sort_by_key(line);
+    found.dedup_by_key(|diagnostic| line(diagnostic));
     let mut diagnostics = Diagnostics::default();
-    let mut lines = Vec::new();
-    for error in &errors {
-        let diagnostic = syntax_error(error, source, 0, &text);
-        let line = diagnostic.labels.first().map(|label| line_of(&text, label.span));
-        if line.is_none() || !lines.contains(&line) {
-            diagnostics.push(diagnostic);
-        }
-        lines.push(line);
+    for diagnostic in found {
+        diagnostics.push(diagnostic);
     }
     Err(diagnostics)
 }
@@ -133,20 +134,25 @@ pub(super) fn parse_value(
     sources: &mut Sources,
 ) -> Result<Node, Diagnostic> {
     let text = std::sync::Arc::clone(&sources.get(source).text);
-    let value = DeValue::parse(&text[offset..])
-        .map_err(|error| syntax_error(&error, source, offset, &text))?;
+    let value = DeValue::parse(&text[offset..]).map_err(|error| {
+        syntax_error(&error, source, offset, &text)
+            .help("complete the value: every quote and bracket must be closed")
+    })?;
     Ok(Converter { source, shift: offset, sources }.node(value.get_ref(), value.span()))
 }
 
 /// A syntax error of the `toml` crate as a diagnostic.
 fn syntax_error(error: &toml::de::Error, source: SourceId, shift: usize, text: &str) -> Diagnostic {
     let found = error.span().unwrap_or_default();
-    // An error at the end of the text has nothing to underline: it points at the end itself.
-    let start = (found.start + shift).min(text.len());
-    let end = (found.end + shift).clamp(start, text.len());
+    let (mut start, mut end) =
+        ((found.start + shift).min(text.len()), (found.end + shift).min(text.len()));
+    let last = text.trim_end().char_indices().next_back();
+    if let Some((at, character)) = last.filter(|(at, _)| start > *at) {
+        // Nothing stands where the text ends too early: the error points at the last character before.
+        (start, end) = (at, at + character.len_utf8());
+    }
     Diagnostic::error(codes::SYNTAX, "this is not TOML")
-        .at(Span::new(source, start..end), error.message())
-        .help("write `key = value` lines under `[section]` headers; texts stand in quotes")
+        .at(Span::new(source, start..end.max(start)), error.message())
 }
 
 /// Turns the `toml` crate's values into nodes of one source.
@@ -227,6 +233,8 @@ impl fmt::Display for Tree {
             Tree::Text(text, _) => write!(f, "{}", toml::Value::String(text.clone())),
             Tree::Integer(number) => write!(f, "{number}"),
             Tree::HugeInteger(text) | Tree::Datetime(text) => f.write_str(text),
+            // Debug writes 1e-8 where Display writes 0.00000001; only numbers that are not finite differ from TOML.
+            Tree::Float(number) if number.is_finite() => write!(f, "{number:?}"),
             Tree::Float(number) => write!(f, "{}", toml::Value::Float(*number)),
             Tree::Boolean(flag) => write!(f, "{flag}"),
             Tree::List(nodes) => {
