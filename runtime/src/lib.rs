@@ -3,6 +3,8 @@
 //! An [`executor`] runs the programs of a plan. Must not know specs, TOML, spans or graphs: the plan is all that
 //! crosses from the compiler.
 
+#[cfg(test)]
+mod conformance;
 pub mod data;
 pub mod executor;
 pub mod generate;

@@ -1,0 +1,166 @@
+//! Costs against an independent count: multiply-adds are counted by walking the loops of each definition, the rest from
+//! a table of arithmetic per element that says what it counts.
+
+use colac_plan::op::Mask;
+use colac_plan::pointwise::Instruction;
+use colac_plan::{Op, TensorType};
+
+use super::samples::{self, Sample};
+
+/// What a sample should cost.
+struct Count {
+    /// Twice the FLOPs of products, because attention's convention cuts the diagonal in halves.
+    doubled_products: u64,
+    other: u64,
+    bytes: u64,
+}
+
+/// Keys that the query at `position` sees, one by one.
+fn visible(mask: Mask, position: u64, seq: u64) -> u64 {
+    let sees = |key: u64| match mask {
+        Mask::Full => true,
+        Mask::Causal => key <= position,
+        Mask::Window(width) => key <= position && key + u64::from(width) > position,
+    };
+    (0..seq).filter(|&key| sees(key)).count() as u64
+}
+
+/// Twice the pairs of positions of one head under the convention: pairs on the edges of the mask's band count half,
+/// as in the area of a triangle.
+fn doubled_pairs(mask: Mask, seq: u64) -> u64 {
+    let pairs: u64 = (0..seq).map(|position| visible(mask, position, seq)).sum();
+    let edge = match mask {
+        Mask::Full => 0,
+        Mask::Causal => seq,
+        Mask::Window(width) => u64::from(width).min(seq),
+    };
+    2 * pairs - edge
+}
+
+fn count(sample: &Sample) -> Count {
+    let extents = |i: usize| sample.operands[i].ty.shape.extents();
+    let elements = |i: usize| extents(i).iter().product::<u64>();
+    let last = |i: usize| extents(i).last().copied().unwrap_or(1);
+    let size = |ty: &TensorType| ty.shape.extents().iter().product::<u64>() * 4;
+    let read: u64 = sample.operands.iter().map(|o| size(&o.ty)).sum();
+    let written: u64 = sample.results.iter().map(size).sum();
+    let attention = |q: usize, mask: Mask, products: u64| {
+        let [batch, seq, heads, dim] = extents(q)[..] else { panic!("four axes") };
+        let doubled = doubled_pairs(mask, seq) * batch * heads;
+        // Scale, subtract the maximum, exponential, add, divide.
+        (products * 2 * dim * doubled, 5 * doubled / 2)
+    };
+    let logits = |per_logit: u64| elements(2) * extents(1)[0] * per_logit;
+    let (doubled_products, other, bytes) = match &sample.op {
+        // A row of x meets every row of w: a multiply and an add for each pair of elements.
+        Op::Linear => (2 * 2 * elements(0) / last(0) * extents(1)[0] * last(0), 0, read + written),
+        Op::LinearBackwardInput => (2 * 2 * elements(0) * last(1), 0, read + written),
+        Op::LinearBackwardWeight => {
+            (2 * 2 * elements(0) / last(0) * last(0) * last(1), 0, read + written)
+        }
+        // Only the rows looked up are read.
+        Op::Embedding => (0, 0, 4 * elements(0) + 2 * written),
+        // Rows of the gradient are read, rows of the table read and written.
+        Op::EmbeddingBackward { .. } => (0, elements(1), 4 * elements(0) + 3 * 4 * elements(1)),
+        // Square, add; times rstd, times w.
+        Op::RmsNorm { .. } => (0, 4 * elements(0), read + written),
+        // g = dy · w; g · x, add; x · rstd² · mean, g - that, · rstd; dy · x · rstd, add.
+        Op::RmsNormBackward => (0, (1 + 2 + 4 + 3) * elements(0), read + written),
+        // Four products and two sums for a pair.
+        Op::Rope { .. } => (0, 6 * (elements(0) / 2), read + written),
+        // q kᵀ and p v.
+        Op::Attention { mask, .. } => {
+            let (products, other) = attention(0, *mask, 2);
+            (products, other, read + written)
+        }
+        // dv = pᵀ dout, dp = dout vᵀ, dq = ds k, dk = dsᵀ q.
+        Op::AttentionBackward { mask, .. } => {
+            let (products, other) = attention(1, *mask, 4);
+            (products, other, read + written)
+        }
+        Op::Pointwise { program } => {
+            let computes = |i: &Instruction| match i {
+                Instruction::Input(_) | Instruction::Constant(_) => 0,
+                Instruction::Unary(..)
+                | Instruction::Binary(..)
+                | Instruction::Select(..)
+                | Instruction::Round(..) => 1,
+            };
+            let each: u64 = program.instructions.iter().map(computes).sum();
+            (0, each * size(&sample.results[0]) / 4, read + written)
+        }
+        Op::ColumnSum => (0, elements(0), read + written),
+        // The logits; subtract the maximum, exponential, add.
+        Op::HeadLoss { .. } => (2 * logits(2) * last(0), logits(3), read + written),
+        // The logits, dx and dw; then also divide, scale.
+        Op::HeadLossWithGradient { .. } => (2 * logits(6) * last(0), logits(5), read + written),
+        Op::GradientNorm => (0, 2 * elements(0), read + written),
+        // Clip; 3 for m, 4 for v; correction and root of v, epsilon; rate with correction times m, divide; decay,
+        // subtract. Four rows are read and three written.
+        Op::AdamW { .. } => (0, (1 + 3 + 4 + 3 + 2 + 2) * elements(0), 7 * 4 * elements(0)),
+    };
+    Count { doubled_products, other, bytes }
+}
+
+#[test]
+fn costs_are_as_counted() {
+    for sample in samples::all() {
+        let operands: Vec<&TensorType> = sample.operands.iter().map(|o| &o.ty).collect();
+        let results: Vec<&TensorType> = sample.results.iter().collect();
+        let cost = sample.op.cost(&operands, &results);
+        let expected = count(&sample);
+        // An odd band has a half pair in each head, which the convention rounds.
+        let (products_slack, other_slack) = match &sample.op {
+            Op::Attention { .. } | Op::AttentionBackward { .. } => {
+                let q = sample.operands[sample.operands.len() / 4].ty.shape.extents();
+                let halves = q[0] * q[2];
+                (2 * 4 * q[3] * halves, 5 * halves / 2 + 1)
+            }
+            _ => (0, 0),
+        };
+        let name = &sample.name;
+        assert!(
+            (2 * cost.products).abs_diff(expected.doubled_products) <= products_slack,
+            "{name}: {} FLOPs of products, counted {}",
+            cost.products,
+            expected.doubled_products / 2
+        );
+        assert!(
+            cost.other.abs_diff(expected.other) <= other_slack,
+            "{name}: {} other FLOPs, counted {}",
+            cost.other,
+            expected.other
+        );
+        assert_eq!(cost.bytes, expected.bytes, "{name}: bytes");
+    }
+}
+
+/// Workspace is part of the price: exact, because an executor may use no more.
+#[test]
+fn workspace_is_as_documented() {
+    for sample in samples::all() {
+        let operands: Vec<&TensorType> = sample.operands.iter().map(|o| &o.ty).collect();
+        let extents = |i: usize| sample.operands[i].ty.shape.extents();
+        let up = |bytes: u64| bytes.next_multiple_of(256);
+        let expected = match &sample.op {
+            // A partial row of f32 for every 256 rows.
+            Op::RmsNormBackward | Op::ColumnSum => {
+                let (width, leading) =
+                    extents(0).split_last().map(|(w, l)| (*w, l.to_vec())).expect("rows");
+                up(leading.iter().product::<u64>().div_ceil(256) * width * 4)
+            }
+            // A chunk of logits in f32 and of losses in f64.
+            Op::HeadLoss { chunk } | Op::HeadLossWithGradient { chunk } => {
+                let positions = (extents(0)[0] * extents(0)[1]).min(u64::from(*chunk));
+                up(positions * extents(1)[0] * 4) + up(positions * 8)
+            }
+            // A sum in f64 and a flag for every 65536 elements.
+            Op::GradientNorm => up(extents(0)[0].div_ceil(65_536) * 16),
+            // A number for each query.
+            Op::AttentionBackward { .. } => up(extents(1)[..3].iter().product::<u64>() * 4),
+            _ => 0,
+        };
+        let results: Vec<&TensorType> = sample.results.iter().collect();
+        assert_eq!(sample.op.workspace_bytes(&operands, &results), expected, "{}", sample.name);
+    }
+}

@@ -1,0 +1,214 @@
+//! Backward operations against finite differences of their forward operations, on the reference interpreter in f64.
+//!
+//! The objective is `Σ c · y` over the forward operation's first result with fixed random `c`, which is then the
+//! backward operation's `dy`. Central differences of fourth order with a step of 2⁻¹⁰ of the operand's size have a
+//! truncation error near 1e-12, so derivatives must agree to a relative 1e-6: in every element of small operands, and
+//! along random directions for all.
+
+use colac_plan::pointwise::{Binary, Builder, InputForm};
+use colac_plan::{DType, Op, Shape, TensorType};
+
+use super::samples::{self, Sample, draw};
+use crate::reference::{Value, evaluate};
+
+/// Largest relative difference allowed.
+const TOLERANCE: f64 = 1e-6;
+/// Operands with at most this many elements are checked element by element.
+const SMALL: usize = 150;
+/// Random directions tried for each operand.
+const DIRECTIONS: usize = 3;
+
+/// A forward operation with the gradients that its backward operations give.
+struct Derivative {
+    name: String,
+    forward: Op,
+    operands: Vec<Value>,
+    /// Weights of the first result in the objective.
+    weights: Vec<f64>,
+    /// Operand and the gradient of the objective with respect to it.
+    gradients: Vec<(usize, Vec<f64>)>,
+}
+
+impl Derivative {
+    fn objective(&self, operands: &[Value]) -> f64 {
+        let y = &evaluate(&self.forward, operands, &[])[0];
+        y.iter().zip(&self.weights).map(|(y, c)| y * c).sum()
+    }
+
+    /// The derivative along `direction` of operand `operand` by a central difference of fourth order.
+    fn slope(&self, operand: usize, direction: &[f64]) -> f64 {
+        let largest = |values: &[f64]| values.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+        let size = largest(&self.operands[operand].elements).max(1e-3);
+        let step = size / 1024.0 / largest(direction);
+        let at = |factor: f64| {
+            let mut operands = self.operands.clone();
+            for (element, d) in operands[operand].elements.iter_mut().zip(direction) {
+                *element += factor * step * d;
+            }
+            self.objective(&operands)
+        };
+        (8.0 * (at(1.0) - at(-1.0)) - (at(2.0) - at(-2.0))) / (12.0 * step)
+    }
+
+    fn check(&self) {
+        for (operand, gradient) in &self.gradients {
+            let norm = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
+            let count = gradient.len();
+            assert_eq!(count, self.operands[*operand].elements.len(), "{}", self.name);
+            for trial in 0..DIRECTIONS {
+                let direction = draw(&format!("{} {operand} {trial}", self.name), count, 1.0);
+                let expected: f64 = gradient.iter().zip(&direction).map(|(g, d)| g * d).sum();
+                let length = direction.iter().map(|d| d * d).sum::<f64>().sqrt();
+                let found = self.slope(*operand, &direction);
+                // A direction may be nearly orthogonal to the gradient: relative to the gradient's length then.
+                let scale = norm * length / (count as f64).sqrt();
+                assert!(
+                    (found - expected).abs() <= TOLERANCE * scale.max(1e-3),
+                    "{}, operand {operand}: {expected} along a direction, but differences give {found}",
+                    self.name
+                );
+            }
+            if count <= SMALL {
+                let differences: Vec<f64> = (0..count)
+                    .map(|i| {
+                        let mut direction = vec![0.0; count];
+                        direction[i] = 1.0;
+                        self.slope(*operand, &direction)
+                    })
+                    .collect();
+                let error = differences
+                    .iter()
+                    .zip(gradient)
+                    .map(|(d, g)| (d - g) * (d - g))
+                    .sum::<f64>()
+                    .sqrt();
+                assert!(
+                    error <= TOLERANCE * norm.max(1e-3),
+                    "{}, operand {operand}: off by {error} of {norm}",
+                    self.name
+                );
+            }
+        }
+    }
+}
+
+fn value(extents: &[usize], elements: Vec<f64>) -> Value {
+    let extents: Vec<u64> = extents.iter().map(|&e| e as u64).collect();
+    Value::new(&Shape::of(&extents), elements)
+}
+
+/// The derivatives that backward operations claim for a forward sample; nothing for operations that are not
+/// differentiated by operations of their own.
+fn derivative(sample: &Sample) -> Option<Derivative> {
+    let operands = sample.values();
+    let results = evaluate(&sample.op, &operands, &[]);
+    let shape = &sample.results[0].shape;
+    let weights = draw(&format!("{} weights", sample.name), shape.elements() as usize, 1.0);
+    let dy = Value::new(shape, weights.clone());
+    let one = |op: Op, operands: &[&Value]| {
+        let operands: Vec<Value> = operands.iter().map(|&v| v.clone()).collect();
+        evaluate(&op, &operands, &[])
+    };
+    let o = &operands;
+    let gradients: Vec<(usize, Vec<f64>)> = match &sample.op {
+        Op::Linear => vec![
+            (0, one(Op::LinearBackwardInput, &[&dy, &o[1]]).remove(0)),
+            (1, one(Op::LinearBackwardWeight, &[&dy, &o[0]]).remove(0)),
+        ],
+        Op::Embedding => {
+            let rows = o[1].extents[0] as u64;
+            vec![(1, one(Op::EmbeddingBackward { rows }, &[&o[0], &dy]).remove(0))]
+        }
+        Op::RmsNorm { .. } => {
+            let rstd = Value::new(&sample.results[1].shape, results[1].clone());
+            one(Op::RmsNormBackward, &[&dy, &o[0], &o[1], &rstd]).into_iter().enumerate().collect()
+        }
+        Op::Rope { inverse } => {
+            vec![(0, one(Op::Rope { inverse: !inverse }, &[&dy, &o[1], &o[2]]).remove(0))]
+        }
+        Op::Attention { mask, scale } => {
+            let (mask, scale) = (*mask, *scale);
+            let out = Value::new(shape, results[0].clone());
+            let lse = Value::new(&sample.results[1].shape, results[1].clone());
+            let op = Op::AttentionBackward { mask, scale };
+            one(op, &[&dy, &o[0], &o[1], &o[2], &out, &lse]).into_iter().enumerate().collect()
+        }
+        Op::HeadLoss { chunk } => {
+            // The operation differentiates the plain sum, times a scale.
+            let scale = -1.25;
+            let scaled = value(&[], vec![scale]);
+            let op = Op::HeadLossWithGradient { chunk: *chunk };
+            let mut all = one(op, &[&o[0], &o[1], &o[2], &scaled]);
+            assert_eq!(all[0], results[0], "{}: the loss beside its gradient", sample.name);
+            let (dw, dx) = (all.remove(2), all.remove(1));
+            return Some(Derivative {
+                name: sample.name.clone(),
+                forward: sample.op.clone(),
+                weights: vec![scale; weights.len()],
+                operands,
+                gradients: vec![(0, dx), (1, dw)],
+            });
+        }
+        // The gradient of a broadcast row: `x + row`.
+        Op::ColumnSum => {
+            let mut b = Builder::new();
+            let (x, row) = (b.input(InputForm::Elements), b.input(InputForm::Row));
+            let sum = b.binary(Binary::Add, x, row);
+            let program = b.finish(&[(sum, DType::F32)]);
+            let weights = draw(&sample.name, o[0].elements.len(), 1.0);
+            let dy = Value { extents: o[0].extents.clone(), elements: weights.clone() };
+            let width = *o[0].extents.last()?;
+            return Some(Derivative {
+                name: sample.name.clone(),
+                forward: Op::Pointwise { program },
+                gradients: vec![(1, one(Op::ColumnSum, &[&dy]).remove(0))],
+                operands: vec![o[0].clone(), value(&[width], draw("row", width, 1.0))],
+                weights,
+            });
+        }
+        // Checked from their forward operations.
+        Op::LinearBackwardInput
+        | Op::LinearBackwardWeight
+        | Op::EmbeddingBackward { .. }
+        | Op::RmsNormBackward
+        | Op::AttentionBackward { .. }
+        | Op::HeadLossWithGradient { .. } => return None,
+        // The compiler differentiates programs by rules of their own and checks them there.
+        Op::Pointwise { .. } => return None,
+        // The optimizer has no derivative.
+        Op::GradientNorm | Op::AdamW { .. } => return None,
+    };
+    Some(Derivative {
+        name: sample.name.clone(),
+        forward: sample.op.clone(),
+        operands,
+        weights,
+        gradients,
+    })
+}
+
+#[test]
+fn backward_operations_are_derivatives() {
+    let mut checked = Vec::new();
+    for sample in samples::all() {
+        // Two hundred thousand products and more say nothing new and take long.
+        let types: Vec<&TensorType> = sample.operands.iter().map(|o| &o.ty).collect();
+        let results: Vec<&TensorType> = sample.results.iter().collect();
+        if sample.op.cost(&types, &results).products > 3_000_000 {
+            continue;
+        }
+        if let Op::GradientNorm | Op::AdamW { .. } = sample.op {
+            continue;
+        }
+        if let Some(derivative) = derivative(&sample) {
+            derivative.check();
+            checked.push(sample.op.name());
+        }
+    }
+    checked.dedup();
+    assert_eq!(
+        checked,
+        ["linear", "embedding", "rms_norm", "rope", "attention", "column_sum", "head_loss"],
+        "operations whose derivatives were checked"
+    );
+}

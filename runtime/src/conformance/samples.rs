@@ -1,0 +1,583 @@
+//! Awkward operands for every operation.
+//!
+//! Owns the choice: odd sizes, a single token, a single head, grouped heads, one more than a block, everything ignored,
+//! repeated ids, large numbers. Result types are written down here, not inferred, so that the shape rule has something
+//! to be compared with. Values are f32 numbers drawn from the sample's name.
+
+use colac_plan::op::{Mask, UpdateRange};
+use colac_plan::pointwise::{Binary, Builder, InputForm, Program, Unary};
+use colac_plan::{DType, Op, Real, Shape, TensorType};
+
+use crate::host::random::Stream;
+use crate::reference::{Value, evaluate};
+
+/// Operands of one execution of an operation.
+#[derive(Clone, Debug)]
+pub(crate) struct Sample {
+    /// Operation and what is special.
+    pub(crate) name: String,
+    pub(crate) op: Op,
+    pub(crate) operands: Vec<Operand>,
+    /// What the shape rule must give.
+    pub(crate) results: Vec<TensorType>,
+    /// What the results are before, for an operation that updates in place.
+    pub(crate) current: Option<Vec<Vec<f64>>>,
+}
+
+/// One operand: exactly representable values in logical order.
+#[derive(Clone, Debug)]
+pub(crate) struct Operand {
+    pub(crate) ty: TensorType,
+    pub(crate) values: Vec<f64>,
+}
+
+impl Operand {
+    pub(crate) fn value(&self) -> Value {
+        Value::new(&self.ty.shape, self.values.clone())
+    }
+}
+
+impl Sample {
+    fn new(
+        name: impl Into<String>,
+        op: Op,
+        operands: Vec<Operand>,
+        results: Vec<TensorType>,
+    ) -> Sample {
+        let name = format!("{}: {}", op.name(), name.into());
+        Sample { name, op, operands, results, current: None }
+    }
+
+    /// Operands as the reference takes them.
+    pub(crate) fn values(&self) -> Vec<Value> {
+        self.operands.iter().map(Operand::value).collect()
+    }
+}
+
+/// All samples of all operations.
+pub(crate) fn all() -> Vec<Sample> {
+    let mut samples = Vec::new();
+    let mut family = Some(Op::Linear);
+    while let Some(op) = family {
+        let (of_op, next) = of(&op);
+        samples.extend(of_op);
+        family = next;
+    }
+    samples
+}
+
+/// The samples of an operation, whatever the attributes of the one given, and the operation that comes next.
+pub(crate) fn of(op: &Op) -> (Vec<Sample>, Option<Op>) {
+    let zero = Real::new(0.0);
+    match op {
+        Op::Linear => (linear(), Some(Op::LinearBackwardInput)),
+        Op::LinearBackwardInput => (linear_backward_input(), Some(Op::LinearBackwardWeight)),
+        Op::LinearBackwardWeight => (linear_backward_weight(), Some(Op::Embedding)),
+        Op::Embedding => (embedding(), Some(Op::EmbeddingBackward { rows: 1 })),
+        Op::EmbeddingBackward { .. } => (embedding_backward(), Some(Op::RmsNorm { epsilon: zero })),
+        Op::RmsNorm { .. } => (rms_norm(), Some(Op::RmsNormBackward)),
+        Op::RmsNormBackward => (rms_norm_backward(), Some(Op::Rope { inverse: false })),
+        Op::Rope { .. } => (rope(), Some(Op::Attention { mask: Mask::Full, scale: zero })),
+        Op::Attention { .. } => {
+            (attention(), Some(Op::AttentionBackward { mask: Mask::Full, scale: zero }))
+        }
+        Op::AttentionBackward { .. } => {
+            (attention_backward(), Some(Op::Pointwise { program: Program::sum(1) }))
+        }
+        Op::Pointwise { .. } => (pointwise(), Some(Op::ColumnSum)),
+        Op::ColumnSum => (column_sum(), Some(Op::HeadLoss { chunk: 1 })),
+        Op::HeadLoss { .. } => (head_loss(), Some(Op::HeadLossWithGradient { chunk: 1 })),
+        Op::HeadLossWithGradient { .. } => (head_loss_with_gradient(), Some(Op::GradientNorm)),
+        Op::GradientNorm => {
+            let next = Op::AdamW {
+                beta1: zero,
+                beta2: zero,
+                epsilon: zero,
+                clip_norm: zero,
+                ranges: Vec::new(),
+            };
+            (gradient_norm(), Some(next))
+        }
+        Op::AdamW { .. } => (adamw(), None),
+    }
+}
+
+/// Numbers evenly distributed in `-magnitude..magnitude`, rounded to f32, named by what they are for.
+pub(crate) fn draw(name: &str, count: usize, magnitude: f64) -> Vec<f64> {
+    let stream = Stream::new(0, name, 0);
+    let numbers = (0..).flat_map(|pair| stream.uniform_pair(pair));
+    numbers.take(count).map(|u| f64::from(((2.0 * u - 1.0) * magnitude) as f32)).collect()
+}
+
+fn real(name: &str, extents: &[u64], magnitude: f64) -> Operand {
+    let ty = TensorType::f32(extents);
+    let values = draw(&format!("{name} {extents:?}"), ty.shape.elements() as usize, magnitude);
+    Operand { ty, values }
+}
+
+fn given(extents: &[u64], values: Vec<f64>) -> Operand {
+    let ty = TensorType::f32(extents);
+    assert_eq!(ty.shape.elements() as usize, values.len());
+    Operand { ty, values: values.iter().map(|&v| f64::from(v as f32)).collect() }
+}
+
+fn integers(extents: &[u64], values: Vec<f64>) -> Operand {
+    let ty = TensorType::new(DType::I32, Shape::of(extents));
+    assert_eq!(ty.shape.elements() as usize, values.len());
+    Operand { ty, values }
+}
+
+fn ids(name: &str, extents: &[u64], below: u64) -> Operand {
+    let values =
+        draw(&format!("{name} {extents:?}"), extents.iter().product::<u64>() as usize, 0.5);
+    integers(
+        extents,
+        values.iter().map(|u| ((u + 0.5) * below as f64).floor().min(below as f64 - 1.0)).collect(),
+    )
+}
+
+/// `leading` axes and a width.
+fn with(leading: &[u64], width: u64) -> Vec<u64> {
+    [leading, &[width]].concat()
+}
+
+/// Leading axes, input width, output width.
+const LINEARS: [(&[u64], u64, u64); 9] = [
+    (&[1], 1, 1),
+    (&[], 3, 17),
+    (&[1, 1], 1, 129),
+    (&[1, 1], 129, 1),
+    (&[2, 65], 17, 3),
+    (&[3, 5], 129, 65),
+    (&[65], 64, 64),
+    (&[2, 129], 33, 65),
+    (&[300], 257, 131),
+];
+
+fn linear() -> Vec<Sample> {
+    let sample = |&(leading, k, n): &(&[u64], u64, u64)| {
+        let operands = vec![real("x", &with(leading, k), 1.0), real("w", &[n, k], 1.0)];
+        let results = vec![TensorType::f32(&with(leading, n))];
+        Sample::new(format!("{leading:?} {k} to {n}"), Op::Linear, operands, results)
+    };
+    LINEARS.iter().map(sample).collect()
+}
+
+fn linear_backward_input() -> Vec<Sample> {
+    let sample = |&(leading, k, n): &(&[u64], u64, u64)| {
+        let operands = vec![real("dy", &with(leading, n), 1.0), real("w", &[n, k], 1.0)];
+        let results = vec![TensorType::f32(&with(leading, k))];
+        Sample::new(format!("{leading:?} {k} to {n}"), Op::LinearBackwardInput, operands, results)
+    };
+    LINEARS.iter().map(sample).collect()
+}
+
+fn linear_backward_weight() -> Vec<Sample> {
+    let sample = |&(leading, k, n): &(&[u64], u64, u64)| {
+        let operands = vec![real("dy", &with(leading, n), 1.0), real("x", &with(leading, k), 1.0)];
+        let results = vec![TensorType::f32(&[n, k])];
+        Sample::new(format!("{leading:?} {k} to {n}"), Op::LinearBackwardWeight, operands, results)
+    };
+    LINEARS.iter().map(sample).collect()
+}
+
+/// Ids' axes, rows of the table, width.
+const TABLES: [(&[u64], u64, u64); 5] =
+    [(&[1], 1, 1), (&[2, 65], 7, 17), (&[3, 5], 200, 3), (&[1, 129], 2, 129), (&[4, 100], 50, 65)];
+
+fn embedding() -> Vec<Sample> {
+    let sample = |&(axes, rows, width): &(&[u64], u64, u64)| {
+        let operands = vec![ids("ids", axes, rows), real("table", &[rows, width], 1.0)];
+        let results = vec![TensorType::f32(&with(axes, width))];
+        Sample::new(format!("{axes:?} of {rows}, width {width}"), Op::Embedding, operands, results)
+    };
+    TABLES.iter().map(sample).collect()
+}
+
+fn embedding_backward() -> Vec<Sample> {
+    let sample = |name: String, ids: Operand, rows: u64, width: u64| {
+        let dy = real("dy", &with(&ids.ty.shape.extents(), width), 1.0);
+        let results = vec![TensorType::f32(&[rows, width])];
+        Sample::new(name, Op::EmbeddingBackward { rows }, vec![ids, dy], results)
+    };
+    let mut samples: Vec<Sample> = TABLES
+        .iter()
+        .map(|&(axes, rows, width)| {
+            sample(
+                format!("{axes:?} of {rows}, width {width}"),
+                ids("ids", axes, rows),
+                rows,
+                width,
+            )
+        })
+        .collect();
+    let same = integers(&[2, 33], vec![4.0; 66]);
+    samples.push(sample("one id repeated".into(), same, 9, 17));
+    samples
+}
+
+/// Leading axes, width, magnitude of x.
+const NORMS: [(&[u64], u64, f64); 8] = [
+    (&[1], 1, 1.0),
+    (&[], 17, 1.0),
+    (&[1, 1], 129, 1.0),
+    (&[2, 65], 17, 1.0),
+    (&[2, 131], 3, 1.0),
+    (&[300], 129, 1.0),
+    (&[5], 65, 1e4),
+    (&[5], 65, 1e-4),
+];
+
+fn rms_norm() -> Vec<Sample> {
+    let sample = |&(leading, width, magnitude): &(&[u64], u64, f64)| {
+        let operands = vec![real("x", &with(leading, width), magnitude), real("w", &[width], 2.0)];
+        let results = vec![TensorType::f32(&with(leading, width)), TensorType::f32(leading)];
+        let op = Op::RmsNorm { epsilon: Real::new(1e-6) };
+        Sample::new(format!("{leading:?}, width {width}, up to {magnitude}"), op, operands, results)
+    };
+    NORMS.iter().map(sample).collect()
+}
+
+fn rms_norm_backward() -> Vec<Sample> {
+    let sample = |forward: Sample| {
+        let [x, w] = &forward.operands[..] else { panic!("two operands") };
+        let rstd = evaluate(&forward.op, &forward.values(), &[])[1].clone();
+        let rstd = given(&forward.results[1].shape.extents(), rstd);
+        let dy = real("dy", &x.ty.shape.extents(), 1.0);
+        let results = vec![x.ty.clone(), w.ty.clone()];
+        let operands = vec![dy, x.clone(), w.clone(), rstd];
+        Sample::new(forward.name, Op::RmsNormBackward, operands, results)
+    };
+    rms_norm().into_iter().map(sample).collect()
+}
+
+fn rope() -> Vec<Sample> {
+    let mut samples = Vec::new();
+    for extents in [[1, 1, 1, 2], [2, 65, 3, 6], [1, 17, 2, 64], [2, 129, 1, 10]] {
+        for inverse in [false, true] {
+            let angles =
+                draw("angles", (extents[1] * extents[3] / 2) as usize, std::f64::consts::PI);
+            let table = |function: fn(f64) -> f64| {
+                given(
+                    &[extents[1], extents[3] / 2],
+                    angles.iter().map(|&angle| function(angle)).collect(),
+                )
+            };
+            let operands = vec![real("x", &extents, 1.0), table(libm::cos), table(libm::sin)];
+            let results = vec![TensorType::f32(&extents)];
+            let name = format!("{extents:?}{}", if inverse { " back" } else { "" });
+            samples.push(Sample::new(name, Op::Rope { inverse }, operands, results));
+        }
+    }
+    samples
+}
+
+/// Batch, sequence, heads, key/value heads, head_dim, mask, magnitude of q and k.
+const ATTENTIONS: [([u64; 5], Mask, f64); 14] = [
+    ([1, 1, 1, 1, 1], Mask::Causal, 1.0),
+    ([1, 1, 3, 1, 2], Mask::Full, 1.0),
+    ([1, 2, 1, 1, 17], Mask::Causal, 1.0),
+    ([2, 5, 4, 2, 3], Mask::Causal, 1.0),
+    ([2, 65, 4, 2, 16], Mask::Causal, 1.0),
+    ([2, 65, 3, 3, 5], Mask::Full, 1.0),
+    ([1, 65, 6, 1, 8], Mask::Causal, 1.0),
+    ([1, 129, 2, 1, 33], Mask::Causal, 1.0),
+    ([1, 130, 1, 1, 64], Mask::Full, 1.0),
+    ([1, 65, 2, 2, 8], Mask::Window(1), 1.0),
+    ([1, 65, 2, 1, 8], Mask::Window(5), 1.0),
+    ([1, 129, 2, 1, 8], Mask::Window(64), 1.0),
+    ([1, 17, 2, 1, 4], Mask::Window(1000), 1.0),
+    ([1, 65, 2, 1, 8], Mask::Causal, 8.0),
+];
+
+fn attention() -> Vec<Sample> {
+    let sample = |&([b, s, h, g, d], mask, magnitude): &([u64; 5], Mask, f64)| {
+        let scale = Real::new(1.0 / (d as f64).sqrt());
+        let q = real("q", &[b, s, h, d], magnitude);
+        let (k, v) = (real("k", &[b, s, g, d], magnitude), real("v", &[b, s, g, d], 1.0));
+        let results = vec![q.ty.clone(), TensorType::f32(&[b, h, s])];
+        let name = format!("batch {b}, seq {s}, heads {h}/{g}, dim {d}, {mask}, up to {magnitude}");
+        Sample::new(name, Op::Attention { mask, scale }, vec![q, k, v], results)
+    };
+    ATTENTIONS.iter().map(sample).collect()
+}
+
+fn attention_backward() -> Vec<Sample> {
+    let sample = |forward: Sample| {
+        let Op::Attention { mask, scale } = forward.op else { panic!("a sample of attention") };
+        let results = evaluate(&forward.op, &forward.values(), &[]);
+        let [q, k, v] = &forward.operands[..] else { panic!("three operands") };
+        let out = given(&q.ty.shape.extents(), results[0].clone());
+        let lse = given(&forward.results[1].shape.extents(), results[1].clone());
+        let dout = real("dout", &q.ty.shape.extents(), 1.0);
+        let types = vec![q.ty.clone(), k.ty.clone(), v.ty.clone()];
+        let operands = vec![dout, q.clone(), k.clone(), v.clone(), out, lse];
+        Sample::new(forward.name, Op::AttentionBackward { mask, scale }, operands, types)
+    };
+    attention().into_iter().map(sample).collect()
+}
+
+/// `x · sigmoid(x)`.
+fn silu() -> Program {
+    Program::unary(|b, x| {
+        let sigmoid = b.unary(Unary::Sigmoid, x);
+        b.binary(Binary::Multiply, x, sigmoid)
+    })
+}
+
+/// `gate · sigmoid(gate) · up`, with `sigmoid(gate)` as a second output.
+fn gated() -> Program {
+    let mut b = Builder::new();
+    let (gate, up) = (b.input(InputForm::Elements), b.input(InputForm::Elements));
+    let sigmoid = b.unary(Unary::Sigmoid, gate);
+    let silu = b.binary(Binary::Multiply, gate, sigmoid);
+    let product = b.binary(Binary::Multiply, silu, up);
+    b.finish(&[(product, DType::F32), (sigmoid, DType::F32)])
+}
+
+/// `x · row + column · scalar`: all forms of inputs.
+fn forms() -> Program {
+    let mut b = Builder::new();
+    let row = b.input(InputForm::Row);
+    let x = b.input(InputForm::Elements);
+    let (column, scalar) = (b.input(InputForm::Column), b.input(InputForm::Scalar));
+    let scaled = b.binary(Binary::Multiply, x, row);
+    let shift = b.binary(Binary::Multiply, column, scalar);
+    let sum = b.binary(Binary::Add, scaled, shift);
+    b.finish(&[(sum, DType::F32)])
+}
+
+/// The tanh form of GELU, an activation with a constant and a cube.
+fn gelu() -> Program {
+    Program::unary(|b, x| {
+        let square = b.binary(Binary::Multiply, x, x);
+        let cube = b.binary(Binary::Multiply, square, x);
+        let factor = b.constant(0.044_715);
+        let cube = b.binary(Binary::Multiply, factor, cube);
+        let inner = b.binary(Binary::Add, x, cube);
+        let factor = b.constant((2.0 / std::f64::consts::PI).sqrt());
+        let inner = b.binary(Binary::Multiply, factor, inner);
+        let tanh = b.unary(Unary::HyperbolicTangent, inner);
+        let one = b.constant(1.0);
+        let gate = b.binary(Binary::Add, one, tanh);
+        let half = b.constant(0.5);
+        let half = b.binary(Binary::Multiply, half, x);
+        b.binary(Binary::Multiply, half, gate)
+    })
+}
+
+fn pointwise() -> Vec<Sample> {
+    let mut samples = Vec::new();
+    let axes: [&[u64]; 6] = [&[1], &[3], &[65, 17], &[2, 5, 129], &[1, 1, 1, 1], &[3, 4099]];
+    let programs = [
+        ("silu", silu()),
+        ("gated", gated()),
+        ("forms", forms()),
+        ("gelu", gelu()),
+        ("sum", Program::sum(3)),
+    ];
+    for (name, program) in &programs {
+        for extents in axes {
+            let operand = |(i, form): (usize, &InputForm)| {
+                let width = extents[extents.len() - 1];
+                let extents: &[u64] = match form {
+                    InputForm::Elements => extents,
+                    InputForm::Row => &[width],
+                    InputForm::Column => &extents[..extents.len() - 1],
+                    InputForm::Scalar => &[],
+                };
+                real(&format!("input {i}"), extents, 4.0)
+            };
+            let operands = program.inputs.iter().enumerate().map(operand).collect();
+            let results = vec![TensorType::f32(extents); program.outputs.len()];
+            let op = Op::Pointwise { program: program.clone() };
+            samples.push(Sample::new(format!("{name} {extents:?}"), op, operands, results));
+        }
+    }
+    samples
+}
+
+fn column_sum() -> Vec<Sample> {
+    let sample = |&(leading, width): &(&[u64], u64)| {
+        let operands = vec![real("x", &with(leading, width), 1.0)];
+        Sample::new(
+            format!("{leading:?}, width {width}"),
+            Op::ColumnSum,
+            operands,
+            vec![TensorType::f32(&[width])],
+        )
+    };
+    let cases: [(&[u64], u64); 6] =
+        [(&[1], 1), (&[], 17), (&[2, 65], 17), (&[2, 131], 3), (&[257], 129), (&[3, 256], 1000)];
+    cases.iter().map(sample).collect()
+}
+
+/// Batch, sequence, width, vocabulary, chunk, magnitude of x.
+const HEADS: [([u64; 4], u32, f64); 8] = [
+    ([1, 1, 1, 1], 1, 1.0),
+    ([1, 1, 17, 3], 7, 1.0),
+    ([3, 5, 3, 17], 4, 1.0),
+    ([2, 65, 17, 129], 16, 1.0),
+    ([2, 65, 17, 129], 1000, 1.0),
+    ([2, 33, 65, 200], 65, 1.0),
+    ([1, 9, 8, 31], 3, 50.0),
+    ([2, 129, 33, 300], 128, 1.0),
+];
+
+fn head_operands(
+    &([batch, seq, width, vocab], chunk, magnitude): &([u64; 4], u32, f64),
+) -> (String, Vec<Operand>) {
+    let mut labels = ids("labels", &[batch, seq], vocab);
+    // A pattern without a period of the chunk or the sequence, so that ignored positions lie everywhere.
+    for label in labels.values.iter_mut().skip(2).step_by(7) {
+        *label = -100.0;
+    }
+    let x = real("x", &[batch, seq, width], magnitude);
+    let name = format!(
+        "{batch} × {seq}, width {width}, vocabulary {vocab}, chunk {chunk}, up to {magnitude}"
+    );
+    (name, vec![x, real("w", &[vocab, width], 1.0), labels])
+}
+
+/// Samples with no valid label at all, and with none in the first row.
+fn ignored_labels() -> Vec<(String, Vec<Operand>, u32)> {
+    let case = |name: &str, ignored: usize| {
+        let (_, mut operands) = head_operands(&([2, 9, 5, 11], 4, 1.0));
+        operands[2].values[..ignored].fill(-100.0);
+        (name.to_string(), operands, 4)
+    };
+    vec![case("all labels ignored", 18), case("first row ignored", 9)]
+}
+
+fn head_loss() -> Vec<Sample> {
+    let ordinary = HEADS.iter().map(|case| {
+        let (name, operands) = head_operands(case);
+        (name, operands, case.1)
+    });
+    let sample = |(name, operands, chunk): (String, Vec<Operand>, u32)| {
+        let results = vec![TensorType::f32(&operands[0].ty.shape.extents()[..1])];
+        Sample::new(name, Op::HeadLoss { chunk }, operands, results)
+    };
+    ordinary.chain(ignored_labels()).map(sample).collect()
+}
+
+fn head_loss_with_gradient() -> Vec<Sample> {
+    let sample = |forward: Sample| {
+        let Op::HeadLoss { chunk } = forward.op else { panic!("a sample of the loss") };
+        let mut operands = forward.operands;
+        operands.push(given(&[], vec![0.37]));
+        let results =
+            vec![forward.results[0].clone(), operands[0].ty.clone(), operands[1].ty.clone()];
+        Sample::new(forward.name, Op::HeadLossWithGradient { chunk }, operands, results)
+    };
+    head_loss().into_iter().map(sample).collect()
+}
+
+fn gradient_norm() -> Vec<Sample> {
+    let sample = |name: &str, gradients: Operand| {
+        let results = vec![TensorType::f32(&[]), TensorType::f32(&[])];
+        Sample::new(name, Op::GradientNorm, vec![gradients], results)
+    };
+    let spoilt = |value: f64, at: usize| {
+        let mut gradients = real("g", &[70_000], 1.0);
+        gradients.values[at] = value;
+        gradients
+    };
+    vec![
+        sample("one", real("g", &[1], 1.0)),
+        sample("zeros", given(&[129], vec![0.0; 129])),
+        sample("129", real("g", &[129], 1.0)),
+        sample("more than a block", real("g", &[70_000], 1.0)),
+        sample("squares beyond f32", real("g", &[257], 1e30)),
+        sample("squares below f32", real("g", &[257], 1e-30)),
+        sample("infinite in the second block", spoilt(f64::INFINITY, 66_000)),
+        sample("not a number at the start", spoilt(f64::NAN, 0)),
+    ]
+}
+
+fn adamw() -> Vec<Sample> {
+    let range = |start, length, weight_decay, factor| UpdateRange {
+        start,
+        length,
+        weight_decay: Real::new(weight_decay),
+        learning_rate_factor: Real::new(factor),
+    };
+    // The elements between 64 + 129 and 256 are padding.
+    let ranges = vec![range(0, 64, 0.01, 1.0), range(64, 129, 0.0, 0.5), range(256, 44, 0.1, 1.0)];
+    let sample = |name: &str,
+                  size: u64,
+                  ranges: Vec<UpdateRange>,
+                  clip: f64,
+                  norm: f64,
+                  finite: f64,
+                  step: f64| {
+        let mut gradients = real("g", &[size], 1.0);
+        if finite == 0.0 {
+            gradients.values[5] = f64::NAN;
+        }
+        let operands = vec![
+            gradients,
+            given(&[], vec![norm]),
+            given(&[], vec![finite]),
+            given(&[], vec![1e-3]),
+        ];
+        let flat = TensorType::f32(&[size]);
+        let counter = TensorType::new(DType::I32, Shape::scalar());
+        let op = Op::AdamW {
+            beta1: Real::new(0.9),
+            beta2: Real::new(0.999),
+            epsilon: Real::new(1e-8),
+            clip_norm: Real::new(clip),
+            ranges,
+        };
+        let moment = if step == 0.0 { 0.0 } else { 0.1 };
+        let count = size as usize;
+        let current = vec![
+            draw("p", count, 1.0),
+            draw("m", count, moment),
+            draw("v", count, moment).iter().map(|v| v.abs()).collect(),
+            vec![step],
+        ];
+        Sample {
+            current: Some(current),
+            ..Sample::new(name, op, operands, vec![flat.clone(), flat.clone(), flat, counter])
+        }
+    };
+    vec![
+        sample("first update", 300, ranges.clone(), 0.0, 9.0, 1.0, 0.0),
+        sample("clipped", 300, ranges.clone(), 1.0, 9.0, 1.0, 1000.0),
+        sample("below the clip", 300, ranges.clone(), 1.0, 0.5, 1.0, 7.0),
+        sample("not finite", 300, ranges, 1.0, 9.0, 0.0, 3.0),
+        sample(
+            "more than a block",
+            70_000,
+            vec![range(0, 40_000, 0.1, 1.0), range(40_000, 30_000, 0.0, 1.0)],
+            1.0,
+            2.0,
+            1.0,
+            20.0,
+        ),
+        sample("one element", 1, vec![range(0, 1, 0.1, 1.0)], 1.0, 2.0, 1.0, 0.0),
+    ]
+}
+
+#[test]
+fn every_operation_has_samples() {
+    let mut names: Vec<&str> = Vec::new();
+    for sample in all() {
+        let name = sample.op.name();
+        match names.last() {
+            Some(&last) if last == name => {}
+            _ => assert!(!names.contains(&name), "the chain of operations visits {name} twice"),
+        }
+        if names.last() != Some(&name) {
+            names.push(name);
+        }
+    }
+    assert_eq!(names.len(), 16, "operations in the chain: {names:?}");
+    let mut titles: Vec<String> = all().into_iter().map(|sample| sample.name).collect();
+    titles.sort();
+    let all = titles.len();
+    titles.dedup();
+    assert_eq!(titles.len(), all, "two samples share a name");
+}
