@@ -2,6 +2,8 @@
 //!
 //! Owns the table of names and which formulas are activations. Must not know where an activation is used.
 
+use colac_plan::pointwise::{Binary, Builder, MAX_INSTRUCTIONS, Program, Register, Unary};
+
 use crate::diagnostics::{Diagnostic, SourceId, Span, nearest};
 use crate::language::codes;
 use crate::language::expression::{parse_tree, unknown_function};
@@ -21,8 +23,19 @@ const NAMED: [(&str, &str); 7] = [
     ("tanh", "tanh(x)"),
 ];
 
-/// Functions of one value that a formula may use; `max` and `min` take two.
-const FUNCTIONS: [&str; 6] = ["erf", "exp", "log", "sigmoid", "sqrt", "tanh"];
+/// Functions of one value that formulas and bodies may use; `max` and `min` take two or more.
+const FUNCTIONS: [(&str, Unary); 7] = [
+    ("abs", Unary::Absolute),
+    ("erf", Unary::ErrorFunction),
+    ("exp", Unary::Exponential),
+    ("log", Unary::Logarithm),
+    ("sigmoid", Unary::Sigmoid),
+    ("sqrt", Unary::SquareRoot),
+    ("tanh", Unary::HyperbolicTangent),
+];
+
+/// Formulas larger than this would not fit a program.
+const MAX_SIZE: usize = MAX_INSTRUCTIONS / 2;
 
 /// A function of one number, applied to every element.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,6 +78,13 @@ impl Activation {
             _ => written,
         };
         check(&formula)?;
+        let mut size = 0;
+        formula.walk(&mut |_| size += 1);
+        if size > MAX_SIZE {
+            return Err(Diagnostic::error(codes::ACTIVATION, format!("a formula of {size} parts is too long"))
+                .at(formula.span, format!("more than {MAX_SIZE} numbers, names and operators"))
+                .help("write a shorter formula"));
+        }
         Ok(Activation {
             text: text.to_owned(),
             span: Span::new(source, offset..offset + text.len()),
@@ -86,6 +106,91 @@ impl Activation {
     pub fn is_identity(&self) -> bool {
         matches!(&self.formula.kind, ExprKind::Name(_))
     }
+
+    /// The program of one input and one f32 output that computes it.
+    pub fn program(&self) -> Program {
+        Program::unary(|builder, x| build(&self.formula, builder, x))
+    }
+}
+
+/// The names of all activations.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    let functions = FUNCTIONS.iter().map(|(name, _)| *name);
+    NAMED.iter().map(|(name, _)| *name).chain(functions.filter(|name| *name != "tanh")).chain(["max", "min"])
+}
+
+/// Whether a name is a function of one number.
+pub(crate) fn is_function(name: &str) -> bool {
+    function(name).is_some()
+}
+
+/// Whether a name is an activation's.
+pub(crate) fn is_named(name: &str) -> bool {
+    NAMED.iter().any(|(known, _)| *known == name)
+}
+
+/// The function of one number with a name.
+pub(crate) fn function(name: &str) -> Option<Unary> {
+    FUNCTIONS.iter().find(|(known, _)| *known == name).map(|(_, function)| *function)
+}
+
+/// The formula in x of a named activation.
+///
+/// # Errors
+/// `language::activation` with the nearest name.
+pub(crate) fn formula_of(name: &str, span: Span) -> Result<&'static str, Diagnostic> {
+    let known = NAMED.iter().find(|(known, _)| *known == name);
+    known.map(|(_, formula)| *formula).ok_or_else(|| {
+        let names = NAMED.map(|(known, _)| known);
+        let help = nearest(name, names).map_or_else(
+            || format!("use one of {}, or a formula in x such as \"x * sigmoid(1.7 * x)\"", names.join(", ")),
+            |near| format!("did you mean `{near}`?"),
+        );
+        let message = format!("there is no activation `{name}`");
+        Diagnostic::error(codes::ACTIVATION, message).at(span, "unknown activation").help(help)
+    })
+}
+
+/// Computes a checked formula of the register `x`.
+fn build(tree: &Expr, builder: &mut Builder, x: Register) -> Register {
+    match &tree.kind {
+        ExprKind::Literal(value) => builder.constant(value.as_number().unwrap_or_default()),
+        ExprKind::Name(_) => x,
+        ExprKind::Unary { operand, .. } => {
+            let operand = build(operand, builder, x);
+            builder.unary(Unary::Negate, operand)
+        }
+        ExprKind::Binary { operator, left, right } => {
+            let (a, b) = (build(left, builder, x), build(right, builder, x));
+            builder.binary(arithmetic(*operator).unwrap_or(Binary::Add), a, b)
+        }
+        ExprKind::Conditional { value, .. } => build(value, builder, x),
+        ExprKind::Call(call) => {
+            let arguments: Vec<Register> =
+                call.arguments.iter().map(|argument| build(&argument.value, builder, x)).collect();
+            apply(&call.name.text, builder, &arguments)
+        }
+    }
+}
+
+/// Applies a function to registers: one, or two and more for `max` and `min`.
+pub(crate) fn apply(name: &str, builder: &mut Builder, arguments: &[Register]) -> Register {
+    let extreme = if name == "max" { Binary::Maximum } else { Binary::Minimum };
+    match function(name) {
+        Some(function) => builder.unary(function, arguments[0]),
+        None => arguments[1..].iter().fold(arguments[0], |best, &next| builder.binary(extreme, best, next)),
+    }
+}
+
+/// The pointwise function of an operator, if it is arithmetic that values know.
+pub(crate) fn arithmetic(operator: BinaryOperator) -> Option<Binary> {
+    match operator {
+        BinaryOperator::Add => Some(Binary::Add),
+        BinaryOperator::Subtract => Some(Binary::Subtract),
+        BinaryOperator::Multiply => Some(Binary::Multiply),
+        BinaryOperator::Divide => Some(Binary::Divide),
+        _ => None,
+    }
 }
 
 /// Makes sure that a tree is made of x, numbers, arithmetic and known functions.
@@ -93,7 +198,7 @@ fn check(tree: &Expr) -> Result<(), Diagnostic> {
     let wrong = |span: Span, what: String| {
         Diagnostic::error(codes::ACTIVATION, what)
             .at(span, "not part of a formula in x")
-            .help("use x, numbers, + - * /, max, min, and erf, exp, log, sigmoid, sqrt, tanh")
+            .help("use x, numbers, + - * /, max, min, and abs, erf, exp, log, sigmoid, sqrt, tanh")
     };
     match &tree.kind {
         ExprKind::Literal(value) if value.as_number().is_some() => Ok(()),
@@ -116,24 +221,17 @@ fn check(tree: &Expr) -> Result<(), Diagnostic> {
             Err(wrong(tree.span, "a formula has no conditions".into()))
         }
         ExprKind::Call(call) => {
-            let binary = matches!(call.name.text.as_str(), "max" | "min");
-            if !binary && !FUNCTIONS.contains(&call.name.text.as_str()) {
-                return Err(unknown_function(call, FUNCTIONS.into_iter().chain(["max", "min"])));
+            let extreme = matches!(call.name.text.as_str(), "max" | "min");
+            if !extreme && !is_function(&call.name.text) {
+                return Err(unknown_function(call, FUNCTIONS.iter().map(|(name, _)| *name).chain(["max", "min"])));
             }
-            let plain = call.label.is_none()
-                && call.arguments.iter().all(|argument| argument.name.is_none());
-            let arity = if binary { 2 } else { 1 };
-            if !plain || call.arguments.len() != arity {
-                return Err(Diagnostic::error(
-                    codes::ARGUMENTS,
-                    format!(
-                        "`{}` takes {arity} value{}",
-                        call.name.text,
-                        if binary { "s" } else { "" }
-                    ),
-                )
-                .at(tree.span, "called here")
-                .help("write the values alone, in order"));
+            let plain = call.label.is_none() && call.arguments.iter().all(|argument| argument.name.is_none());
+            let count = call.arguments.len();
+            if !plain || !(if extreme { count >= 2 } else { count == 1 }) {
+                let wanted = if extreme { "two values or more" } else { "one value" };
+                return Err(Diagnostic::error(codes::ARGUMENTS, format!("`{}` takes {wanted}", call.name.text))
+                    .at(tree.span, "called here")
+                    .help("write the values alone, in order"));
             }
             call.arguments.iter().try_for_each(|argument| check(&argument.value))
         }

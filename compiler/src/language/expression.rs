@@ -4,6 +4,7 @@
 //! come from.
 
 use crate::diagnostics::{Diagnostic, SourceId, Span, nearest};
+use crate::language::architecture::ConfigKind;
 use crate::language::codes;
 use crate::language::grammar;
 use crate::language::lexer::{TokenKind, lex};
@@ -81,7 +82,7 @@ impl std::fmt::Display for Value {
 }
 
 /// The functions of expressions, with the number of their arguments.
-const FUNCTIONS: [(&str, std::ops::RangeInclusive<usize>); 6] = [
+pub(crate) const CONSTANT_FUNCTIONS: [(&str, std::ops::RangeInclusive<usize>); 6] = [
     ("ceil", 1..=1),
     ("floor", 1..=1),
     ("max", 2..=16),
@@ -143,6 +144,11 @@ impl Expression {
         }
     }
 
+    /// What kind of value it gives, from the kinds of the names it reads; `None` while one of those is not known.
+    pub fn kind(&self, names: &dyn Fn(&str) -> Option<ConfigKind>) -> Option<ConfigKind> {
+        kind(&self.tree, names)
+    }
+
     /// As written.
     pub fn text(&self) -> &str {
         &self.text
@@ -151,6 +157,43 @@ impl Expression {
     /// Where it is written.
     pub fn span(&self) -> Span {
         self.tree.span
+    }
+}
+
+/// The kind of a tree: integers stay integers, since division between them is exact; a fraction or a root anywhere in
+/// an arithmetic expression makes it a number.
+fn kind(tree: &Expr, names: &dyn Fn(&str) -> Option<ConfigKind>) -> Option<ConfigKind> {
+    let wider = |a: ConfigKind, b: ConfigKind| if a == ConfigKind::Number { a } else { b };
+    match &tree.kind {
+        ExprKind::Literal(Value::Integer(_)) => Some(ConfigKind::Integer),
+        ExprKind::Literal(Value::Float(_)) => Some(ConfigKind::Number),
+        ExprKind::Literal(Value::Boolean(_)) => Some(ConfigKind::Boolean),
+        ExprKind::Literal(Value::Text(text)) => Some(ConfigKind::OneOf(vec![text.clone()])),
+        ExprKind::Name(path) => names(&path.text),
+        ExprKind::Unary { operator: UnaryOperator::Not, .. } => Some(ConfigKind::Boolean),
+        ExprKind::Unary { operator: UnaryOperator::Negate, operand } => kind(operand, names),
+        ExprKind::Binary { operator, left, right } => match operator {
+            BinaryOperator::Add
+            | BinaryOperator::Subtract
+            | BinaryOperator::Multiply
+            | BinaryOperator::Divide
+            | BinaryOperator::Remainder => Some(wider(kind(left, names)?, kind(right, names)?)),
+            _ => Some(ConfigKind::Boolean),
+        },
+        ExprKind::Conditional { value, otherwise, .. } => {
+            let value = kind(value, names)?;
+            match otherwise {
+                Some(otherwise) => Some(wider(value, kind(otherwise, names)?)),
+                None => Some(value),
+            }
+        }
+        ExprKind::Call(call) => match call.name.text.as_str() {
+            "sqrt" => Some(ConfigKind::Number),
+            "min" | "max" => call.arguments.iter().try_fold(ConfigKind::Integer, |widest, argument| {
+                Some(wider(widest, kind(&argument.value, names)?))
+            }),
+            _ => Some(ConfigKind::Integer),
+        },
     }
 }
 
@@ -342,9 +385,9 @@ impl Evaluator<'_> {
     }
 
     fn call(self, tree: &Expr, call: &Call) -> Result<Value, Diagnostic> {
-        let Some((function, arity)) = FUNCTIONS.iter().find(|(name, _)| *name == call.name.text)
+        let Some((function, arity)) = CONSTANT_FUNCTIONS.iter().find(|(name, _)| *name == call.name.text)
         else {
-            return Err(unknown_function(call, FUNCTIONS.map(|(name, _)| name)));
+            return Err(unknown_function(call, CONSTANT_FUNCTIONS.map(|(name, _)| name)));
         };
         if let Some(label) = &call.label {
             return Err(Diagnostic::error(

@@ -4,10 +4,18 @@
 //! what a graph is.
 
 pub mod activation;
+pub mod architecture;
+mod body;
+pub(crate) mod check;
 pub mod codes;
+pub mod config;
+mod document;
 pub mod expression;
 mod grammar;
+pub mod huggingface;
 mod lexer;
+pub(crate) mod operations;
 pub mod selector;
 pub mod syntax;
 mod tokens;
+pub mod weights;

@@ -11,7 +11,7 @@ use nom::combinator::{all_consuming, map, value};
 use nom::multi::{many1, separated_list1};
 use nom::sequence::delimited;
 
-use crate::diagnostics::{Diagnostic, SourceId, Span};
+use crate::diagnostics::{Diagnostic, SourceId, Span, nearest};
 use crate::language::codes;
 
 /// Alternatives multiply; more than this many is a mistake, not a selector.
@@ -161,6 +161,32 @@ fn match_segments(pattern: &[Segment], path: &[&str], captured: &mut Vec<String>
     }
 }
 
+/// How far two patterns are apart: a segment more, less or different costs 6, a near word 2, a star for a word 3.
+fn distance(a: &[String], b: &[String]) -> usize {
+    let cost = |x: &str, y: &str| {
+        if x == y {
+            0
+        } else if nearest(x, [y]).is_some() && !x.starts_with('*') && !y.starts_with('*') {
+            2
+        } else if x.contains(['*', '{']) || y.contains('*') {
+            3
+        } else {
+            6
+        }
+    };
+    let mut row: Vec<usize> = (0..=b.len()).map(|j| 6 * j).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = 6 * (i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let changed = diagonal + cost(x, y);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 6).min(diagonal + 6);
+        }
+    }
+    row[b.len()]
+}
+
 impl Selector {
     /// Reads a selector that stands at byte `offset` of `source`.
     ///
@@ -202,6 +228,39 @@ impl Selector {
             let mut captured = Vec::new();
             match_segments(pattern, &path, &mut captured).then_some(captured)
         })
+    }
+
+    /// The stars of every alternative, in order: `*` or `**`.
+    pub(crate) fn wildcards(&self) -> Vec<Vec<&'static str>> {
+        let stars = |segment: &Segment| match segment {
+            Segment::Any => vec!["**"],
+            Segment::Glob(pieces) => vec!["*"; pieces.len() - 1],
+        };
+        self.alternatives.iter().map(|segments| segments.iter().flat_map(stars).collect()).collect()
+    }
+
+    /// A pattern near to this one that selects some of `paths`, for a selector that selects none of them.
+    ///
+    /// Candidates are the paths with numbers made `*`, and their beginnings with `**` behind; the one with the fewest
+    /// differing segments wins.
+    pub fn suggest<'a>(&self, paths: impl IntoIterator<Item = &'a str>) -> Option<String> {
+        let wanted: Vec<String> = self.text.split('.').map(str::to_owned).collect();
+        let mut candidates: Vec<Vec<String>> = Vec::new();
+        for path in paths {
+            let is_number = |segment: &str| segment.bytes().all(|b| b.is_ascii_digit());
+            let general: Vec<String> =
+                path.split('.').map(|s| if is_number(s) { "*".to_owned() } else { s.to_owned() }).collect();
+            for length in 1..general.len() {
+                let mut beginning = general[..length].to_vec();
+                beginning.push("**".to_owned());
+                candidates.push(beginning);
+            }
+            candidates.push(general);
+        }
+        candidates.sort();
+        candidates.dedup();
+        let best = candidates.into_iter().min_by_key(|candidate| distance(&wanted, candidate))?;
+        Some(best.join("."))
     }
 
     /// As written.

@@ -1,0 +1,421 @@
+//! Operations of the language: what each adds to the graph.
+//!
+//! Owns the meaning of each operation's arguments. Must not know shape rules: those are in [`colac_plan::op::infer`].
+
+use colac_plan::op::{Mask, Real, TypeError};
+use colac_plan::parameter::{ConstantContent, Role};
+use colac_plan::pointwise::{Binary, Builder, InputForm, Program};
+use colac_plan::program::Phase;
+use colac_plan::{DType, Op, Shape, TensorType};
+
+use crate::diagnostics::{Diagnostic, Span};
+use crate::graph::{ColaPermission, LinearSite, ParameterId, Value as Tensor, View};
+use crate::language::expression::Value;
+use crate::language::operations::{Operation, OperationKind, bind};
+use crate::language::syntax::{Argument, Call, Expr, ExprKind};
+use crate::lower::parameter::Parameter;
+use crate::lower::pointwise::named_activation;
+use crate::lower::{Bound, Frame, Lowering, MOST_PRODUCTS, codes, too_large};
+
+/// The arguments of a call, by the operation's parameters.
+struct Arguments<'a> {
+    operation: &'static Operation,
+    bound: Vec<Option<&'a Argument>>,
+}
+
+impl<'a> Arguments<'a> {
+    /// What was given for a parameter.
+    fn optional(&self, name: &str) -> Option<&'a Expr> {
+        let at = self.operation.parameters.iter().position(|parameter| parameter.name == name)?;
+        self.bound[at].map(|argument| &argument.value)
+    }
+
+    /// What was given for a required parameter.
+    fn required(&self, name: &str) -> &'a Expr {
+        self.optional(name).expect("a call without a required argument is refused before")
+    }
+}
+
+impl Lowering<'_> {
+    /// A call of an operation.
+    pub(super) fn operation(
+        &mut self,
+        frame: &mut Frame,
+        operation: &'static Operation,
+        call: &Call,
+        span: Span,
+    ) -> Result<Bound, Diagnostic> {
+        let parameters: Vec<(&str, bool)> = operation.parameters.iter().map(|p| (p.name, p.required)).collect();
+        let arguments = Arguments { operation, bound: bind(call, span, &parameters)? };
+        let label = call.label.as_ref().map(|label| frame.join(&label.text));
+        let path = label.clone().unwrap_or_else(|| frame.path.clone());
+        let first = operation.parameters[0].name;
+        let Some(x) = self.tensor(frame, arguments.required(first))? else { return Ok(Bound::Wrong) };
+        let result = match operation.kind {
+            OperationKind::Linear => return self.linear(frame, &arguments, x, path, span),
+            OperationKind::Embedding => return self.embedding(frame, &arguments, x, path, span),
+            OperationKind::RmsNorm => return self.rms_norm(frame, &arguments, x, path, span),
+            OperationKind::Activation => {
+                let Some(program) = self.activation(frame, arguments.required("kind"))? else {
+                    return Ok(Bound::Tensor(x));
+                };
+                let operand = (x, arguments.required("x").span);
+                return self.pointwise_node(frame, program, &[operand], label, span).map(Bound::Tensor);
+            }
+            OperationKind::Rope => self.rope(frame, &arguments, x, &path, span)?,
+            OperationKind::Heads => {
+                let head_dim = self.extent(frame, arguments.required("head_dim"))?;
+                self.view(frame, View::SplitHeads { head_dim }, x, &path, span)?
+            }
+            OperationKind::MergeHeads => self.view(frame, View::MergeHeads, x, &path, span)?,
+            OperationKind::SoftmaxAttention => {
+                let Some(result) = self.attention(frame, &arguments, x, &path, span)? else {
+                    return Ok(Bound::Wrong);
+                };
+                result
+            }
+        };
+        if let Some(label) = label {
+            self.name(label, span, None)?;
+        }
+        Ok(Bound::Tensor(result))
+    }
+
+    fn op(&mut self, frame: &Frame, op: Op, operands: &[Tensor], path: &str, span: Span) -> Result<Tensor, Diagnostic> {
+        let origin = self.origin(path, span);
+        let made = self.graph.op(op, operands, origin, Phase::Forward, frame.scope);
+        made.map(|results| results[0]).map_err(|error| self.mismatch(&error, operands, span))
+    }
+
+    fn view(
+        &mut self,
+        frame: &Frame,
+        view: View,
+        operand: Tensor,
+        path: &str,
+        span: Span,
+    ) -> Result<Tensor, Diagnostic> {
+        let origin = self.origin(path, span);
+        let made = self.graph.view(view, operand, origin, Phase::Forward, frame.scope);
+        made.map_err(|error| self.mismatch(&error, &[operand], span))
+    }
+
+    /// The shape of a real operand with at least one axis; the others are refused before a parameter is made for them.
+    fn rows(&self, x: Tensor, op: &'static str, expected: &'static str, span: Span) -> Result<Shape, Diagnostic> {
+        let ty = self.graph.ty(x);
+        if !ty.dtype.is_float() {
+            let error = TypeError::ElementFormat { op, operand: 0, expected: "a real number", found: ty.dtype };
+            return Err(self.mismatch(&error, &[x], span));
+        }
+        if ty.shape.ndim() == 0 {
+            let error = TypeError::Form { op, operand: 0, expected, found: ty.shape.clone() };
+            return Err(self.mismatch(&error, &[x], span));
+        }
+        Ok(ty.shape.clone())
+    }
+
+    fn linear(
+        &mut self,
+        frame: &mut Frame,
+        arguments: &Arguments<'_>,
+        x: Tensor,
+        path: String,
+        span: Span,
+    ) -> Result<Bound, Diagnostic> {
+        let shape = self.rows(x, "linear", "[.., in]", span)?;
+        let inputs = shape.width();
+        let outputs = self.extent(frame, arguments.required("out"))?;
+        let products = shape.elements().checked_mul(outputs).filter(|&products| products <= MOST_PRODUCTS);
+        if products.is_none() {
+            return Err(too_large(span, "a product of more than 2^56 multiplications"));
+        }
+        self.check_size(&[shape.rows(), outputs], span)?;
+        let shared = match arguments.optional("weight") {
+            Some(label) => self.shared_weight(frame, label)?,
+            None => None,
+        };
+        let (weight, tensor) = match shared {
+            Some((weight, tensor, label)) => {
+                let rows = self.graph.ty(tensor).shape.0[0].extent;
+                if rows != outputs {
+                    let made = self.graph.node(tensor.node).origin.span;
+                    let mut diagnostic = Diagnostic::error(
+                        codes::SHAPE_MISMATCH,
+                        format!("the shared weight has {rows} rows, but {outputs} outputs are wanted"),
+                    )
+                    .at(arguments.required("out").span, format!("wants {outputs}"))
+                    .at(label, "shares this weight");
+                    if let Some(made) = made {
+                        diagnostic = diagnostic.at(made, format!("its weight is {}", self.graph.ty(tensor).shape));
+                    }
+                    return Err(diagnostic.help("make both the same size"));
+                }
+                (weight, tensor)
+            }
+            None => self.parameter(
+                frame,
+                &Parameter {
+                    path: &path,
+                    tensor: "weight",
+                    kind: "linear",
+                    extents: &[outputs, inputs],
+                    role: Role::Matrix,
+                    default: None,
+                    init: arguments.optional("init"),
+                    features: (inputs, outputs),
+                    span,
+                },
+            )?,
+        };
+        let y = self.op(frame, Op::Linear, &[x, tensor], &path, span)?;
+        let permission = match arguments.optional("cola") {
+            Some(never) if self.is_present(frame, never)? => {
+                ColaPermission::Never("declared `cola = never` by the architecture".into())
+            }
+            _ => ColaPermission::Allowed,
+        };
+        let site = LinearSite { path: path.clone(), node: y.node, weight, permission, span: Some(span) };
+        self.graph.linears.push(site);
+        self.name(path.clone(), span, Some((weight, tensor)))?;
+        let has_bias = match arguments.optional("bias") {
+            Some(condition) => self.condition(frame, condition)?,
+            None => false,
+        };
+        if !has_bias {
+            return Ok(Bound::Tensor(y));
+        }
+        let (_, bias) = self.parameter(
+            frame,
+            &Parameter {
+                path: &path,
+                tensor: "bias",
+                kind: "bias",
+                extents: &[outputs],
+                role: Role::Vector,
+                default: Some(0.0),
+                init: None,
+                features: (inputs, outputs),
+                span,
+            },
+        )?;
+        self.op(frame, Op::Pointwise { program: add_row() }, &[y, bias], &path, span).map(Bound::Tensor)
+    }
+
+    /// Whether an argument is there: a conditional without `else` may not be.
+    fn is_present(&mut self, frame: &Frame, expr: &Expr) -> Result<bool, Diagnostic> {
+        match &expr.kind {
+            ExprKind::Conditional { condition, otherwise: None, .. } => self.condition(frame, condition),
+            _ => Ok(true),
+        }
+    }
+
+    /// The weight that a label names, seen from here: in this path, or one around it. `None` if the condition is false.
+    fn shared_weight(
+        &mut self,
+        frame: &Frame,
+        expr: &Expr,
+    ) -> Result<Option<(ParameterId, Tensor, Span)>, Diagnostic> {
+        let label = match &expr.kind {
+            ExprKind::Name(path) => path,
+            ExprKind::Conditional { value, condition, otherwise } => {
+                return if self.condition(frame, condition)? {
+                    self.shared_weight(frame, value)
+                } else {
+                    otherwise.as_ref().map_or(Ok(None), |otherwise| self.shared_weight(frame, otherwise))
+                };
+            }
+            _ => return Err(self.no_label("", expr.span)),
+        };
+        let mut around = Some(frame.path.as_str());
+        while let Some(path) = around {
+            let full = if path.is_empty() { label.text.clone() } else { format!("{path}.{}", label.text) };
+            if let Some((weight, tensor)) = self.paths.get(&full).and_then(|labelled| labelled.weight) {
+                return Ok(Some((weight, tensor, label.span)));
+            }
+            around = (!path.is_empty()).then(|| path.rsplit_once('.').map_or("", |(outer, _)| outer));
+        }
+        Err(self.no_label(&label.text, label.span))
+    }
+
+    fn no_label(&self, label: &str, span: Span) -> Diagnostic {
+        let known = self.paths.iter().filter(|(_, labelled)| labelled.weight.is_some()).map(|(path, _)| path.as_str());
+        let near = crate::diagnostics::nearest(label, known);
+        Diagnostic::error(codes::LABEL, format!("no operation with a weight is called `{label}` before this one"))
+            .at(span, "no such weight here")
+            .help(near.map_or_else(
+                || "share the weight of an `embedding` or `linear` that stands before".to_owned(),
+                |near| format!("did you mean `{near}`?"),
+            ))
+    }
+
+    fn embedding(
+        &mut self,
+        frame: &mut Frame,
+        arguments: &Arguments<'_>,
+        ids: Tensor,
+        path: String,
+        span: Span,
+    ) -> Result<Bound, Diagnostic> {
+        let rows = self.extent(frame, arguments.required("rows"))?;
+        let width = self.extent(frame, arguments.required("width"))?;
+        let ty = self.graph.ty(ids);
+        if ty.dtype != DType::I32 {
+            let error = TypeError::ElementFormat { op: "embedding", operand: 0, expected: "ids", found: ty.dtype };
+            return Err(self.mismatch(&error, &[ids], span));
+        }
+        self.check_size(&[ty.shape.elements(), width], span)?;
+        let table = self.parameter(
+            frame,
+            &Parameter {
+                path: &path,
+                tensor: "weight",
+                kind: "embedding",
+                extents: &[rows, width],
+                role: Role::Embedding,
+                default: None,
+                init: arguments.optional("init"),
+                features: (rows, width),
+                span,
+            },
+        )?;
+        let y = self.op(frame, Op::Embedding, &[ids, table.1], &path, span)?;
+        self.name(path, span, Some(table))?;
+        Ok(Bound::Tensor(y))
+    }
+
+    fn rms_norm(
+        &mut self,
+        frame: &mut Frame,
+        arguments: &Arguments<'_>,
+        x: Tensor,
+        path: String,
+        span: Span,
+    ) -> Result<Bound, Diagnostic> {
+        let epsilon = Real::new(self.number(frame, arguments.required("eps"))?);
+        let width = self.rows(x, "rms_norm", "[.., width]", span)?.width();
+        let (_, gain) = self.parameter(
+            frame,
+            &Parameter {
+                path: &path,
+                tensor: "weight",
+                kind: "rms_norm",
+                extents: &[width],
+                role: Role::Vector,
+                default: Some(1.0),
+                init: arguments.optional("init"),
+                features: (width, width),
+                span,
+            },
+        )?;
+        let y = self.op(frame, Op::RmsNorm { epsilon }, &[x, gain], &path, span)?;
+        self.name(path, span, None)?;
+        Ok(Bound::Tensor(y))
+    }
+
+    fn rope(
+        &mut self,
+        frame: &mut Frame,
+        arguments: &Arguments<'_>,
+        x: Tensor,
+        path: &str,
+        span: Span,
+    ) -> Result<Tensor, Diagnostic> {
+        let written = arguments.required("theta");
+        let theta = self.number(frame, written)?;
+        if theta <= 0.0 {
+            return Err(Diagnostic::error(codes::OPERAND, format!("a base of {theta} gives no frequencies"))
+                .at(written.span, "must be positive")
+                .help("write a positive number such as 10000"));
+        }
+        let shape = self.graph.ty(x).shape.clone();
+        let [_, positions, _, head_dim] = shape.0.as_slice() else {
+            let expected = "[batch, seq, heads, head_dim]";
+            let error = TypeError::Form { op: "rope", operand: 0, expected, found: shape };
+            return Err(self.mismatch(&error, &[x], span));
+        };
+        // The rule itself refuses an odd head_dim.
+        let pairs = colac_plan::Axis::anonymous(head_dim.extent / 2);
+        let ty = TensorType::new(DType::F32, Shape(vec![positions.clone(), pairs]));
+        let theta = Real::new(theta);
+        let origin = self.origin("rope", span);
+        let cos = self.graph.constant(ConstantContent::RopeCos { theta }, ty.clone(), origin.clone());
+        let sin = self.graph.constant(ConstantContent::RopeSin { theta }, ty, origin);
+        let made = self.graph.op(
+            Op::Rope { inverse: false },
+            &[x, cos, sin],
+            self.origin(path, span),
+            Phase::Forward,
+            frame.scope,
+        );
+        // The tables are ours: only the value rotated is the user's.
+        made.map(|results| results[0]).map_err(|error| self.mismatch(&error, &[x], span))
+    }
+
+    fn attention(
+        &mut self,
+        frame: &mut Frame,
+        arguments: &Arguments<'_>,
+        q: Tensor,
+        path: &str,
+        span: Span,
+    ) -> Result<Option<Tensor>, Diagnostic> {
+        let k = self.tensor(frame, arguments.required("k"))?;
+        let v = self.tensor(frame, arguments.required("v"))?;
+        let (Some(k), Some(v)) = (k, v) else { return Ok(None) };
+        let written = arguments.required("mask");
+        let mask = match self.expression(frame, written)? {
+            Bound::Mask(mask) => mask,
+            Bound::Wrong => return Ok(None),
+            other => {
+                return Err(Diagnostic::error(codes::OPERAND, format!("a mask is needed here, not {}", other.describe()))
+                    .at(written.span, "not a mask")
+                    .help("write causal, full or window(n)"));
+            }
+        };
+        let shape = self.graph.ty(q).shape.clone();
+        let [.., positions, heads, head_dim] = shape.0.as_slice() else {
+            let expected = "[batch, seq, heads, head_dim]";
+            let error = TypeError::Form { op: "attention", operand: 0, expected, found: shape };
+            return Err(self.mismatch(&error, &[q], span));
+        };
+        let rows = [shape.rows(), head_dim.extent, positions.extent, heads.extent];
+        if rows[..3].iter().try_fold(1u64, |product, &e| product.checked_mul(e)).is_none_or(|p| p > MOST_PRODUCTS) {
+            return Err(too_large(span, "a product of more than 2^56 multiplications"));
+        }
+        let scale = match arguments.optional("scale") {
+            Some(scale) => self.number(frame, scale)?,
+            None => 1.0 / (head_dim.extent as f64).sqrt(),
+        };
+        // A window over the whole row is the causal mask; one form lets equal work be seen as equal.
+        let mask = match mask {
+            Mask::Window(width) if u64::from(width) >= positions.extent => Mask::Causal,
+            other => other,
+        };
+        let op = Op::Attention { mask, scale: Real::new(scale) };
+        self.op(frame, op, &[q, k, v], path, span).map(Some)
+    }
+
+    /// The program of an activation; `None` for one that changes nothing.
+    fn activation(&mut self, frame: &mut Frame, kind: &Expr) -> Result<Option<Program>, Diagnostic> {
+        let name = match self.expression(frame, kind)? {
+            Bound::Setting(Value::Text(name)) => name,
+            other => {
+                return Err(Diagnostic::error(codes::OPERAND, format!("the name of an activation is needed here, not {}", other.describe()))
+                    .at(kind.span, "not a name")
+                    .help("write a setting such as hidden_act, or a text such as \"silu\""));
+            }
+        };
+        if name == "identity" {
+            return Ok(None);
+        }
+        named_activation(&name, kind.span).map(Some)
+    }
+}
+
+/// `a + row`.
+fn add_row() -> Program {
+    let mut builder = Builder::new();
+    let (a, row) = (builder.input(InputForm::Elements), builder.input(InputForm::Row));
+    let sum = builder.binary(Binary::Add, a, row);
+    builder.finish(&[(sum, DType::F32)])
+}

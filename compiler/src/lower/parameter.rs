@@ -1,0 +1,173 @@
+//! Parameters: paths, start values, names in checkpoints.
+//!
+//! Owns the meeting of labels, `use`, `init` and `[weights]`. Must not know what an operation does with a parameter.
+
+use colac_plan::op::Real;
+use colac_plan::parameter::{CheckpointName, Initialization, Role};
+use colac_plan::{Shape, TensorType};
+
+use crate::diagnostics::{Diagnostic, Span};
+use crate::graph::{ParameterId, ParameterInfo, Value as Tensor};
+use crate::language::check::not_a_distribution;
+use crate::language::expression::{self, Value};
+use crate::language::syntax::{Expr, ExprKind};
+use crate::language::weights::Layout;
+use crate::lower::{Frame, Labelled, Lowering, MOST_ELEMENTS, codes, too_large};
+
+/// What a new parameter is.
+pub(super) struct Parameter<'a> {
+    /// Path of the operation: `layers.3.self_attn.q_proj`.
+    pub(super) path: &'a str,
+    /// `weight` or `bias`.
+    pub(super) tensor: &'static str,
+    /// The kind that `use` speaks of: `linear`, `embedding`, `rms_norm` or `bias`.
+    pub(super) kind: &'static str,
+    /// Extents.
+    pub(super) extents: &'a [u64],
+    /// What it is in the model.
+    pub(super) role: Role,
+    /// How it starts where neither the call nor a `use` says.
+    pub(super) default: Option<f64>,
+    /// `init =` of the call.
+    pub(super) init: Option<&'a Expr>,
+    /// Widths that distributions may read: input and output of the operation.
+    pub(super) features: (u64, u64),
+    /// The call.
+    pub(super) span: Span,
+}
+
+impl Lowering<'_> {
+    /// Takes a path for a labelled operation.
+    pub(super) fn name(
+        &mut self,
+        path: String,
+        span: Span,
+        weight: Option<(ParameterId, Tensor)>,
+    ) -> Result<(), Diagnostic> {
+        match self.paths.get(&path) {
+            None => {
+                self.paths.insert(path, Labelled { span, weight });
+                Ok(())
+            }
+            Some(first) => {
+                let mut diagnostic =
+                    Diagnostic::error(codes::DUPLICATE_PATH, format!("two operations have the path `{path}`"))
+                        .at(span, "second");
+                if first.span != span {
+                    diagnostic = diagnostic.at(first.span, "first");
+                }
+                Err(diagnostic.help("give them different labels, or label the calls of the block they stand in"))
+            }
+        }
+    }
+
+    /// Makes a parameter and the node that reads it.
+    pub(super) fn parameter(
+        &mut self,
+        frame: &Frame,
+        parameter: &Parameter<'_>,
+    ) -> Result<(ParameterId, Tensor), Diagnostic> {
+        let Parameter { path, tensor, extents, role, span, .. } = *parameter;
+        self.check_size(extents, span)?;
+        self.elements = self.elements.saturating_add(extents.iter().product());
+        if self.elements > MOST_ELEMENTS {
+            return Err(too_large(span, "more than 2^48 parameters"));
+        }
+        let initialization = self.initialization(frame, parameter)?;
+        let rules = &self.architecture.weights;
+        let rule = rules.iter().find_map(|rule| rule.tensor_name(path).map(|name| (name, rule.layout)));
+        let (name, layout) = rule.unwrap_or_else(|| (path.to_owned(), Layout::OutIn));
+        let name = format!("{name}.{tensor}");
+        if let Some(first) = self.checkpoint_names.insert(name.clone(), span) {
+            return Err(Diagnostic::error(codes::DUPLICATE_PATH, format!("two tensors of a checkpoint are called `{name}`"))
+                .at(span, format!("`{path}` is called so"))
+                .at(first, "and so is this one")
+                .help("make the rules of `[weights]` give them different names"));
+        }
+        let transposed = role == Role::Matrix && layout == Layout::InOut;
+        let info = ParameterInfo {
+            path: format!("{path}.{tensor}"),
+            ty: TensorType::new(colac_plan::DType::F32, Shape::of(extents)),
+            initialization,
+            role,
+            checkpoint: CheckpointName { name, transposed },
+            scope: frame.scope,
+        };
+        let origin = self.origin(path, span);
+        Ok(self.graph.parameter(info, origin))
+    }
+
+    /// How a parameter starts: as the call says, else as the last `use` of its kind says, else its kind's default.
+    fn initialization(&mut self, frame: &Frame, parameter: &Parameter<'_>) -> Result<Initialization, Diagnostic> {
+        let uses = &self.architecture.body.uses;
+        let used = uses.iter().rev().find(|item| item.kinds.iter().any(|kind| kind.text == parameter.kind));
+        if let Some(written) = parameter.init.or(used.map(|item| &item.distribution)) {
+            return self.distribution(frame, written, parameter);
+        }
+        match parameter.default {
+            Some(value) => Ok(Initialization::Constant { value: Real::new(value) }),
+            None => Err(Diagnostic::error(codes::INITIALIZATION, format!("nothing says how the weight of `{}` starts", parameter.path))
+                .at(parameter.span, "no start values")
+                .help(format!("write `use normal(0, 0.02) for {}` in the body, or `init =` in the call", parameter.kind))),
+        }
+    }
+
+    fn distribution(
+        &mut self,
+        frame: &Frame,
+        written: &Expr,
+        parameter: &Parameter<'_>,
+    ) -> Result<Initialization, Diagnostic> {
+        let (name, arguments) = match &written.kind {
+            ExprKind::Name(path) => (path.text.as_str(), [].as_slice()),
+            ExprKind::Call(call) => (call.name.text.as_str(), call.arguments.as_slice()),
+            ExprKind::Conditional { value, condition, otherwise } => {
+                if self.condition(frame, condition)? {
+                    return self.distribution(frame, value, parameter);
+                }
+                return match otherwise {
+                    Some(otherwise) => self.distribution(frame, otherwise, parameter),
+                    // Without an `else` the call says nothing: the `use` of the kind holds.
+                    None => self.initialization(frame, &Parameter { init: None, ..*parameter }),
+                };
+            }
+            _ => return Err(not_a_distribution(written.span)),
+        };
+        if let Some(declared) = self.architecture.body.inits.iter().find(|init| init.name.text == name) {
+            return self.distribution(frame, &declared.distribution, parameter);
+        }
+        let (in_features, out_features) = parameter.features;
+        let names = |name: &str| match name {
+            "in_features" => Some(Value::Integer(in_features.cast_signed())),
+            "out_features" => Some(Value::Integer(out_features.cast_signed())),
+            _ => self.config.get(name).cloned(),
+        };
+        let mut numbers = Vec::with_capacity(arguments.len());
+        for argument in arguments {
+            let value = expression::evaluate(&argument.value, &names)?;
+            numbers.push((value.as_number().ok_or_else(|| not_a_distribution(argument.value.span))?, argument.value.span));
+        }
+        let not_negative = |(number, span): (f64, Span)| {
+            if number >= 0.0 {
+                return Ok(Real::new(number));
+            }
+            Err(Diagnostic::error(codes::INITIALIZATION, format!("a spread of {number} is negative"))
+                .at(span, "must not be negative")
+                .help("write a number from 0 up"))
+        };
+        match (name, numbers.as_slice()) {
+            ("normal", &[(mean, span), std]) => {
+                if mean != 0.0 {
+                    return Err(Diagnostic::error(codes::INITIALIZATION, format!("a mean of {mean} is not supported"))
+                        .at(span, "must be 0")
+                        .help("write normal(0, std)"));
+                }
+                Ok(Initialization::Normal { std: not_negative(std)? })
+            }
+            ("uniform", &[bound]) => Ok(Initialization::Uniform { bound: not_negative(bound)? }),
+            ("zeros", []) => Ok(Initialization::Constant { value: Real::new(0.0) }),
+            ("ones", []) => Ok(Initialization::Constant { value: Real::new(1.0) }),
+            _ => Err(not_a_distribution(written.span)),
+        }
+    }
+}
