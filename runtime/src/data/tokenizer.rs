@@ -426,6 +426,8 @@ pub(crate) fn pieces(text: &str, size: usize) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -434,8 +436,10 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/corpus").join(path)
     }
 
-    fn shipped() -> Tokenizer {
-        Tokenizer::from_file(&corpus("tokenizer-4096.json")).unwrap()
+    fn shipped() -> &'static Tokenizer {
+        static SHIPPED: LazyLock<Tokenizer> =
+            LazyLock::new(|| Tokenizer::from_file(&corpus("tokenizer-4096.json")).unwrap());
+        &SHIPPED
     }
 
     fn threads(count: usize) -> NonZeroUsize {
@@ -602,7 +606,7 @@ mod tests {
     fn damaged_tokenizers_are_errors_or_tokenizers() {
         let json = fs::read(corpus("tokenizer-4096.json")).unwrap();
         // The settings lie in front of the vocabulary; of the vocabulary and the merges a few places will do.
-        for place in (0..2000).chain((2000..json.len()).step_by(9973)) {
+        for place in (0..1000).chain((1000..json.len()).step_by(9973)) {
             let mut damaged = json.clone();
             damaged[place] ^= 0x11;
             if let Ok(tokenizer) = Tokenizer::from_bytes(&damaged, Path::new("damaged")) {
@@ -623,6 +627,19 @@ mod tests {
     }
 
     proptest! {
+        /// An untrained model says anything: bytes that begin, go on and end where no character does.
+        #[test]
+        fn streams_show_what_decoding_at_once_gives(ids in prop::collection::vec(prop_oneof![1_u32..4096, 95_u32..257], 0..40)) {
+            let tokenizer = shipped();
+            let mut decoder = tokenizer.streaming_decoder();
+            let mut shown = String::new();
+            for &id in &ids {
+                shown += &decoder.push(id).unwrap();
+            }
+            shown += &decoder.finish().unwrap();
+            prop_assert_eq!(shown, tokenizer.decode(&ids).unwrap());
+        }
+
         /// Letters, digits, signs, contractions and white space of all kinds around the cuts.
         #[test]
         fn pieces_have_the_ids_of_the_whole(text in "([a-cé1'!_]|'s|'ll|[ \n\r\t\u{a0}\u{2003}漢]|\n\n|\\.\n){0,60}", size in 1_usize..12) {
