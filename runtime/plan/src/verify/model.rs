@@ -1,0 +1,334 @@
+//! Parameters, constants, the tensors known by meaning, and the update.
+
+use std::collections::BTreeSet;
+
+use crate::dtype::DType;
+use crate::op::{Op, Real, UpdateRange};
+use crate::parameter::{ConstantContent, Initialization, Parameter};
+use crate::plan::Plan;
+use crate::program::{Operation, Program, ProgramKind};
+use crate::tensor::{Segment, Tensor, TensorId};
+
+use super::context::{Checked, Context, at_operation, demand};
+use super::rule::{Place, Rule, shown};
+use super::table::{distinct, roles as known};
+
+/// Elements from the start of a whole segment's tensor to a tensor inside it, and to one past its end.
+fn elements_within(whole: &Tensor, tensor: &Tensor) -> Option<(u64, u64)> {
+    let (all, part) = (whole.range()?, tensor.range()?);
+    let inside = whole.segment == tensor.segment
+        && whole.ty.dtype == tensor.ty.dtype
+        && all.start <= part.start
+        && part.end <= all.end;
+    let bytes = tensor.ty.dtype.bytes();
+    inside.then(|| ((part.start - all.start) / bytes, (part.end - all.start) / bytes))
+}
+
+/// Parameters and their gradients in their segments, their names and start values.
+pub(super) fn parameters(cx: &Context<'_>) -> Checked {
+    let plan = cx.plan;
+    let (whole, whole_gradient) =
+        (cx.tensor(plan.roles.parameters), cx.tensor(plan.roles.gradients));
+    let mut end = 0;
+    for parameter in &plan.parameters {
+        let place = || cx.at_tensor(parameter.tensor);
+        let (tensor, gradient) = (cx.tensor(parameter.tensor), cx.tensor(parameter.gradient));
+        let found = elements_within(whole, tensor);
+        demand(found.is_some_and(|(start, _)| start >= end), Rule::Parameters, place, || {
+            "it is not within the parameter segment, or not behind the parameter before it".into()
+        })?;
+        let mirrored = found.is_some()
+            && found == elements_within(whole_gradient, gradient)
+            && tensor.strides == gradient.strides
+            && tensor.ty.shape.same_extents(&gradient.ty.shape);
+        demand(mirrored, Rule::Parameters, place, || {
+            format!("its gradient {} does not lie as it does", cx.named(parameter.gradient))
+        })?;
+        let float = tensor.ty.dtype.is_float() && gradient.ty.dtype.is_float();
+        demand(float, Rule::Parameters, place, || "it is not a real tensor".into())?;
+        end = found.map_or(end, |(_, end)| end);
+        let finite = match parameter.initialization {
+            Initialization::Normal { std: size } | Initialization::Uniform { bound: size } => {
+                size.get().is_finite() && size.get() >= 0.0
+            }
+            Initialization::Constant { value } => value.get().is_finite(),
+        };
+        demand(finite, Rule::Initialization, place, || {
+            format!("it starts as {:?}, which is not finite or negative", parameter.initialization)
+        })?;
+    }
+    unique(&plan.parameters, |p| &p.checkpoint.name, "checkpoint name")?;
+    unique(&plan.parameters, |p| &p.path, "path")
+}
+
+fn unique(parameters: &[Parameter], name: impl Fn(&Parameter) -> &str, what: &str) -> Checked {
+    let mut names: Vec<&str> = parameters.iter().map(name).collect();
+    names.sort_unstable();
+    let empty = names.first().is_some_and(|n| n.is_empty());
+    demand(!empty, Rule::ParameterNames, || Place::Plan, || format!("a parameter has no {what}"))?;
+    for pair in names.windows(2) {
+        demand(
+            pair[0] != pair[1],
+            Rule::ParameterNames,
+            || Place::Plan,
+            || format!("two parameters have the {what} `{}`", shown(pair[0])),
+        )?;
+    }
+    Ok(())
+}
+
+/// Constants have one content each.
+pub(super) fn constants(cx: &Context<'_>) -> Checked {
+    let mut filled = vec![false; cx.plan.tensors.len()];
+    for constant in &cx.plan.constants {
+        let tensor = cx.tensor(constant.tensor);
+        let place = || cx.at_tensor(constant.tensor);
+        let free = tensor.segment == Segment::Constants
+            && tensor.parent.is_none()
+            && !filled[constant.tensor.index()];
+        demand(free, Rule::Constants, place, || {
+            "it has a content but is no constant of its own, or has two".into()
+        })?;
+        filled[constant.tensor.index()] = true;
+        let fits = match constant.content {
+            ConstantContent::RopeCos { theta } | ConstantContent::RopeSin { theta } => {
+                tensor.ty.shape.ndim() == 2
+                    && tensor.ty.dtype.is_float()
+                    && tensor.is_packed()
+                    && theta.get().is_finite()
+                    && theta.get() > 0.0
+            }
+        };
+        demand(fits, Rule::Constants, place, || {
+            format!("{} cannot hold {:?}", tensor.ty, constant.content)
+        })?;
+    }
+    for (index, tensor) in cx.plan.tensors.iter().enumerate() {
+        let empty =
+            tensor.segment == Segment::Constants && tensor.parent.is_none() && !filled[index];
+        demand(
+            !empty,
+            Rule::Constants,
+            || cx.at_tensor(TensorId(index as u32)),
+            || "it has no content".into(),
+        )?;
+    }
+    Ok(())
+}
+
+/// Types and segments of the tensors known by meaning.
+pub(super) fn roles(cx: &Context<'_>) -> Checked {
+    let roles = &cx.plan.roles;
+    let all = known(roles);
+    demand(
+        distinct(&all.map(|(_, id)| id)),
+        Rule::Roles,
+        || Place::Plan,
+        || "two of its roles are the same tensor".into(),
+    )?;
+    let name = |id: TensorId| all.iter().find(|r| r.1 == id).map_or("", |r| r.0);
+    let role = |id: TensorId, segments: &[Segment], dtype: Option<DType>, ndim: usize| {
+        let tensor = cx.tensor(id);
+        let fits = segments.contains(&tensor.segment)
+            && dtype.map_or(tensor.ty.dtype.is_float(), |dtype| dtype == tensor.ty.dtype)
+            && tensor.ty.shape.ndim() == ndim
+            && tensor.is_packed()
+            && tensor.parent.is_none();
+        demand(
+            fits,
+            Rule::Roles,
+            || cx.at_tensor(id),
+            || format!("{} in {} cannot be `{}`", tensor.ty, tensor.segment, name(id)),
+        )
+    };
+    for batch in [&roles.train, &roles.evaluate] {
+        role(batch.tokens, &[Segment::Inputs], Some(DType::I32), 2)?;
+        role(batch.labels, &[Segment::Inputs], Some(DType::I32), 2)?;
+    }
+    role(roles.logits_tokens, &[Segment::Inputs], Some(DType::I32), 2)?;
+    role(roles.logits, &[Segment::Outputs], None, 3)?;
+    for loss in [roles.train_loss, roles.evaluate_loss] {
+        role(loss, &[Segment::Outputs], Some(DType::F32), 1)?;
+    }
+    for scalar in [roles.loss_scale, roles.accumulate, roles.learning_rate] {
+        role(scalar, &[Segment::Scalars], Some(DType::F32), 0)?;
+    }
+    for scalar in [roles.gradient_norm, roles.gradient_finite] {
+        role(scalar, &[Segment::Outputs, Segment::Scalars], Some(DType::F32), 0)?;
+    }
+    role(roles.step, &[Segment::Optimizer], Some(DType::I32), 0)?;
+    let rows = [
+        (roles.parameters, Segment::Parameters),
+        (roles.gradients, Segment::Gradients),
+        (roles.first_moment, Segment::Optimizer),
+        (roles.second_moment, Segment::Optimizer),
+    ];
+    let length = cx.tensor(roles.parameters).ty.shape.elements();
+    for (id, segment) in rows {
+        role(id, &[segment], None, 1)?;
+        let tensor = cx.tensor(id);
+        demand(
+            tensor.ty.shape.elements() == length,
+            Rule::Roles,
+            || cx.at_tensor(id),
+            || {
+                format!(
+                    "`{}` has {} elements, the parameters have {length}",
+                    name(id),
+                    tensor.ty.shape.elements()
+                )
+            },
+        )?;
+        let size = crate::op::cost::aligned(tensor.ty.bytes());
+        let whole =
+            segment == Segment::Optimizer || (tensor.offset == 0 && size == cx.plan.bytes(segment));
+        demand(
+            whole,
+            Rule::Roles,
+            || cx.at_tensor(id),
+            || format!("it is not the whole of {segment}"),
+        )?;
+    }
+    Ok(())
+}
+
+/// Single numbers that the host sets.
+pub(super) fn scalars(cx: &Context<'_>) -> Checked {
+    let scalars = &cx.plan.scalars;
+    for scalar in scalars {
+        let tensor = cx.tensor(scalar.tensor);
+        let single = tensor.segment == Segment::Scalars
+            && tensor.ty.shape.ndim() == 0
+            && tensor.parent.is_none();
+        demand(
+            single,
+            Rule::Scalars,
+            || cx.at_tensor(scalar.tensor),
+            || {
+                format!(
+                    "{} in {} cannot be the scalar `{}`",
+                    tensor.ty,
+                    tensor.segment,
+                    shown(&scalar.name)
+                )
+            },
+        )?;
+    }
+    let mut names: Vec<&str> = scalars.iter().map(|s| s.name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let tensors: Vec<TensorId> = scalars.iter().map(|s| s.tensor).collect();
+    let different = names.len() == scalars.len() && distinct(&tensors);
+    demand(different, Rule::Scalars, || Place::Plan, || "two of its scalars are the same".into())
+}
+
+/// Inputs and declared outputs of a program.
+pub(super) fn interface(cx: &Context<'_>, program: &Program) -> Checked {
+    let roles = &cx.plan.roles;
+    let (inputs, outputs) = match program.kind {
+        ProgramKind::ForwardBackward => {
+            (vec![roles.train.tokens, roles.train.labels], vec![roles.train_loss])
+        }
+        ProgramKind::Update => (vec![], vec![roles.gradient_norm, roles.gradient_finite]),
+        ProgramKind::Evaluate => {
+            (vec![roles.evaluate.tokens, roles.evaluate.labels], vec![roles.evaluate_loss])
+        }
+        ProgramKind::Logits => (vec![roles.logits_tokens], vec![roles.logits]),
+    };
+    let place = || Place::Program(program.kind);
+    for (name, ids, needed, rule) in [
+        ("inputs", &program.inputs, &inputs, Rule::ProgramInputs),
+        ("outputs", &program.outputs, &outputs, Rule::ProgramOutputs),
+    ] {
+        demand(distinct(ids), rule, place, || format!("its {name} name a tensor twice"))?;
+        let missing = needed.iter().find(|id| !ids.contains(id));
+        demand(missing.is_none(), rule, place, || {
+            format!("its {name} lack {}", missing.map_or(String::new(), |&id| cx.named(id)))
+        })?;
+    }
+    let scalars: BTreeSet<TensorId> = cx.plan.scalars.iter().map(|s| s.tensor).collect();
+    for &id in &program.inputs {
+        let scalar = scalars.contains(&id);
+        demand(scalar || inputs.contains(&id), Rule::ProgramInputs, place, || {
+            format!("its input {} is neither of its batch nor a listed scalar", cx.named(id))
+        })?;
+    }
+    Ok(())
+}
+
+/// The norm and AdamW stand in `update`, once each, over the tensors of the roles; nowhere else.
+pub(super) fn update(cx: &Context<'_>) -> Checked {
+    let roles = &cx.plan.roles;
+    let (mut norms, mut steps) = (0, 0);
+    for program in &cx.plan.programs {
+        for (index, operation) in program.operations.iter().enumerate() {
+            let Operation { op, operands, results, .. } = operation;
+            let right = match op {
+                Op::GradientNorm => {
+                    norms += 1;
+                    operands[..] == [roles.gradients]
+                        && results[..] == [roles.gradient_norm, roles.gradient_finite]
+                }
+                Op::AdamW { .. } => {
+                    steps += 1;
+                    let state =
+                        [roles.parameters, roles.first_moment, roles.second_moment, roles.step];
+                    let read = [
+                        roles.gradients,
+                        roles.gradient_norm,
+                        roles.gradient_finite,
+                        roles.learning_rate,
+                    ];
+                    operands[..] == read && results[..] == state
+                }
+                _ => continue,
+            };
+            let place = || at_operation(program, index);
+            let right = right && program.kind == ProgramKind::Update;
+            demand(right, Rule::Update, place, || {
+                "it is not over the tensors of the roles, or not in `update`".into()
+            })?;
+            if let Op::AdamW { beta1, beta2, epsilon, clip_norm, ranges } = op {
+                let stated = &cx.plan.recipe.optimizer;
+                let recipe =
+                    [stated.beta1, stated.beta2, stated.epsilon, stated.clip_norm].map(Real::new);
+                demand(
+                    [*beta1, *beta2, *epsilon, *clip_norm] == recipe,
+                    Rule::Update,
+                    place,
+                    || "its constants are not those of the recipe".into(),
+                )?;
+                update_ranges(cx, cx.plan, ranges, place)?;
+            }
+        }
+    }
+    demand(
+        norms == 1 && steps == 1,
+        Rule::Update,
+        || Place::Program(ProgramKind::Update),
+        || format!("it has {norms} gradient norms and {steps} AdamW, not one of each"),
+    )
+}
+
+fn update_ranges(
+    cx: &Context<'_>,
+    plan: &Plan,
+    ranges: &[UpdateRange],
+    place: impl Fn() -> Place,
+) -> Checked {
+    let whole = cx.tensor(plan.roles.parameters);
+    let mut at = 0;
+    for parameter in &plan.parameters {
+        let (start, end) =
+            elements_within(whole, cx.tensor(parameter.tensor)).unwrap_or((0, u64::MAX));
+        // Parameters and ranges are both in order, so one walk over both finds each parameter's range.
+        while ranges.get(at).is_some_and(|r| r.start + r.length <= start) {
+            at += 1;
+        }
+        let inside = ranges.get(at).is_some_and(|r| r.start <= start && end <= r.start + r.length);
+        demand(inside, Rule::UpdateRanges, &place, || {
+            format!("no one of its ranges holds {}", cx.named(parameter.tensor))
+        })?;
+    }
+    Ok(())
+}
