@@ -38,7 +38,7 @@ impl Span {
 /// One text that was read: a spec, an architecture, or an argument of the command line.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// What to call it in messages: a path as the user wrote it, `llama-60m (built in)`, `--set`.
+    /// What to call it in messages: a path as the user wrote it, `NAME (built in)`, `--set`.
     pub name: String,
     /// The whole text.
     pub text: Arc<str>,

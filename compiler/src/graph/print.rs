@@ -21,9 +21,21 @@ pub struct PrintOptions {
 }
 
 impl Graph {
-    /// The graph as text.
+    /// The graph as text, in topological order.
     pub fn print(&self, options: PrintOptions) -> String {
-        let order = self.order();
+        self.print_ordered(&self.order(), &|_| None, options)
+    }
+
+    /// The graph as text in a given order; `note` adds a word behind the type of a value, e.g. its place in the arena.
+    /// Constants that the order leaves out come first.
+    pub fn print_ordered(
+        &self,
+        order: &[NodeId],
+        note: &dyn Fn(Value) -> Option<String>,
+        options: PrintOptions,
+    ) -> String {
+        let constant = |id: &NodeId| matches!(self.node(*id).kind, NodeKind::Constant(_)) && !order.contains(id);
+        let order: Vec<NodeId> = self.order().into_iter().filter(constant).chain(order.iter().copied()).collect();
         let shown = |id: NodeId| {
             let mut scope = self.node(id).scope;
             while let Some(s) = scope {
@@ -76,7 +88,11 @@ impl Graph {
                 *folded.entry(format!("nodes of other {label}")).or_default() += 1;
                 continue;
             }
-            let results: Vec<String> = node.results.iter().map(ToString::to_string).collect();
+            let result = |(r, ty): (usize, &colac_plan::TensorType)| match note(Value { node: id, result: r as u16 }) {
+                Some(note) => format!("{ty} {note}"),
+                None => ty.to_string(),
+            };
+            let results: Vec<String> = node.results.iter().enumerate().map(result).collect();
             let operands: Vec<String> = self.operands(id).into_iter().map(name).collect();
             let (what, attributes) = match &node.kind {
                 NodeKind::Op(op) => (op.name().to_string(), op.attributes()),

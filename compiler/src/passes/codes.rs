@@ -10,7 +10,6 @@ pub const SHARED_WEIGHT: &str = "cola::shared_weight";
 pub const RANK_DOES_NOT_PAY: &str = "cola::rank_does_not_pay";
 /// The model uses a value or a parameter in a way that has no derivative.
 pub const NO_DERIVATIVE: &str = "autodiff::no_derivative";
-
 /// All codes of this module with what they mean.
 pub const ALL: [(&str, &str); 5] = [
     (SELECTS_NOTHING, "a selector of [cola] matches nothing in the model"),

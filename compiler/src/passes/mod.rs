@@ -21,12 +21,11 @@ pub struct PassInfo {
 }
 
 /// Every stage whose graph can be printed, in order.
-pub const PASSES: [PassInfo; 7] = [
+pub const PASSES: [PassInfo; 6] = [
     PassInfo { name: "lower", about: "the forward graph as the architecture says" },
     PassInfo { name: "cola", about: "selected linears are low-rank pairs" },
     PassInfo { name: "simplify", about: "dead nodes and common subexpressions are gone" },
     PassInfo { name: "precision", about: "every value has its storage format" },
     PassInfo { name: "autodiff", about: "the training program with its backward graph, simplified again" },
-    PassInfo { name: "schedule", about: "the training program in the order of execution" },
-    PassInfo { name: "memory", about: "the training program with offsets in the arena" },
+    PassInfo { name: "schedule", about: "the training program in the order of execution, with places in the arena" },
 ];

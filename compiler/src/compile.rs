@@ -1,0 +1,208 @@
+//! The whole compiler as one straight function: spec, architecture, graph, passes, plan.
+//!
+//! Owns the order of the stages and the printing of graphs between them. Must not contain a rule of its own.
+
+use colac_plan::Plan;
+use colac_plan::plan::{Decision, Form, LinearReport, Origin};
+use colac_plan::program::ProgramKind;
+
+use crate::diagnostics::{Diagnostic, Diagnostics, Sources, nearest};
+use crate::emit::{self, Details, Scheduled};
+use crate::graph::{Graph, Output, PrintOptions};
+use crate::language::architecture::Architecture;
+use crate::language::config::Config;
+use crate::language::expression::Value;
+use crate::language::huggingface;
+use crate::lower::{self, Model};
+use crate::passes::{self, PASSES};
+use crate::spec::{Spec, SpecInput};
+
+/// A dump is asked for after a pass that does not exist.
+const UNKNOWN_PASS: &str = "compile::unknown_pass";
+/// The compiler broke one of its own invariants.
+const BUG: &str = "compile::bug";
+
+/// Codes of this stage with what they mean.
+pub const CODES: [(&str, &str); 2] = [
+    (UNKNOWN_PASS, "a dump is asked for after a pass that does not exist"),
+    (BUG, "the compiler broke one of its own invariants; please report it"),
+];
+
+/// What to compile.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The spec.
+    pub input: SpecInput,
+    /// Arguments of `--set`, in order.
+    pub settings: Vec<String>,
+    /// Ignore `[cola]`.
+    pub full_rank: bool,
+    /// The stage of [`PASSES`] after which the graph is printed.
+    pub dump: Option<Dump>,
+}
+
+/// A request to print a graph.
+#[derive(Clone, Debug)]
+pub struct Dump {
+    /// Name of the stage.
+    pub pass: String,
+    /// How.
+    pub options: PrintOptions,
+}
+
+/// A plan and what was noticed on the way.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// The plan, verified.
+    pub plan: Plan,
+    /// Warnings.
+    pub warnings: Diagnostics,
+    /// The graph asked for by [`Request::dump`].
+    pub dump: Option<String>,
+}
+
+/// Compiles a spec.
+///
+/// # Errors
+/// Everything that is wrong with the spec and its architecture, as far as it can be seen at once. Texts are registered
+/// in `sources`, so that the diagnostics can be rendered.
+pub fn compile(request: Request, sources: &mut Sources) -> Result<Compiled, Diagnostics> {
+    let mut dumper = Dumper::new(request.dump)?;
+    let (spec, mut diagnostics) = Spec::load(request.input, &request.settings, request.full_rank, sources)?;
+    let Model { architecture, config, mut graph } = lower::model(&spec, sources)?;
+    dumper.after("lower", &graph)?;
+    let bypassed = spec.cola.as_ref().is_some_and(|c| !c.bypass.is_empty());
+    let names = |name: &str| config.get(name).cloned();
+    let linears = passes::cola::run(&mut graph, spec.cola.as_ref(), spec.full_rank, &names, &mut diagnostics);
+    if diagnostics.has_errors() {
+        return Err(diagnostics);
+    }
+    dumper.after("cola", &graph)?;
+    passes::simplify::run(&mut graph);
+    dumper.after("simplify", &graph)?;
+    passes::precision::run(&mut graph, passes::precision::Precision::F32);
+    dumper.after("precision", &graph)?;
+
+    let training = training(&graph)?;
+    dumper.after("autodiff", &training)?;
+    let evaluate = only(&graph, u64::from(spec.recipe.evaluation.batch), Output::Loss)?;
+    let logits = only(&graph, 1, Output::Logits)?;
+    let programs = [
+        scheduled(ProgramKind::ForwardBackward, training),
+        scheduled(ProgramKind::Evaluate, evaluate),
+        scheduled(ProgramKind::Logits, logits),
+    ];
+    dumper.after_schedule(&programs[0]);
+
+    let form = if spec.cola.is_some() { Form::Cola } else { Form::FullRank };
+    let checkpoint_config = checkpoint_config(&spec, &architecture, &config, &linears, bypassed)?;
+    let details = Details {
+        name: spec.name.value.clone(),
+        form,
+        linears,
+        recipe: spec.recipe.clone(),
+        origin: Origin {
+            spec: spec.text.to_string(),
+            resolved_spec: spec.resolved.clone(),
+            architecture: sources.get(architecture.source).text.to_string(),
+            checkpoint_config,
+            compiler_version: env!("CARGO_PKG_VERSION").into(),
+        },
+    };
+    let plan = emit::run(&programs, details).map_err(|error| bug(error.to_string()))?;
+    Ok(Compiled { plan, warnings: diagnostics, dump: dumper.text })
+}
+
+/// Forward and backward of one micro-batch.
+fn training(graph: &Graph) -> Result<Graph, Diagnostics> {
+    let mut training = graph.clone();
+    training.retain_outputs(|output| output == Output::Loss);
+    passes::simplify::remove_dead(&mut training);
+    passes::autodiff::run(&mut training)?;
+    passes::simplify::run(&mut training);
+    Ok(training)
+}
+
+/// The part of the forward graph that one output needs, for another number of rows.
+fn only(graph: &Graph, batch: u64, output: Output) -> Result<Graph, Diagnostics> {
+    let mut program = graph.with_batch(batch).map_err(|error| bug(error.to_string()))?;
+    program.retain_outputs(|other| other == output);
+    passes::simplify::remove_dead(&mut program);
+    Ok(program)
+}
+
+fn scheduled(kind: ProgramKind, graph: Graph) -> Scheduled {
+    let order = passes::schedule::run(&graph);
+    let placement = passes::memory::run(&graph, &order);
+    Scheduled { kind, graph, order, placement }
+}
+
+/// The `config.json` of checkpoints, as JSON text; an empty object where the architecture gives none.
+fn checkpoint_config(
+    spec: &Spec,
+    architecture: &Architecture,
+    config: &Config,
+    linears: &[LinearReport],
+    bypassed: bool,
+) -> Result<String, Diagnostics> {
+    let largest = linears.iter().filter_map(|l| match l.decision {
+        Decision::Rewritten { rank, .. } => Some(rank),
+        Decision::KeptDense { .. } => None,
+    });
+    let rank = largest.max().unwrap_or(0);
+    let names = |name: &str| match name {
+        "sequence_length" => Some(Value::Integer(i64::from(spec.recipe.sequence_length))),
+        "rank" => Some(Value::Integer(rank as i64)),
+        "bypassed" => Some(Value::Boolean(bypassed)),
+        _ => None,
+    };
+    let form = if spec.cola.is_some() { huggingface::Form::Cola } else { huggingface::Form::FullRank };
+    let json = architecture.huggingface.config_json(config, form, &names)?.unwrap_or_default();
+    Ok(serde_json::to_string_pretty(&json).expect("a JSON object can be written"))
+}
+
+fn bug(reason: String) -> Diagnostic {
+    Diagnostic::error(BUG, format!("this is a bug in colac: {reason}"))
+        .help("please report it together with the spec")
+}
+
+/// Verifies after every stage and prints the one asked for.
+struct Dumper {
+    wanted: Option<Dump>,
+    text: Option<String>,
+}
+
+impl Dumper {
+    fn new(wanted: Option<Dump>) -> Result<Dumper, Diagnostic> {
+        if let Some(dump) = &wanted
+            && !PASSES.iter().any(|p| p.name == dump.pass)
+        {
+            let names: Vec<&str> = PASSES.iter().map(|p| p.name).collect();
+            let help = match nearest(&dump.pass, names.iter().copied()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("write one of {}", names.join(", ")),
+            };
+            let message = format!("there is no pass `{}`", dump.pass);
+            return Err(Diagnostic::error(UNKNOWN_PASS, message).help(help));
+        }
+        Ok(Dumper { wanted, text: None })
+    }
+
+    fn wants(&self, pass: &str) -> Option<PrintOptions> {
+        self.wanted.as_ref().filter(|dump| dump.pass == pass).map(|dump| dump.options)
+    }
+
+    fn after(&mut self, pass: &str, graph: &Graph) -> Result<(), Diagnostic> {
+        if let Some(options) = self.wants(pass) {
+            self.text = Some(graph.print(options));
+        }
+        graph.verify().map_err(|error| bug(format!("after {pass}: {error}")))
+    }
+
+    fn after_schedule(&mut self, scheduled: &Scheduled) {
+        if let Some(options) = self.wants("schedule") {
+            let place = |value| scheduled.placement.offsets.get(&value).map(|offset| format!("at {offset}"));
+            self.text = Some(scheduled.graph.print_ordered(&scheduled.order, &place, options));
+        }
+    }
+}
