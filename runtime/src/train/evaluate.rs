@@ -183,3 +183,147 @@ impl Sums {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::testing::{Bigram, SEQUENCE, TestRows, plan};
+
+    const GO: AtomicBool = AtomicBool::new(false);
+
+    /// The executor's own row losses, one row at a time, with the labels of each row.
+    fn row_losses(executor: &mut Bigram, rows: &TestRows) -> Vec<(f64, f64)> {
+        let roles = executor.plan().roles.clone();
+        let batch = executor.plan().recipe.evaluation.batch as usize;
+        (0..rows.count)
+            .map(|position| {
+                let (tokens, labels) = rows.row(position);
+                let mut batch_tokens = vec![0; batch * SEQUENCE];
+                let mut batch_labels = vec![IGNORED_LABEL; batch * SEQUENCE];
+                batch_tokens[..SEQUENCE].copy_from_slice(&tokens);
+                batch_labels[..SEQUENCE].copy_from_slice(&labels);
+                executor.write_i32(roles.evaluate.tokens, &batch_tokens);
+                executor.write_i32(roles.evaluate.labels, &batch_labels);
+                executor.run(ProgramKind::Evaluate, true);
+                (executor.reals(roles.evaluate_loss)[0].into(), valid_labels(&labels) as f64)
+            })
+            .collect()
+    }
+
+    fn executor(batch: u32, reference_batch: u32, tokens: u64) -> Bigram {
+        let mut plan = plan();
+        // The batch of the plan's tensors stays 3: smaller ones would need another plan.
+        assert_eq!(batch, plan.recipe.evaluation.batch);
+        plan.recipe.evaluation.reference_batch = reference_batch;
+        plan.recipe.evaluation.tokens = tokens;
+        Bigram::initialized(plan)
+    }
+
+    fn evaluate(
+        executor: &mut Bigram,
+        rows: &mut TestRows,
+    ) -> Result<Option<EvaluationReport>, TrainError> {
+        Evaluator::new(executor.plan()).unwrap().evaluate(executor, rows, &GO)
+    }
+
+    fn near(found: f64, expected: f64) {
+        assert!((found - expected).abs() <= 1e-12 * expected.abs(), "{found}, not {expected}");
+    }
+
+    /// Reference batches that do and do not divide the executed batch and the rows; row 4 has no label.
+    #[test]
+    fn both_perplexities_and_bits_per_byte() {
+        let mut rows = TestRows {
+            empty: [4].into(),
+            count: 11,
+            byte_lengths: Some(vec![3, 1, 4, 1, 5, 9, 2]),
+            ..TestRows::default()
+        };
+        for reference_batch in [1, 2, 3, 4, 11, 50] {
+            let mut executor = executor(3, reference_batch, 0);
+            let losses = row_losses(&mut executor, &rows);
+            let (nats, tokens) =
+                losses.iter().fold((0.0, 0.0), |sum, row| (sum.0 + row.0, sum.1 + row.1));
+            let means: Vec<f64> = losses
+                .chunks(reference_batch as usize)
+                .map(|batch| {
+                    batch.iter().fold((0.0, 0.0), |sum, row| (sum.0 + row.0, sum.1 + row.1))
+                })
+                .filter(|batch| batch.1 > 0.0)
+                .map(|batch| batch.0 / batch.1)
+                .collect();
+            let lengths = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0];
+            let labels =
+                (0..11).flat_map(|position| rows.row(position).1).filter(|&label| label >= 0);
+            let bytes: f64 = labels.map(|label| lengths[label as usize]).sum();
+
+            let report = evaluate(&mut executor, &mut rows).unwrap().unwrap();
+            near(report.loss, nats / tokens);
+            near(report.perplexity, (nats / tokens).exp());
+            near(
+                report.perplexity_reference_compatible,
+                (means.iter().sum::<f64>() / (means.len() + 1) as f64).exp(),
+            );
+            near(report.bits_per_byte.unwrap(), nats / 2f64.ln() / bytes);
+            assert_eq!((report.tokens as f64, report.rows), (tokens, 11));
+        }
+    }
+
+    /// The published loop looks at its count before each batch, and goes on while it is not above the limit.
+    #[test]
+    fn it_stops_with_the_reference_batch_that_exceeds_the_limit() {
+        let mut rows = TestRows { count: 40, ..TestRows::default() };
+        for limit in [1, 7, 20, 33, 60] {
+            for reference_batch in [1, 2, 5] {
+                let (mut tokens, mut expected_rows) = (0, 0);
+                while tokens <= limit {
+                    for _ in 0..reference_batch {
+                        tokens += valid_labels(&rows.row(expected_rows).1);
+                        expected_rows += 1;
+                    }
+                }
+                let report =
+                    evaluate(&mut executor(3, reference_batch, limit), &mut rows).unwrap().unwrap();
+                assert_eq!(
+                    (report.tokens, report.rows),
+                    (tokens, expected_rows),
+                    "{limit} {reference_batch}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn without_bytes_there_are_no_bits_per_byte() {
+        let mut rows = TestRows { count: 2, ..TestRows::default() };
+        assert_eq!(
+            evaluate(&mut executor(3, 2, 0), &mut rows).unwrap().unwrap().bits_per_byte,
+            None
+        );
+    }
+
+    #[test]
+    fn nothing_to_evaluate_is_an_error() {
+        for (count, empty) in [(0, 0), (5, 5)] {
+            let mut rows = TestRows { count, empty: (0..empty).collect(), ..TestRows::default() };
+            let result = evaluate(&mut executor(3, 2, 0), &mut rows);
+            assert!(matches!(result, Err(TrainError::NothingToEvaluate)));
+        }
+        let mut plan = plan();
+        plan.recipe.evaluation.reference_batch = 0;
+        assert!(matches!(Evaluator::new(&plan), Err(TrainError::ZeroSetting { .. })));
+    }
+
+    #[test]
+    fn it_can_be_stopped() {
+        let mut rows = TestRows { count: 9, ..TestRows::default() };
+        let mut executor = executor(3, 2, 0);
+        let stopped = Evaluator::new(executor.plan()).unwrap().evaluate(
+            &mut executor,
+            &mut rows,
+            &AtomicBool::new(true),
+        );
+        assert_eq!(stopped.unwrap(), None);
+        assert_eq!(executor.runs, []);
+    }
+}

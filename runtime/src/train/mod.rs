@@ -28,4 +28,6 @@ pub mod options;
 pub mod rows;
 pub mod run;
 pub mod schedule;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod trainer;

@@ -150,3 +150,168 @@ impl Trainer {
         sum
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::testing::{Bigram, SEQUENCE, TestRows, VOCAB, plan, plan_of};
+
+    /// Loss and gradient norm of the rows, each label's loss times the weight of its row; in f64, from scratch.
+    fn expected(executor: &Bigram, rows: &TestRows, weights: &[f64]) -> (f64, f64) {
+        let plan = executor.plan();
+        let [table, bias] = [0, 1].map(|index| executor.reals(plan.parameters[index].tensor));
+        let mut gradient = vec![0.0; VOCAB * (VOCAB + 1)];
+        let (mut sum, mut count) = (0.0, 0.0);
+        for (position, weight) in (0..).zip(weights) {
+            let (tokens, labels) = rows.row(position);
+            for (&token, &label) in tokens.iter().zip(&labels).filter(|&(_, &label)| label >= 0) {
+                let (token, label) = (token as usize, label as usize);
+                let exp: Vec<f64> = (0..VOCAB)
+                    .map(|j| f64::from(table[token * VOCAB + j]).exp() * f64::from(bias[j]).exp())
+                    .collect();
+                let total: f64 = exp.iter().sum();
+                sum -= (exp[label] / total).ln();
+                count += 1.0;
+                for j in 0..VOCAB {
+                    let part = weight * (exp[j] / total - f64::from(u8::from(j == label)));
+                    gradient[token * VOCAB + j] += part;
+                    gradient[VOCAB * VOCAB + j] += part;
+                }
+            }
+        }
+        (sum / count, gradient.iter().map(|g| g * g).sum::<f64>().sqrt())
+    }
+
+    fn labels_of(rows: &TestRows, positions: std::ops::Range<u64>) -> f64 {
+        positions.map(|position| valid_labels(&rows.row(position).1)).sum::<u64>() as f64
+    }
+
+    fn check(report: &StepReport, (loss, norm): (f64, f64)) {
+        let near = |found: f64, expected: f64| (found - expected).abs() <= 1e-6 * expected.abs();
+        assert!(near(report.loss.unwrap(), loss), "{report:?}: loss is {loss}");
+        assert!(near(report.gradient_norm.unwrap().into(), norm), "{report:?}: norm is {norm}");
+    }
+
+    #[test]
+    fn the_gradient_is_of_the_mean_over_the_global_batch() {
+        let mut rows = TestRows::default();
+        let tokens = labels_of(&rows, 0..4);
+        for micro_batch in [1, 2, 4] {
+            let mut executor =
+                Bigram::initialized(plan_of(micro_batch, 4, LossNormalization::GlobalToken));
+            let expected = expected(&executor, &rows, &[1.0 / tokens; 4]);
+            let report =
+                Trainer::new(executor.plan()).unwrap().step(&mut executor, &mut rows, 0).unwrap();
+            check(&report, expected);
+            assert_eq!((report.step, report.tokens as f64), (1, tokens));
+            let mut runs: Vec<_> = (1..=4 / micro_batch)
+                .map(|n| (ProgramKind::ForwardBackward, n == 4 / micro_batch))
+                .collect();
+            runs.push((ProgramKind::Update, true));
+            assert_eq!(executor.runs, runs);
+        }
+    }
+
+    #[test]
+    fn micro_batch_means_weigh_the_same() {
+        let mut rows = TestRows::default();
+        let weights: Vec<f64> =
+            (0..4).map(|row| 0.5 / labels_of(&rows, row / 2 * 2..row / 2 * 2 + 2)).collect();
+        let mut executor = Bigram::initialized(plan_of(2, 4, LossNormalization::MicroBatch));
+        let expected_norm = expected(&executor, &rows, &weights);
+        let tokens = labels_of(&rows, 0..4);
+        assert!(
+            (expected(&executor, &rows, &[1.0 / tokens; 4]).1 / expected_norm.1 - 1.0).abs() > 1e-3
+        );
+        let report =
+            Trainer::new(executor.plan()).unwrap().step(&mut executor, &mut rows, 0).unwrap();
+        check(&report, expected_norm);
+    }
+
+    #[test]
+    fn a_micro_batch_without_labels_counts_as_nothing() {
+        let mut rows = TestRows { empty: [2, 3].into(), ..TestRows::default() };
+        let first = 0.5 / labels_of(&rows, 0..2);
+        let mut executor = Bigram::initialized(plan_of(2, 4, LossNormalization::MicroBatch));
+        let expected = expected(&executor, &rows, &[first; 2]);
+        let report =
+            Trainer::new(executor.plan()).unwrap().step(&mut executor, &mut rows, 0).unwrap();
+        check(&report, expected);
+    }
+
+    #[test]
+    fn a_global_batch_without_labels_changes_nothing() {
+        let mut rows = TestRows { empty: (4..8).collect(), ..TestRows::default() };
+        let mut executor = Bigram::initialized(plan());
+        let mut trainer = Trainer::new(executor.plan()).unwrap();
+        trainer.step(&mut executor, &mut rows, 0).unwrap();
+        let (state, runs) = (executor.state(), executor.runs.len());
+        let report = trainer.step(&mut executor, &mut rows, 1).unwrap();
+        assert_eq!(
+            (report.step, report.loss, report.gradient_norm, report.tokens),
+            (2, None, None, 0)
+        );
+        assert_eq!((executor.state(), executor.runs.len()), (state.clone(), runs));
+        trainer.step(&mut executor, &mut rows, 2).unwrap();
+        assert_ne!(executor.state(), state);
+    }
+
+    #[test]
+    fn the_first_update_of_a_warmup_moves_no_weight() {
+        let mut rows = TestRows::default();
+        let mut executor = Bigram::initialized(plan());
+        let mut trainer = Trainer::new(executor.plan()).unwrap();
+        let weights = |executor: &Bigram| executor.reals(executor.plan().parameters[0].tensor);
+        let start = weights(&executor);
+        let report = trainer.step(&mut executor, &mut rows, 0).unwrap();
+        assert_eq!((report.learning_rate, weights(&executor)), (0.0, start.clone()));
+        let report = trainer.step(&mut executor, &mut rows, 1).unwrap();
+        assert_eq!(report.learning_rate, 0.0125);
+        assert_ne!(weights(&executor), start);
+    }
+
+    #[test]
+    fn training_learns() {
+        let mut rows = TestRows::default();
+        let mut executor = Bigram::initialized(plan());
+        let mut trainer = Trainer::new(executor.plan()).unwrap();
+        let losses: Vec<f64> = (0..40)
+            .map(|update| trainer.step(&mut executor, &mut rows, update).unwrap().loss.unwrap())
+            .collect();
+        let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+        assert!(mean(&losses[30..]) < 0.7 * mean(&losses[..10]), "{losses:?}");
+    }
+
+    #[test]
+    fn a_gradient_that_is_not_finite_stops_before_it_is_applied() {
+        let mut rows = TestRows::default();
+        let mut executor = Bigram::initialized(plan());
+        let bias = executor.plan().parameters[1].tensor;
+        executor.write_f32(bias, &[f32::NAN; VOCAB]);
+        let state = executor.state();
+        let error =
+            Trainer::new(executor.plan()).unwrap().step(&mut executor, &mut rows, 6).unwrap_err();
+        assert!(
+            matches!(error, TrainError::NotFinite { step: 7, what: "gradient", .. }),
+            "{error}"
+        );
+        assert!(
+            error.to_string().starts_with("update 7: the gradient is not finite (loss NaN"),
+            "{error}"
+        );
+        assert_eq!(executor.state(), state);
+    }
+
+    #[test]
+    fn impossible_batches_are_refused() {
+        for (micro_batch, global_batch) in [(2, 3), (0, 4), (2, 0), (4, 2)] {
+            let mut plan = plan();
+            (plan.recipe.micro_batch, plan.recipe.global_batch) = (micro_batch, global_batch);
+            assert!(matches!(Trainer::new(&plan), Err(TrainError::BatchSizes { .. })));
+        }
+        let mut plan = plan();
+        plan.recipe.sequence_length = 0;
+        assert!(Trainer::new(&plan).is_err());
+        assert_eq!(SEQUENCE, 6);
+    }
+}
