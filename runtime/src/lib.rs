@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod conformance;
+pub mod cpu;
 pub mod data;
 pub mod executor;
 pub mod generate;

@@ -1,0 +1,175 @@
+//! Matrix products: the serial product of one tile, and the cutting of a product into tiles.
+//!
+//! Owns the only calls of the GEMM library. Tiles are cut by shape alone and each is one serial call over the whole
+//! inner dimension, which the library sums in an order that depends on that dimension only; so a product has the same
+//! bits whatever the number of threads. Must not know operations other than the three products of a linear.
+//!
+//! On x86-64 the library packs into buffers that it keeps for each thread; [`warm_up`] makes a thread allocate them.
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+
+use crate::cpu::kernel::{Context, Kernel, WriteMode};
+use crate::cpu::view::{Matrix, Rows};
+
+/// `c = alpha · a b`, or added to `c`. Serial.
+///
+/// # Safety
+/// Nobody writes `a` or `b`, or touches `c`, while this runs, and `c` shares no element with `a` or `b`.
+pub(crate) unsafe fn multiply(c: Matrix, beta: Accum, alpha: f32, a: Matrix, b: Matrix) {
+    assert!(c.rows == a.rows && c.columns == b.columns && a.columns == b.rows);
+    let reference = |m: Matrix| {
+        // SAFETY: a `Matrix` lies inside the view it was cut from; the caller answers for races.
+        unsafe {
+            MatRef::from_raw_parts(
+                m.pointer,
+                m.rows,
+                m.columns,
+                m.row_stride as isize,
+                m.column_stride as isize,
+            )
+        }
+    };
+    // SAFETY: as above, and nobody else refers to the elements of `c`.
+    let target = unsafe {
+        MatMut::from_raw_parts_mut(
+            c.pointer,
+            c.rows,
+            c.columns,
+            c.row_stride as isize,
+            c.column_stride as isize,
+        )
+    };
+    matmul(target, beta, reference(a), reference(b), alpha, Par::Seq);
+}
+
+/// Makes the calling thread allocate what the library keeps for it.
+pub(crate) fn warm_up() {
+    // Large enough that the library does not take the path for tiny products, which packs nothing.
+    let (mut a, mut c) = (vec![0f32; 64 * 64], vec![0f32; 64 * 64]);
+    let (a, c) = (Matrix::over(&mut a, 64, 64), Matrix::over(&mut c, 64, 64));
+    // SAFETY: the buffers are local and apart.
+    unsafe { multiply(c, Accum::Replace, 1.0, a, a.transposed()) };
+}
+
+/// How a result of a given shape is cut: full tiles, smaller ones at the ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tiles {
+    rows: usize,
+    columns: usize,
+    tile_rows: usize,
+    tile_columns: usize,
+}
+
+impl Tiles {
+    /// Tiles of a result `[rows, columns]`.
+    pub(crate) fn new(rows: usize, columns: usize) -> Tiles {
+        // Columns run along the library's vector axis, in steps of 96 with AVX-512 and of 24 with AVX2.
+        let tile_columns = if columns <= 576 { columns } else { 384 };
+        let across = columns.div_ceil(tile_columns.max(1));
+        // Enough tiles for 16 threads where rows allow, but none so low that packing the other factor dominates.
+        let tile_rows =
+            rows.div_ceil(32usize.div_ceil(across.max(1))).next_multiple_of(16).clamp(64, 256);
+        Tiles { rows, columns, tile_rows, tile_columns: tile_columns.max(1) }
+    }
+
+    fn across(&self) -> usize {
+        self.columns.div_ceil(self.tile_columns)
+    }
+
+    /// Number of tiles.
+    pub(crate) fn count(&self) -> usize {
+        self.across() * self.rows.div_ceil(self.tile_rows)
+    }
+
+    /// Rows and columns of a tile.
+    pub(crate) fn tile(&self, index: usize) -> (std::ops::Range<usize>, std::ops::Range<usize>) {
+        let (row, column) =
+            (index / self.across() * self.tile_rows, index % self.across() * self.tile_columns);
+        (
+            row..(row + self.tile_rows).min(self.rows),
+            column..(column + self.tile_columns).min(self.columns),
+        )
+    }
+}
+
+/// Runs a whole product on the pool.
+///
+/// # Safety
+/// As [`multiply`].
+pub(crate) unsafe fn multiply_tiled(
+    context: &Context<'_>,
+    c: Matrix,
+    beta: Accum,
+    a: Matrix,
+    b: Matrix,
+) {
+    let tiles = Tiles::new(c.rows, c.columns);
+    context.pool.run(tiles.count(), &|index, _| {
+        let (rows, columns) = tiles.tile(index);
+        let (a, b) = (a.block(rows.clone(), 0..a.columns), b.block(0..b.rows, columns.clone()));
+        // SAFETY: tiles do not overlap; the rest is passed on.
+        unsafe { multiply(c.block(rows, columns), beta, 1.0, a, b) };
+    });
+}
+
+/// One of the products of a linear: `c = a b` with the factors already turned as needed.
+#[derive(Debug)]
+pub(crate) struct Product {
+    c: Matrix,
+    a: Matrix,
+    b: Matrix,
+    write: WriteMode,
+}
+
+impl Product {
+    /// `y = x wᵀ`.
+    pub(crate) fn linear(x: Rows, w: Rows, y: Rows) -> Product {
+        let (c, a, b) =
+            (y.matrix(0..y.rows), x.matrix(0..x.rows), w.matrix(0..w.rows).transposed());
+        Product { c, a, b, write: WriteMode::Overwrite }
+    }
+
+    /// `dx = dy w`.
+    pub(crate) fn backward_input(dy: Rows, w: Rows, dx: Rows) -> Product {
+        let (c, a, b) = (dx.matrix(0..dx.rows), dy.matrix(0..dy.rows), w.matrix(0..w.rows));
+        Product { c, a, b, write: WriteMode::Overwrite }
+    }
+
+    /// `dw = dyᵀ x`.
+    pub(crate) fn backward_weight(dy: Rows, x: Rows, dw: Rows, write: WriteMode) -> Product {
+        let (c, a, b) =
+            (dw.matrix(0..dw.rows), dy.matrix(0..dy.rows).transposed(), x.matrix(0..x.rows));
+        Product { c, a, b, write }
+    }
+}
+
+impl Kernel for Product {
+    fn run(&self, context: &Context<'_>) {
+        let beta = if self.write.adds() { Accum::Add } else { Accum::Replace };
+        // SAFETY: preparing proved the result apart from the operands, and only this operation is running.
+        unsafe { multiply_tiled(context, self.c, beta, self.a, self.b) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_cover_everything_once() {
+        for (rows, columns) in
+            [(1, 1), (1, 2000), (2000, 1), (1024, 128), (1024, 1376), (257, 577), (0, 5), (5, 0)]
+        {
+            let tiles = Tiles::new(rows, columns);
+            let mut seen = vec![0; rows * columns];
+            for index in 0..tiles.count() {
+                let (r, c) = tiles.tile(index);
+                for i in r {
+                    c.clone().for_each(|j| seen[i * columns + j] += 1);
+                }
+            }
+            assert!(seen.iter().all(|n| *n == 1), "{rows} x {columns}");
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! The CPU executor: f32 plans on a few threads.
+//!
+//! Construction maps every segment, resolves every operation of every program to a kernel and starts the threads; a run
+//! only walks the list. Nothing is allocated while a program runs (on x86-64, where the GEMM library keeps its packing
+//! buffers; elsewhere it allocates them in each product). Results have the same bits for any number of threads, since
+//! tasks and the order of additions depend on shapes alone; they may differ between instruction sets.
+//!
+//! One file for each family of operations; [`prepare`] joins them with the plan. Must not know the training loop.
+
+mod adamw;
+mod attention;
+mod attention_backward;
+mod checking;
+mod embedding;
+mod error;
+mod gemm;
+mod head_loss;
+mod kernel;
+mod memory;
+mod norm;
+mod pointwise;
+mod pool;
+mod prepare;
+mod reduce;
+mod rope;
+#[cfg(test)]
+mod tests;
+mod vector;
+mod view;
+
+use std::sync::Arc;
+
+use colac_plan::program::When;
+use colac_plan::{DType, Plan, ProgramKind, Segment, Tensor, TensorId};
+
+use crate::cpu::checking::{Poison, overwrite, poison};
+use crate::cpu::kernel::{Context, Kernel, Scratch};
+use crate::cpu::memory::Memory;
+use crate::cpu::pool::Pool;
+use crate::cpu::prepare::prepare;
+use crate::cpu::view::Segments;
+use crate::executor::Executor;
+
+pub use error::{CpuError, LayoutProblem, OperationProblem};
+
+/// Where the activation arena is put.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ArenaPlacement {
+    /// From a page boundary on.
+    #[default]
+    PageStart,
+    /// So that it ends where a protected page begins: an access past its end stops the process. For tests; Unix only.
+    BeforeProtectedPage,
+}
+
+/// How a plan is executed. Nothing here changes a result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// Threads that share the work, the calling one included; 0 takes one for each core.
+    pub threads: usize,
+    /// Overwrites workspace before each operation, and activations after their last planned use, with signalling NaNs.
+    /// For tests: slow.
+    pub checking: bool,
+    /// Where the activation arena is put.
+    pub arena: ArenaPlacement,
+}
+
+/// An operation ready to run.
+struct Prepared {
+    kernel: Box<dyn Kernel + Sync>,
+    when: When,
+    workspace: u64,
+}
+
+struct PreparedProgram {
+    kind: ProgramKind,
+    operations: Vec<Prepared>,
+    /// Only in checking mode.
+    poison: Option<Poison>,
+}
+
+/// Executes a plan on the CPU.
+///
+/// The plan should have passed the verifier; what the executor relies on for memory safety it checks itself.
+pub struct CpuExecutor {
+    plan: Arc<Plan>,
+    // Before the memory, so that threads end first.
+    pool: Pool,
+    scratch: Scratch,
+    programs: Vec<PreparedProgram>,
+    segments: Segments,
+    // Read through `segments`; kept here because it is unmapped when dropped.
+    _memory: Vec<Memory>,
+}
+
+impl CpuExecutor {
+    /// Allocates all segments, zeroed and of exactly the planned sizes, prepares every operation and starts the threads.
+    ///
+    /// # Errors
+    /// A plan that is not f32 or contradicts itself, and a machine without the memory or threads.
+    pub fn new(plan: Arc<Plan>, options: CpuOptions) -> Result<CpuExecutor, CpuError> {
+        if let Some(tensor) = plan.tensors.iter().find(|tensor| tensor.ty.dtype == DType::Bf16) {
+            return Err(CpuError::Storage { tensor: tensor.name.clone(), dtype: tensor.ty.dtype });
+        }
+        let (memory, segments) = allocate(&plan, options.arena)?;
+        let mut programs = Vec::with_capacity(plan.programs.len());
+        for program in &plan.programs {
+            let mut operations = Vec::with_capacity(program.operations.len());
+            for operation in &program.operations {
+                let kernel = prepare(&plan, &segments, operation)?;
+                operations.push(Prepared {
+                    kernel,
+                    when: operation.when,
+                    workspace: operation.workspace,
+                });
+            }
+            let poison = options.checking.then(|| poison(&plan, program));
+            programs.push(PreparedProgram { kind: program.kind, operations, poison });
+        }
+        let threads = match options.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        gemm::warm_up();
+        let pool = Pool::new(threads, gemm::warm_up)
+            .map_err(|source| CpuError::Threads { threads, source })?;
+        let kernels = programs.iter().flat_map(|program| &program.operations).map(|o| &o.kernel);
+        let each = kernels.map(|kernel| kernel.scratch()).max().unwrap_or(0);
+        let scratch = Scratch::new(threads, each).map_err(|source| CpuError::Memory {
+            purpose: "scratch of the threads",
+            bytes: (threads * each * 4) as u64,
+            source,
+        })?;
+        Ok(CpuExecutor { plan, pool, scratch, programs, segments, _memory: memory })
+    }
+
+    /// Bytes allocated for segments: what the plan predicts.
+    pub fn segment_bytes(&self) -> u64 {
+        self.segments.bytes.iter().map(|bytes| *bytes as u64).sum()
+    }
+
+    /// Bytes of private scratch of the threads, which the plan does not count.
+    pub fn scratch_bytes(&self) -> u64 {
+        self.scratch.bytes() as u64
+    }
+
+    /// Threads that share the work.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// The address of a tensor and its innermost extent and stride.
+    fn tensor(&self, id: TensorId, dtype: DType, values: usize) -> (&Tensor, *mut u8) {
+        let tensor = self.plan.tensor(id);
+        assert_eq!(
+            values as u64,
+            tensor.ty.shape.elements(),
+            "values for tensor {id} ({})",
+            tensor.name
+        );
+        match self.segments.locate(tensor, dtype) {
+            Ok(pointer) => (tensor, pointer),
+            Err(problem) => panic!("tensor {id} ({}) {problem}", tensor.name),
+        }
+    }
+}
+
+/// Maps the segments.
+fn allocate(plan: &Plan, arena: ArenaPlacement) -> Result<(Vec<Memory>, Segments), CpuError> {
+    let count = Segment::ALL.len();
+    let mut memory = Vec::with_capacity(count);
+    let mut segments = Segments {
+        pointers: [std::ptr::null_mut(); Segment::ALL.len()],
+        bytes: [0; Segment::ALL.len()],
+    };
+    for segment in Segment::ALL {
+        let bytes = plan.bytes(segment);
+        let error = |source| CpuError::Memory { purpose: segment.name(), bytes, source };
+        let size =
+            usize::try_from(bytes).map_err(|_| error(std::io::ErrorKind::OutOfMemory.into()))?;
+        let guarded =
+            segment == Segment::Activations && arena == ArenaPlacement::BeforeProtectedPage;
+        let mut block =
+            if guarded { Memory::guarded(size) } else { Memory::zeroed(size) }.map_err(error)?;
+        segments.pointers[segment.index()] = block.pointer();
+        segments.bytes[segment.index()] = block.bytes();
+        memory.push(block);
+    }
+    Ok((memory, segments))
+}
+
+/// Calls `row` for each innermost row of a tensor, in logical order, with the distance of its first element from the
+/// tensor's first.
+fn for_each_row(tensor: &Tensor, mut row: impl FnMut(usize)) {
+    let leading = tensor.ty.shape.leading();
+    for index in 0..tensor.ty.shape.rows() {
+        let (mut rest, mut distance) = (index, 0);
+        for (axis, stride) in leading.iter().zip(&tensor.strides).rev() {
+            distance += rest % axis.extent * stride;
+            rest /= axis.extent;
+        }
+        row(distance as usize);
+    }
+}
+
+/// Copies packed values into a tensor.
+///
+/// # Safety
+/// `pointer` is the address of the tensor's first element, of type `T`, and nobody else uses the tensor.
+unsafe fn scatter<T: Copy>(tensor: &Tensor, pointer: *mut T, values: &[T]) {
+    let (width, step) =
+        (tensor.ty.shape.width() as usize, tensor.strides.last().map_or(1, |s| *s as usize));
+    let mut values = values.iter();
+    for_each_row(tensor, |distance| {
+        for (column, value) in values.by_ref().take(width).enumerate() {
+            // SAFETY: the element is inside the tensor, which is inside its segment.
+            unsafe { pointer.add(distance + column * step).write(*value) };
+        }
+    });
+}
+
+/// Copies a tensor into packed values.
+///
+/// # Safety
+/// As [`scatter`].
+unsafe fn gather<T: Copy>(tensor: &Tensor, pointer: *const T, values: &mut [T]) {
+    let (width, step) =
+        (tensor.ty.shape.width() as usize, tensor.strides.last().map_or(1, |s| *s as usize));
+    let mut values = values.iter_mut();
+    for_each_row(tensor, |distance| {
+        for (column, value) in values.by_ref().take(width).enumerate() {
+            // SAFETY: the element is inside the tensor, which is inside its segment.
+            *value = unsafe { pointer.add(distance + column * step).read() };
+        }
+    });
+}
+
+impl Executor for CpuExecutor {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn write_f32(&mut self, tensor: TensorId, values: &[f32]) {
+        let (tensor, pointer) = self.tensor(tensor, DType::F32, values.len());
+        // SAFETY: located and checked; `self` is borrowed exclusively and no program is running.
+        unsafe { scatter(tensor, pointer.cast(), values) };
+    }
+
+    fn write_i32(&mut self, tensor: TensorId, values: &[i32]) {
+        let (tensor, pointer) = self.tensor(tensor, DType::I32, values.len());
+        // SAFETY: as above.
+        unsafe { scatter(tensor, pointer.cast(), values) };
+    }
+
+    fn read_f32(&self, tensor: TensorId, values: &mut [f32]) {
+        let (tensor, pointer) = self.tensor(tensor, DType::F32, values.len());
+        // SAFETY: located and checked; programs and writes borrow `self` exclusively, so none is running.
+        unsafe { gather(tensor, pointer.cast(), values) };
+    }
+
+    fn read_i32(&self, tensor: TensorId, values: &mut [i32]) {
+        let (tensor, pointer) = self.tensor(tensor, DType::I32, values.len());
+        // SAFETY: as above.
+        unsafe { gather(tensor, pointer.cast(), values) };
+    }
+
+    fn run(&mut self, program: ProgramKind, last_micro_batch: bool) {
+        let program = self
+            .programs
+            .iter()
+            .find(|p| p.kind == program)
+            .expect("a verified plan has every program");
+        let context = Context { pool: &self.pool, scratch: &self.scratch };
+        let fill = |segment: Segment, range: &std::ops::Range<u64>| {
+            assert!(range.end <= self.segments.bytes[segment.index()] as u64);
+            // SAFETY: inside the segment; no kernel is running.
+            unsafe { overwrite(self.segments.pointers[segment.index()], range) };
+        };
+        if let Some(poison) = &program.poison {
+            poison.before.iter().for_each(|range| fill(Segment::Activations, range));
+        }
+        for (index, operation) in program.operations.iter().enumerate() {
+            if program.poison.is_some() {
+                fill(Segment::Workspace, &(0..operation.workspace));
+            }
+            let runs = match operation.when {
+                When::Always => true,
+                When::LastMicroBatch => last_micro_batch,
+            };
+            if runs {
+                operation.kernel.run(&context);
+            }
+            if let Some(poison) = &program.poison {
+                poison.after[index].iter().for_each(|range| fill(Segment::Activations, range));
+            }
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! From an operation of the plan to a kernel: types, places and overlaps are checked, pointers resolved.
+//!
+//! Owns the one match over [`Op`]. What passes here can be run without any further check: every view lies inside its
+//! segment, and no result shares bytes with another tensor of the operation unless the operation allows it in place.
+
+use colac_plan::op::cost::{REDUCTION_ROWS, aligned};
+use colac_plan::program::Write;
+use colac_plan::{Op, Operation, Plan, Segment, Tensor, TensorId};
+
+use crate::cpu::adamw::{AdamW, pieces};
+use crate::cpu::attention::Attention;
+use crate::cpu::attention_backward::AttentionBackward;
+use crate::cpu::embedding::{Embedding, EmbeddingBackward};
+use crate::cpu::error::{CpuError, LayoutProblem, OperationProblem};
+use crate::cpu::gemm::Product;
+use crate::cpu::head_loss::{Gradient, HeadLoss};
+use crate::cpu::kernel::{Kernel, WriteMode};
+use crate::cpu::norm::{RmsNorm, RmsNormBackward};
+use crate::cpu::pointwise::Pointwise;
+use crate::cpu::reduce::{ColumnSum, GradientNorm, NORM_BLOCK, Partials};
+use crate::cpu::rope::Rope;
+use crate::cpu::view::{Heads, Integers, Rows, Segments, disjoint, is_injective};
+
+/// One operation on its way to a kernel.
+struct Preparation<'a> {
+    plan: &'a Plan,
+    segments: &'a Segments,
+    operation: &'a Operation,
+    operands: Vec<&'a Tensor>,
+    results: Vec<&'a Tensor>,
+}
+
+/// Makes the kernel of an operation.
+pub(crate) fn prepare(
+    plan: &Plan,
+    segments: &Segments,
+    operation: &Operation,
+) -> Result<Box<dyn Kernel + Sync>, CpuError> {
+    let find = |(i, id): (usize, &TensorId), name: &str| {
+        plan.tensors
+            .get(id.index())
+            .ok_or_else(|| layout(operation, format!("{name} {i}"), LayoutProblem::Missing))
+    };
+    let operands = operation
+        .operands
+        .iter()
+        .enumerate()
+        .map(|id| find(id, "operand"))
+        .collect::<Result<_, _>>()?;
+    let results = operation
+        .results
+        .iter()
+        .enumerate()
+        .map(|id| find(id, "result"))
+        .collect::<Result<_, _>>()?;
+    let preparation = Preparation { plan, segments, operation, operands, results };
+    preparation.check_types()?;
+    preparation.check_places()?;
+    preparation.kernel()
+}
+
+fn layout(operation: &Operation, operand: String, problem: LayoutProblem) -> CpuError {
+    CpuError::Layout { path: operation.path.clone(), op: operation.op.name(), operand, problem }
+}
+
+impl Preparation<'_> {
+    fn problem(&self, problem: OperationProblem) -> CpuError {
+        CpuError::Operation {
+            path: self.operation.path.clone(),
+            op: self.operation.op.name(),
+            problem,
+        }
+    }
+
+    fn check_types(&self) -> Result<(), CpuError> {
+        let op = &self.operation.op;
+        let operand_types: Vec<_> = self.operands.iter().map(|t| &t.ty).collect();
+        let result_types: Vec<_> = self.results.iter().map(|t| &t.ty).collect();
+        let inferred = op.infer(&operand_types);
+        let inferred = inferred
+            .map_err(|source| CpuError::Type { path: self.operation.path.clone(), source })?;
+        if inferred.len() != self.results.len() || self.operation.writes.len() != self.results.len()
+        {
+            return Err(self.problem(OperationProblem::ResultCount));
+        }
+        let same = |(a, b): (&colac_plan::TensorType, &&colac_plan::TensorType)| {
+            a.dtype == b.dtype && a.shape.same_extents(&b.shape)
+        };
+        if !inferred.iter().zip(&result_types).all(same) {
+            return Err(self.problem(OperationProblem::ResultType));
+        }
+        for (index, write) in self.operation.writes.iter().enumerate() {
+            if *write != Write::Overwrite && !op.accumulates(index) {
+                return Err(self.problem(OperationProblem::Accumulation));
+            }
+        }
+        let needed = op.workspace_bytes(&operand_types, &result_types);
+        if needed > self.operation.workspace
+            || self.operation.workspace > self.plan.bytes(Segment::Workspace)
+        {
+            return Err(self.problem(OperationProblem::Workspace));
+        }
+        Ok(())
+    }
+
+    /// Proves that no result shares bytes with anything but, in place, the operand it may lie on.
+    fn check_places(&self) -> Result<(), CpuError> {
+        for (index, result) in self.results.iter().enumerate() {
+            if !is_injective(result) {
+                return Err(layout(
+                    self.operation,
+                    format!("result {index}"),
+                    LayoutProblem::Strides,
+                ));
+            }
+            let others = self.results[..index].iter().all(|other| disjoint(result, other));
+            let operands = self.operands.iter().enumerate().all(|(operand, tensor)| {
+                disjoint(result, tensor)
+                    || (self.operation.op.in_place(operand, index) && same_place(result, tensor))
+            });
+            let scalars = self.operation.writes.iter().all(|write| match write {
+                Write::AddIf(id) => {
+                    self.plan.tensors.get(id.index()).is_none_or(|scalar| disjoint(result, scalar))
+                }
+                Write::Overwrite | Write::Add => true,
+            });
+            if !(others && operands && scalars) {
+                return Err(self.problem(OperationProblem::Overlap));
+            }
+        }
+        let scratch = |tensor: &&Tensor| tensor.segment == Segment::Workspace;
+        if self.operation.workspace > 0 && self.operands.iter().chain(&self.results).any(scratch) {
+            return Err(self.problem(OperationProblem::Overlap));
+        }
+        Ok(())
+    }
+
+    fn view<V>(
+        &self,
+        is_result: bool,
+        index: usize,
+        make: fn(&Segments, &Tensor) -> Result<V, LayoutProblem>,
+    ) -> Result<V, CpuError> {
+        let (tensors, name) =
+            if is_result { (&self.results, "result") } else { (&self.operands, "operand") };
+        make(self.segments, tensors[index])
+            .map_err(|problem| layout(self.operation, format!("{name} {index}"), problem))
+    }
+
+    fn write(&self, result: usize) -> Result<WriteMode, CpuError> {
+        Ok(match self.operation.writes[result] {
+            Write::Overwrite => WriteMode::Overwrite,
+            Write::Add => WriteMode::Add,
+            Write::AddIf(id) => {
+                let name = || format!("the scalar of result {result}");
+                let scalar = self.plan.tensors.get(id.index());
+                let scalar =
+                    scalar.ok_or_else(|| layout(self.operation, name(), LayoutProblem::Missing))?;
+                let view = Rows::packed(self.segments, scalar);
+                let view = view.map_err(|problem| layout(self.operation, name(), problem))?;
+                if view.width != 1 {
+                    return Err(layout(self.operation, name(), LayoutProblem::Strides));
+                }
+                WriteMode::AddIf(view)
+            }
+        })
+    }
+
+    /// Rows of f32 in the workspace, from a byte on.
+    fn workspace(&self, from: u64, rows: usize, width: usize) -> Rows {
+        let pointer =
+            self.segments.pointers[Segment::Workspace.index()].wrapping_add(from as usize);
+        assert!(
+            from + (rows * width * 4) as u64 <= self.operation.workspace,
+            "the workspace was checked"
+        );
+        Rows::over(pointer.cast(), rows, width)
+    }
+
+    /// f64s in the workspace, from a byte on.
+    fn partials(&self, from: u64, count: usize) -> Partials {
+        let pointer =
+            self.segments.pointers[Segment::Workspace.index()].wrapping_add(from as usize);
+        assert!(from + (count * 8) as u64 <= self.operation.workspace, "the workspace was checked");
+        Partials { pointer: pointer.cast(), count }
+    }
+
+    fn kernel(&self) -> Result<Box<dyn Kernel + Sync>, CpuError> {
+        let rows = |operand| self.view(false, operand, Rows::new);
+        let packed = |operand| self.view(false, operand, Rows::packed);
+        let heads = |operand| self.view(false, operand, Heads::new);
+        let result = |index| self.view(true, index, Rows::new);
+        let packed_result = |index| self.view(true, index, Rows::packed);
+        let heads_result = |index| self.view(true, index, Heads::new);
+        Ok(match &self.operation.op {
+            Op::Linear => Box::new(Product::linear(rows(0)?, rows(1)?, result(0)?)),
+            Op::LinearBackwardInput => {
+                Box::new(Product::backward_input(rows(0)?, rows(1)?, result(0)?))
+            }
+            Op::LinearBackwardWeight => {
+                Box::new(Product::backward_weight(rows(0)?, rows(1)?, result(0)?, self.write(0)?))
+            }
+            Op::Embedding => {
+                let ids = self.view(false, 0, Integers::new)?;
+                Box::new(Embedding { ids, table: rows(1)?, y: result(0)? })
+            }
+            Op::EmbeddingBackward { rows: _ } => {
+                let ids = self.view(false, 0, Integers::new)?;
+                Box::new(EmbeddingBackward {
+                    ids,
+                    dy: rows(1)?,
+                    dtable: result(0)?,
+                    write: self.write(0)?,
+                })
+            }
+            Op::RmsNorm { epsilon } => Box::new(RmsNorm {
+                x: rows(0)?,
+                weight: packed(1)?,
+                y: result(0)?,
+                rstd: packed_result(1)?,
+                epsilon: epsilon.get(),
+            }),
+            Op::RmsNormBackward => {
+                let x = rows(1)?;
+                Box::new(RmsNormBackward {
+                    dy: rows(0)?,
+                    x,
+                    weight: packed(2)?,
+                    rstd: packed(3)?,
+                    dx: result(0)?,
+                    dw: packed_result(1)?,
+                    write: self.write(1)?,
+                    partials: self.workspace(0, x.rows.div_ceil(REDUCTION_ROWS as usize), x.width),
+                })
+            }
+            Op::Rope { inverse } => Box::new(Rope {
+                x: heads(0)?,
+                cos: rows(1)?,
+                sin: rows(2)?,
+                y: heads_result(0)?,
+                in_place: !disjoint(self.operands[0], self.results[0]),
+                direction: if *inverse { -1.0 } else { 1.0 },
+            }),
+            Op::Attention { mask, scale } => Box::new(Attention {
+                q: heads(0)?,
+                k: heads(1)?,
+                v: heads(2)?,
+                out: heads_result(0)?,
+                log_sum_exp: packed_result(1)?,
+                mask: *mask,
+                scale: scale.get() as f32,
+            }),
+            Op::AttentionBackward { mask, scale } => {
+                let log_sum_exp = packed(5)?;
+                Box::new(AttentionBackward {
+                    dout: heads(0)?,
+                    q: heads(1)?,
+                    k: heads(2)?,
+                    v: heads(3)?,
+                    out: heads(4)?,
+                    log_sum_exp,
+                    dq: heads_result(0)?,
+                    dk: heads_result(1)?,
+                    dv: heads_result(2)?,
+                    sums: self.workspace(0, 1, log_sum_exp.width),
+                    mask: *mask,
+                    scale: scale.get() as f32,
+                })
+            }
+            Op::Pointwise { program } => {
+                let operands =
+                    program.inputs.iter().enumerate().map(|(operand, form)| match form {
+                        colac_plan::pointwise::InputForm::Elements => rows(operand),
+                        colac_plan::pointwise::InputForm::Row
+                        | colac_plan::pointwise::InputForm::Column
+                        | colac_plan::pointwise::InputForm::Scalar => packed(operand),
+                    });
+                let operands = operands.collect::<Result<Vec<_>, _>>()?;
+                let results =
+                    (0..program.outputs.len()).map(result).collect::<Result<Vec<_>, _>>()?;
+                Box::new(Pointwise::new(program, operands, &results))
+            }
+            Op::ColumnSum => {
+                let x = rows(0)?;
+                let partials = self.workspace(0, x.rows.div_ceil(REDUCTION_ROWS as usize), x.width);
+                Box::new(ColumnSum { x, y: packed_result(0)?, write: self.write(0)?, partials })
+            }
+            Op::HeadLoss { chunk } => Box::new(self.head_loss(*chunk, None)?),
+            Op::HeadLossWithGradient { chunk } => {
+                let gradient = Gradient {
+                    scale: packed(3)?,
+                    dx: result(1)?,
+                    dw: result(2)?,
+                    write: self.write(2)?,
+                };
+                Box::new(self.head_loss(*chunk, Some(gradient))?)
+            }
+            Op::GradientNorm => {
+                let gradients = packed(0)?;
+                let partials = self.partials(0, 2 * gradients.width.div_ceil(NORM_BLOCK));
+                Box::new(GradientNorm {
+                    gradients,
+                    norm: packed_result(0)?,
+                    finite: packed_result(1)?,
+                    partials,
+                })
+            }
+            Op::AdamW { beta1, beta2, epsilon, clip_norm, ranges } => Box::new(AdamW {
+                gradients: packed(0)?,
+                norm: packed(1)?,
+                finite: packed(2)?,
+                learning_rate: packed(3)?,
+                parameters: packed_result(0)?,
+                first: packed_result(1)?,
+                second: packed_result(2)?,
+                step: self.view(true, 3, Integers::new)?,
+                beta1: beta1.get(),
+                beta2: beta2.get(),
+                epsilon: epsilon.get(),
+                clip_norm: clip_norm.get(),
+                pieces: pieces(ranges),
+            }),
+        })
+    }
+
+    fn head_loss(&self, chunk: u32, gradient: Option<Gradient>) -> Result<HeadLoss, CpuError> {
+        let (x, weight) = (self.view(false, 0, Rows::new)?, self.view(false, 1, Rows::new)?);
+        let positions = x.rows.min(chunk as usize);
+        let logits = self.workspace(0, positions, weight.rows);
+        let losses = self.partials(aligned((positions * weight.rows * 4) as u64), positions);
+        Ok(HeadLoss {
+            x,
+            weight,
+            labels: self.view(false, 2, Integers::new)?,
+            loss: self.view(true, 0, Rows::packed)?,
+            seq: self.operands[0].ty.shape.0[1].extent as usize,
+            logits,
+            losses,
+            gradient,
+        })
+    }
+}
+
+/// Whether two tensors of equal extents hold each element at the same place.
+fn same_place(a: &Tensor, b: &Tensor) -> bool {
+    let steps =
+        |(i, axis): (usize, &colac_plan::Axis)| axis.extent == 1 || a.strides[i] == b.strides[i];
+    a.segment == b.segment
+        && a.offset == b.offset
+        && a.ty.dtype == b.ty.dtype
+        && a.ty.shape.same_extents(&b.ty.shape)
+        && a.ty.shape.0.iter().enumerate().all(steps)
+}

@@ -1,0 +1,56 @@
+//! Rotary positions: pairs of numbers turned by the angle of their position.
+//!
+//! Owns the kernel, in place or not. Must not know other operations.
+
+use crate::cpu::kernel::{Context, Kernel, span};
+use crate::cpu::vector::vectorised;
+use crate::cpu::view::{Heads, Rows};
+
+/// Positions in a task.
+const TASK_POSITIONS: usize = 32;
+
+/// [`colac_plan::Op::Rope`].
+#[derive(Debug)]
+pub(crate) struct Rope {
+    pub(crate) x: Heads,
+    pub(crate) cos: Rows,
+    pub(crate) sin: Rows,
+    pub(crate) y: Heads,
+    /// Whether `y` is `x`.
+    pub(crate) in_place: bool,
+    /// 1, or -1 to turn back.
+    pub(crate) direction: f32,
+}
+
+vectorised! {
+    /// Turns the pairs `(first[i], second[i])`.
+    fn turn<FUSED>(first: &mut [f32], second: &mut [f32], cos: &[f32], sin: &[f32], direction: f32) {
+        for (((a, b), c), s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+            let s = *s * direction;
+            (*a, *b) = (*a * *c - *b * s, *b * *c + *a * s);
+        }
+    }
+}
+
+impl Kernel for Rope {
+    fn run(&self, context: &Context<'_>) {
+        let across = self.x.seq.div_ceil(TASK_POSITIONS);
+        context.pool.run(self.x.batch * across, &|task, _| {
+            let batch = task / across;
+            for position in span(task % across, TASK_POSITIONS, self.x.seq) {
+                // SAFETY: operands are only read.
+                let (cos, sin) = unsafe { (self.cos.row(position), self.sin.row(position)) };
+                for head in 0..self.x.heads {
+                    // SAFETY: a position belongs to one task. Where `y` is `x`, only the slice of `y` is taken.
+                    let y = unsafe { self.y.vector_mut(batch, position, head) };
+                    if !self.in_place {
+                        // SAFETY: operands are only read, and `x` is apart from `y`.
+                        y.copy_from_slice(unsafe { self.x.vector(batch, position, head) });
+                    }
+                    let (first, second) = y.split_at_mut(self.x.dim / 2);
+                    turn(first, second, cos, sin, self.direction);
+                }
+            }
+        });
+    }
+}

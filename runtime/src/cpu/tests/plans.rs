@@ -1,0 +1,188 @@
+//! Small plans for tests of the executor, without a compiler.
+
+use colac_plan::op::cost::aligned;
+use colac_plan::plan::{BatchInputs, Form, Origin, Roles};
+use colac_plan::program::{Phase, When, Write};
+use colac_plan::recipe::{
+    BatchMode, Checkpoint, Data, Evaluation, LossNormalization, Optimizer, Recipe, Schedule,
+    ScheduleKind,
+};
+use colac_plan::{
+    DType, Op, Operation, Plan, Program, ProgramKind, Segment, Shape, Tensor, TensorId, TensorType,
+};
+
+/// Tensors and operations of a plan with one program, `forward_backward`.
+#[derive(Default)]
+pub(crate) struct PlanBuilder {
+    tensors: Vec<Tensor>,
+    ends: [u64; Segment::ALL.len()],
+    operations: Vec<Operation>,
+}
+
+impl PlanBuilder {
+    /// A packed tensor behind those that the segment already has.
+    pub(crate) fn tensor(&mut self, segment: Segment, dtype: DType, extents: &[u64]) -> TensorId {
+        let ty = TensorType::new(dtype, Shape::of(extents));
+        self.strided(segment, ty.clone(), Tensor::packed_strides(&ty))
+    }
+
+    /// A tensor with strides behind those that the segment already has.
+    pub(crate) fn strided(
+        &mut self,
+        segment: Segment,
+        ty: TensorType,
+        strides: Vec<u64>,
+    ) -> TensorId {
+        let offset = self.ends[segment.index()];
+        self.place(Tensor {
+            name: format!("t{}", self.tensors.len()),
+            ty,
+            strides,
+            segment,
+            offset,
+            parent: None,
+        })
+    }
+
+    /// A tensor wherever it says.
+    pub(crate) fn place(&mut self, tensor: Tensor) -> TensorId {
+        let end = &mut self.ends[tensor.segment.index()];
+        *end = (*end).max(aligned(tensor.range().unwrap().end));
+        self.tensors.push(tensor);
+        TensorId(self.tensors.len() as u32 - 1)
+    }
+
+    /// An operation behind those there are.
+    pub(crate) fn operation(
+        &mut self,
+        op: Op,
+        operands: &[TensorId],
+        results: &[TensorId],
+        writes: &[Write],
+    ) {
+        let types = |ids: &[TensorId]| {
+            ids.iter().map(|id| self.tensors[id.index()].ty.clone()).collect::<Vec<_>>()
+        };
+        let (operand_types, result_types) = (types(operands), types(results));
+        let workspace = op.workspace_bytes(
+            &operand_types.iter().collect::<Vec<_>>(),
+            &result_types.iter().collect::<Vec<_>>(),
+        );
+        let end = &mut self.ends[Segment::Workspace.index()];
+        *end = (*end).max(workspace);
+        self.operations.push(Operation {
+            op,
+            operands: operands.to_vec(),
+            results: results.to_vec(),
+            writes: writes.to_vec(),
+            when: When::Always,
+            phase: Phase::Forward,
+            after: Vec::new(),
+            workspace,
+            path: format!("operation{}", self.operations.len()),
+            scope: None,
+        });
+    }
+
+    /// The operations so far, to be changed.
+    pub(crate) fn operations(&mut self) -> &mut [Operation] {
+        &mut self.operations
+    }
+
+    /// The plan, with everything that an executor does not read left empty.
+    pub(crate) fn build(self, outputs: &[TensorId]) -> Plan {
+        let none = TensorId(0);
+        let batch = || BatchInputs { tokens: none, labels: none };
+        let program = Program {
+            kind: ProgramKind::ForwardBackward,
+            inputs: Vec::new(),
+            outputs: outputs.to_vec(),
+            operations: self.operations,
+            arena_bytes: self.ends[Segment::Activations.index()],
+            arena_lower_bound: 0,
+        };
+        Plan {
+            name: "test".into(),
+            form: Form::FullRank,
+            vocab_size: 1,
+            tensors: self.tensors,
+            parameters: Vec::new(),
+            constants: Vec::new(),
+            segment_bytes: self.ends,
+            programs: vec![program],
+            roles: Roles {
+                train: batch(),
+                evaluate: batch(),
+                logits_tokens: none,
+                logits: none,
+                train_loss: none,
+                evaluate_loss: none,
+                loss_scale: none,
+                accumulate: none,
+                learning_rate: none,
+                gradient_norm: none,
+                gradient_finite: none,
+                parameters: none,
+                gradients: none,
+                first_moment: none,
+                second_moment: none,
+                step: none,
+            },
+            scalars: Vec::new(),
+            scopes: Vec::new(),
+            linears: Vec::new(),
+            recipe: recipe(),
+            origin: Origin {
+                spec: String::new(),
+                resolved_spec: String::new(),
+                architecture: String::new(),
+                checkpoint_config: String::new(),
+                compiler_version: String::new(),
+            },
+        }
+    }
+}
+
+fn recipe() -> Recipe {
+    Recipe {
+        sequence_length: 1,
+        micro_batch: 1,
+        global_batch: 1,
+        seed: 0,
+        loss_normalization: LossNormalization::GlobalToken,
+        schedule: Schedule {
+            kind: ScheduleKind::Constant,
+            learning_rate: 1e-3,
+            warmup_steps: 0,
+            steps: 1,
+            final_factor: 1.0,
+        },
+        optimizer: Optimizer {
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            decay_all: false,
+            clip_norm: 0.0,
+        },
+        evaluation: Evaluation { every: 0, tokens: 0, batch: 1, reference_batch: 1 },
+        checkpoint: Checkpoint { every: 0, keep: 0 },
+        data: Data {
+            mode: BatchMode::Pack,
+            train: Vec::new(),
+            validation: Vec::new(),
+            tokenizer: None,
+        },
+    }
+}
+
+/// Numbers between -1 and 1 that look random: the same for the same seed.
+pub(crate) fn numbers(seed: u64, count: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
