@@ -8,10 +8,12 @@
 //!
 //! An operation without samples does not compile: [`samples::of`] matches exhaustively.
 
+mod bounds;
 mod costs;
 mod derivatives;
-
+mod executors;
 pub(crate) mod layout;
-
+mod pointwise_primitives;
+mod pointwise_programs;
 pub(crate) mod samples;
 mod shape_rules;

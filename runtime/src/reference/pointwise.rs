@@ -48,7 +48,8 @@ fn registers(program: &Program, inputs: &[f64]) -> Vec<f64> {
     registers
 }
 
-fn unary(function: Unary, x: f64) -> f64 {
+/// A function of one number.
+pub(crate) fn unary(function: Unary, x: f64) -> f64 {
     match function {
         Unary::Negate => -x,
         Unary::Absolute => x.abs(),
@@ -62,7 +63,8 @@ fn unary(function: Unary, x: f64) -> f64 {
     }
 }
 
-fn binary(function: Binary, a: f64, b: f64) -> f64 {
+/// A function of two numbers.
+pub(crate) fn binary(function: Binary, a: f64, b: f64) -> f64 {
     match function {
         Binary::Add => a + b,
         Binary::Subtract => a - b,

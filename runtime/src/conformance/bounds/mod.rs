@@ -1,0 +1,175 @@
+//! How far an executor that computes in f32 may be from the exact result, derived operation by operation.
+//!
+//! The unit is `u = 2⁻²⁴`, the relative error of one rounding. Rules used throughout:
+//!
+//! - A sum of `k` products, in any order, fused or not, is off by at most `(k + 1) · u · Σ|a||b|`; adding it to an old
+//!   value counts as one more term. `Σ|a||b|` is the same operation on absolute values.
+//! - An elementary function (exponential, logarithm …) is off by [`ELEMENTARY`], four units in the last place, which the
+//!   tests of pointwise primitives check.
+//! - Terms of second order in `u` are covered by [`SECOND_ORDER`].
+//! - Numbers below f32's smallest normal number may be flushed to zero: [`FLUSH`].
+//!
+//! Attributes are f64 in the plan and rounded once by an executor. Everything here is elementwise: a bound for each
+//! element of each result.
+
+mod attention;
+mod head_loss;
+pub(super) mod pointwise;
+
+use colac_plan::Op;
+
+use super::samples::Sample;
+use crate::reference::{Value, evaluate};
+
+/// Relative error of one rounding to f32.
+const UNIT: f64 = 1.0 / (1u64 << 24) as f64;
+/// Relative error of an elementary function.
+const ELEMENTARY: f64 = 8.0 * UNIT;
+/// Factor that covers products of errors.
+const SECOND_ORDER: f64 = 1.05;
+/// What flushing to zero loses.
+const FLUSH: f64 = f32::MIN_POSITIVE as f64;
+
+/// Relative error of a sum of so many terms, or of so many roundings one after the other.
+fn roundings(count: usize) -> f64 {
+    count as f64 * UNIT
+}
+
+fn absolute(value: &Value) -> Value {
+    Value {
+        extents: value.extents.clone(),
+        elements: value.elements.iter().map(|v| v.abs()).collect(),
+    }
+}
+
+/// The operation on absolute values: `Σ|a||b|` of every element.
+fn magnitudes(op: &Op, operands: &[Value]) -> Vec<f64> {
+    evaluate(op, &operands.iter().map(absolute).collect::<Vec<_>>(), &[]).remove(0)
+}
+
+/// What accumulating into `old` adds to a magnitude: nothing where the result overwrites.
+struct Old<'a>(Option<&'a [f64]>);
+
+impl Old<'_> {
+    fn at(&self, index: usize) -> f64 {
+        self.0.map_or(0.0, |old| old[index].abs())
+    }
+}
+
+/// Bounds on every element of every result. `old` is what accumulating results are added to, where they are; `expected`
+/// the exact results.
+pub(super) fn of(
+    sample: &Sample,
+    old: Option<&[Vec<f64>]>,
+    expected: &[Vec<f64>],
+) -> Vec<Vec<f64>> {
+    let o = sample.values();
+    let op = &sample.op;
+    let old = |result: usize| Old(old.map(|old| &old[result][..]));
+    let summed = |terms: usize, magnitudes: Vec<f64>, old: &Old<'_>| {
+        let each = magnitudes.iter().enumerate();
+        each.map(|(i, m)| SECOND_ORDER * (roundings(terms + 2) * (m + old.at(i)) + FLUSH))
+            .collect::<Vec<_>>()
+    };
+    let width = |i: usize| o[i].extents.last().copied().unwrap_or(1);
+    let rows = |i: usize| o[i].elements.len() / width(i);
+    match op {
+        // Sums over the input width, the output width, the rows.
+        Op::Linear => vec![summed(width(0), magnitudes(op, &o), &Old(None))],
+        Op::LinearBackwardInput => vec![summed(width(0), magnitudes(op, &o), &Old(None))],
+        Op::LinearBackwardWeight => vec![summed(rows(0), magnitudes(op, &o), &old(0))],
+        Op::ColumnSum => vec![summed(rows(0), magnitudes(op, &o), &old(0))],
+        // Copies.
+        Op::Embedding => vec![vec![0.0; expected[0].len()]],
+        // At most all rows meet in one.
+        Op::EmbeddingBackward { .. } => vec![summed(rows(1), magnitudes(op, &o), &old(0))],
+        Op::RmsNorm { .. } => rms_norm(&o[0], expected),
+        Op::RmsNormBackward => rms_norm_backward(&o, &old(1)),
+        // Two products and their sum; one of the two directions adds their absolute values.
+        Op::Rope { .. } => {
+            let there = magnitudes(&Op::Rope { inverse: false }, &o);
+            let back = magnitudes(&Op::Rope { inverse: true }, &o);
+            let larger = there.iter().zip(&back).map(|(a, b)| a.abs().max(b.abs())).collect();
+            vec![summed(2, larger, &Old(None))]
+        }
+        Op::Attention { mask, scale } => attention::forward(&o, *mask, scale.get(), expected),
+        Op::AttentionBackward { mask, scale } => attention::backward(&o, *mask, scale.get()),
+        Op::Pointwise { program } => pointwise::of(program, &o),
+        Op::HeadLoss { .. } => vec![head_loss::forward(&o, expected)],
+        Op::HeadLossWithGradient { .. } => head_loss::with_gradient(&o, &old(2), expected),
+        // Accumulated in f64: the rounding of the result is all. The flag is exact.
+        Op::GradientNorm => {
+            vec![vec![1.01 * UNIT * expected[0][0] + f64::from(f32::from_bits(1))], vec![0.0]]
+        }
+        Op::AdamW { .. } => adamw(sample, &o, expected),
+    }
+}
+
+/// `mean(x²)` is a sum of positive terms: relative error `n + 2` roundings, with `epsilon` one more; the root halves it,
+/// root and quotient add two. `y = x · rstd · w` adds two products.
+fn rms_norm(x: &Value, expected: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let width = x.extents.last().copied().unwrap_or(1);
+    let rstd = (roundings(width + 3) / 2.0 + ELEMENTARY) * SECOND_ORDER;
+    let relative =
+        |factor: f64, values: &[f64]| values.iter().map(|v| factor * v.abs() + FLUSH).collect();
+    vec![relative(rstd + roundings(3), &expected[0]), relative(rstd + roundings(1), &expected[1])]
+}
+
+/// With `M = Σ|g x|/n`: the mean is off by `(n + 3)u·M`, `dx = rstd(g - x·rstd²·mean)` by that times `|x| rstd³` and by
+/// seven roundings of `rstd(|g| + |x| rstd² M)`; `dw` is a sum over rows of products of three.
+fn rms_norm_backward(o: &[Value], old: &Old<'_>) -> Vec<Vec<f64>> {
+    let [dy, x, w, rstd] = o else { panic!("four operands") };
+    let width = x.extents.last().copied().unwrap_or(1);
+    let rows = x.elements.len() / width;
+    let (mut dx, mut dw) = (Vec::new(), vec![0.0; width]);
+    for row in 0..rows {
+        let at = |column: usize| row * width + column;
+        let r = rstd.elements[row];
+        let g = |column: usize| (dy.elements[at(column)] * w.elements[column]).abs();
+        let mean = (0..width).map(|c| g(c) * x.elements[at(c)].abs()).sum::<f64>() / width as f64;
+        for (column, dw) in dw.iter_mut().enumerate() {
+            let x = x.elements[at(column)].abs();
+            dx.push(
+                SECOND_ORDER * roundings(width + 10) * r * (g(column) + x * r * r * mean) + FLUSH,
+            );
+            *dw += dy.elements[at(column)].abs() * x * r;
+        }
+    }
+    let dw = dw.iter().enumerate();
+    let dw =
+        dw.map(|(i, m)| SECOND_ORDER * roundings(rows + 5) * (m + old.at(i)) + FLUSH).collect();
+    vec![dx, dw]
+}
+
+/// `g` carries three roundings (the factor, its quotient, the product), a moment three more of its magnitude
+/// `β|m| + (1 - β)|g|`; the second moment is a sum of positive terms, so its relative error is bounded. The direction
+/// `(m/c₁)/(sqrt(v/c₂) + ε)` adds some ten roundings. Where `finite` is 0, or outside the ranges, nothing may change.
+fn adamw(sample: &Sample, o: &[Value], expected: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let Op::AdamW { beta1, beta2, epsilon, clip_norm, ranges } = &sample.op else {
+        panic!("AdamW")
+    };
+    let old = sample.current.as_ref().expect("AdamW updates in place");
+    let (norm, finite, rate) = (o[1].elements[0], o[2].elements[0], o[3].elements[0]);
+    let mut bounds: Vec<Vec<f64>> = expected.iter().map(|values| vec![0.0; values.len()]).collect();
+    if finite == 0.0 {
+        return bounds;
+    }
+    let clip = if clip_norm.get() == 0.0 { 1.0 } else { (clip_norm.get() / norm).min(1.0) };
+    let step = expected[3][0];
+    let (correction1, correction2) = (1.0 - beta1.get().powf(step), 1.0 - beta2.get().powf(step));
+    for range in ranges {
+        let rate = rate * range.learning_rate_factor.get();
+        for i in range.start as usize..(range.start + range.length) as usize {
+            let g = clip * o[0].elements[i].abs();
+            let m = beta1.get() * old[1][i].abs() + (1.0 - beta1.get()) * g;
+            let v = expected[2][i];
+            let denominator = (v / correction2).sqrt() + epsilon.get();
+            bounds[1][i] = roundings(8) * m + FLUSH;
+            bounds[2][i] = roundings(12) * v + FLUSH;
+            let direction = roundings(8 + 6 + 10) * m / correction1 / denominator;
+            bounds[0][i] =
+                rate * direction + roundings(4) * (old[0][i].abs() + expected[0][i].abs()) + FLUSH;
+        }
+    }
+    bounds
+}

@@ -1,0 +1,198 @@
+//! Executors against the reference: every sample, in every layout and every way of writing its results.
+//!
+//! [`check`] takes any way of making an executor, so a new device runs the same suite. The reference itself runs it too:
+//! in slices, in place and accumulating it must give exactly what [`evaluate`] gives.
+
+use std::sync::Arc;
+
+use colac_plan::Plan;
+
+use super::bounds;
+use super::layout::{Layout, Mode, OneOperation};
+use super::samples::{self, Sample, draw};
+use crate::cpu::{CpuExecutor, CpuOptions};
+use crate::executor::Executor;
+use crate::reference::{ReferenceExecutor, Value, evaluate};
+
+/// Makes an executor of a plan.
+pub(crate) type Make<'a> = &'a dyn Fn(Arc<Plan>) -> Box<dyn Executor>;
+
+/// One way of running a sample.
+struct Case<'a> {
+    sample: &'a Sample,
+    layout: Layout,
+    mode: Mode,
+    in_place: Option<(usize, usize)>,
+    /// What the results hold before.
+    old: Vec<Vec<f64>>,
+    /// What they must hold after, exactly.
+    expected: Vec<Vec<f64>>,
+}
+
+impl Case<'_> {
+    fn run(&self, make: Make<'_>) -> Vec<Vec<f64>> {
+        let one = OneOperation::new(self.sample, self.layout, self.mode, self.in_place);
+        one.run(make(one.plan.clone()).as_mut(), self.sample, &self.old)
+    }
+
+    fn describe(&self) -> String {
+        let in_place =
+            self.in_place.map_or(String::new(), |(operand, _)| format!(", on operand {operand}"));
+        format!("{} ({:?}, {:?}{in_place})", self.sample.name, self.layout, self.mode)
+    }
+
+    fn adds(&self, result: usize) -> bool {
+        self.mode.adds() && self.sample.op.accumulates(result)
+    }
+}
+
+/// Every way of running a sample.
+fn cases(sample: &Sample) -> Vec<Case<'_>> {
+    let old: Vec<Vec<f64>> = match &sample.current {
+        Some(current) => current.clone(),
+        None => (sample.results.iter().enumerate())
+            .map(|(i, ty)| {
+                draw(&format!("{} old {i}", sample.name), ty.shape.elements() as usize, 1.0)
+            })
+            .collect(),
+    };
+    let current: Vec<Value> = sample
+        .results
+        .iter()
+        .zip(&old)
+        .map(|(ty, old)| Value::new(&ty.shape, old.clone()))
+        .collect();
+    let exact = evaluate(&sample.op, &sample.values(), &current);
+    let accumulates = (0..sample.results.len()).any(|i| sample.op.accumulates(i));
+    let modes = if accumulates { &Mode::ALL[..] } else { &[Mode::Overwrite] };
+    let mut places = vec![None];
+    for operand in 0..sample.operands.len() {
+        for result in 0..sample.results.len() {
+            let same =
+                sample.operands[operand].ty.shape.same_extents(&sample.results[result].shape);
+            if same && sample.op.in_place(operand, result) {
+                places.push(Some((operand, result)));
+            }
+        }
+    }
+    let mut cases = Vec::new();
+    for &mode in modes {
+        let expected: Vec<Vec<f64>> = (exact.iter().zip(&old).enumerate())
+            .map(|(i, (exact, old))| match mode.adds() && sample.op.accumulates(i) {
+                true => exact.iter().zip(old).map(|(exact, old)| old + exact).collect(),
+                false => exact.clone(),
+            })
+            .collect();
+        for layout in [Layout::Packed, Layout::Slices] {
+            for &in_place in &places {
+                let (old, expected) = (old.clone(), expected.clone());
+                cases.push(Case { sample, layout, mode, in_place, old, expected });
+            }
+        }
+    }
+    cases
+}
+
+/// Runs the whole suite on an executor.
+pub(crate) fn check(make: Make<'_>) {
+    for sample in samples::all() {
+        for case in cases(&sample) {
+            let found = case.run(make);
+            let old: Vec<Vec<f64>> = (case.old.iter().enumerate())
+                .map(|(i, old)| if case.adds(i) { old.clone() } else { vec![0.0; old.len()] })
+                .collect();
+            let bounds = bounds::of(&sample, Some(&old), &case.expected);
+            for result in 0..found.len() {
+                compare(&case, result, &found[result], &bounds[result]);
+            }
+        }
+    }
+}
+
+fn compare(case: &Case<'_>, result: usize, found: &[f64], bounds: &[f64]) {
+    let expected = &case.expected[result];
+    assert_eq!(found.len(), expected.len());
+    assert_eq!(bounds.len(), expected.len());
+    for (i, ((&found, &expected), &bound)) in found.iter().zip(expected).zip(bounds).enumerate() {
+        let fits = match expected.is_finite() {
+            true => (found - expected).abs() <= bound,
+            // The norm of gradients that are not finite.
+            false => !found.is_finite(),
+        };
+        assert!(
+            fits,
+            "{}: element {i} of result {result} is {found}, not {expected}: off by {:e}, bound {bound:e}",
+            case.describe(),
+            (found - expected).abs()
+        );
+    }
+}
+
+/// Bounds that say nothing prove nothing: on the whole they are a small part of the result. The worst case of a sum of
+/// `K` terms is about `K^1.5 u` of a random one: 1.3e-3 for the longest sample.
+#[test]
+fn bounds_are_tight() {
+    for sample in samples::all() {
+        let case = cases(&sample).swap_remove(0);
+        let bounds = bounds::of(&sample, None, &case.expected);
+        for (result, (bounds, expected)) in bounds.iter().zip(&case.expected).enumerate() {
+            if expected.iter().any(|e| !e.is_finite()) {
+                continue;
+            }
+            let norm = |values: &[f64]| values.iter().map(|v| v * v).sum::<f64>().sqrt();
+            assert!(
+                norm(bounds) <= 2e-3 * norm(expected) + 1e-5 * (expected.len() as f64).sqrt(),
+                "{}, result {result}: bound {:e} of {:e}",
+                sample.name,
+                norm(bounds),
+                norm(expected)
+            );
+        }
+    }
+}
+
+#[test]
+fn the_reference_honours_layouts_and_writes() {
+    let make = |plan: Arc<Plan>| -> Box<dyn Executor> { Box::new(ReferenceExecutor::new(plan)) };
+    for sample in samples::all() {
+        for case in cases(&sample) {
+            let found = case.run(&make);
+            for (found, expected) in found.iter().zip(&case.expected) {
+                // Values leave an executor as f32.
+                let same = |(found, expected): (&f64, &f64)| {
+                    *found == f64::from(*expected as f32) || (found.is_nan() && expected.is_nan())
+                };
+                assert!(found.iter().zip(expected).all(same), "{}", case.describe());
+            }
+        }
+    }
+}
+
+fn cpu(threads: usize) -> impl Fn(Arc<Plan>) -> Box<dyn Executor> {
+    move |plan| {
+        let options = CpuOptions { threads, ..CpuOptions::default() };
+        Box::new(CpuExecutor::new(plan, options).expect("a plan of one operation"))
+    }
+}
+
+#[test]
+fn the_cpu_conforms() {
+    check(&cpu(2));
+}
+
+/// With 1, 2 and 3 threads, and run twice, the CPU gives the same bits.
+#[test]
+fn cpu_threads_do_not_change_a_bit() {
+    for sample in samples::all() {
+        for case in cases(&sample).iter().filter(|case| case.in_place.is_none()) {
+            let bits = |threads| {
+                let found = case.run(&cpu(threads));
+                found.concat().iter().map(|v| v.to_bits()).collect::<Vec<u64>>()
+            };
+            let one = bits(1);
+            for threads in [2, 3, 2] {
+                assert!(bits(threads) == one, "{} with {threads} threads", case.describe());
+            }
+        }
+    }
+}
