@@ -85,7 +85,7 @@ fn flop_parts(f: Flops) -> String {
 }
 
 /// `56 rewritten (56 of rank 128 with silu), 1 kept dense`.
-fn linears(inspection: &Inspection) -> String {
+pub fn linears(inspection: &Inspection) -> String {
     let mut kinds: BTreeMap<(u64, &str), usize> = BTreeMap::new();
     for linear in &inspection.rewritten {
         *kinds.entry((linear.rank, &linear.activation)).or_default() += 1;

@@ -1,0 +1,111 @@
+//! `colac eval`: perplexity of trained weights.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use colac_runtime::train::checkpoint::load_weights;
+use colac_runtime::train::evaluate::Evaluator;
+use serde::Serialize;
+
+use crate::shared::console;
+use crate::shared::corpus::{self, ValidationOptions};
+use crate::shared::failure::Failure;
+use crate::shared::interrupt;
+use crate::shared::machine::MachineOptions;
+use crate::shared::progress::{self, Busy};
+use crate::shared::run_folder::VALIDATION_TOKENS;
+use crate::shared::target::{SpecOptions, Target};
+
+/// Measure the perplexity of trained weights
+///
+/// Two perplexities are given. The exact one is the exponential of the mean loss over all predicted tokens. The
+/// reference-compatible one is computed as the published CoLA code does (the mean of batch means, with one batch too
+/// many in the divisor) and serves comparison with published tables only. Bits per byte do not depend on the tokenizer.
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    /// A run folder or a checkpoint in one; or a plan or a spec together with --checkpoint
+    #[arg(value_name = "RUN|CHECKPOINT|PLAN|SPEC")]
+    target: String,
+
+    /// The weights: a checkpoint folder, a run folder or a safetensors file [default: the run's newest checkpoint]
+    #[arg(long, value_name = "PATH")]
+    checkpoint: Option<PathBuf>,
+
+    #[command(flatten)]
+    data: ValidationOptions,
+
+    /// Stop after about N predicted tokens; 0 takes all the validation data [default: the spec's evaluation.tokens]
+    #[arg(long, value_name = "N")]
+    tokens: Option<u64>,
+
+    #[command(flatten)]
+    machine: MachineOptions,
+
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    options: SpecOptions,
+}
+
+/// The result for machines. Losses are in nats.
+#[derive(Serialize)]
+struct Report<'a> {
+    name: &'a str,
+    form: &'static str,
+    checkpoint: String,
+    loss: f64,
+    perplexity: f64,
+    perplexity_reference_compatible: f64,
+    bits_per_byte: Option<f64>,
+    tokens: u64,
+    rows: u64,
+}
+
+pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
+    let Arguments { target, checkpoint, data, tokens, machine, json, options } = arguments;
+    let target = Target::from_argument(&target)?;
+    let mut settings = data.settings();
+    settings.extend(tokens.map(|tokens| format!("evaluation.tokens={tokens}")));
+    let plan = Arc::new(target.plan(&options, &settings)?);
+    let weights = target.weights(checkpoint.as_deref())?;
+    let kept = target.run_dir().map(|run_dir| run_dir.join(VALIDATION_TOKENS));
+    machine.check_memory(&plan)?;
+    let mut data = corpus::validation(&plan, kept.as_deref(), machine.threads())?;
+
+    let stop = interrupt::stop_flag()?;
+    let mut executor = machine.executor(&plan)?;
+    load_weights(&mut executor, &weights)?;
+    let mut evaluator = Evaluator::new(&plan)?;
+    let busy = Busy::new("evaluating");
+    let report = evaluator.evaluate(&mut executor, &mut data.rows, &stop)?;
+    drop(busy);
+    let Some(report) = report else {
+        console::note("interrupted");
+        return Err(Failure::Interrupted);
+    };
+    if json {
+        return console::out_json(&Report {
+            name: &plan.name,
+            form: plan.form.name(),
+            checkpoint: weights.display().to_string(),
+            loss: report.loss,
+            perplexity: report.perplexity,
+            perplexity_reference_compatible: report.perplexity_reference_compatible,
+            bits_per_byte: report.bits_per_byte,
+            tokens: report.tokens,
+            rows: report.rows,
+        });
+    }
+    console::out(format_args!(
+        "{} ({}), {}\n  {}\n  loss {:.4} over {} tokens\n",
+        plan.name,
+        plan.form.name(),
+        weights.display(),
+        progress::evaluation(&report),
+        report.loss,
+        report.tokens,
+    ))
+}

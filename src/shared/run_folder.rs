@@ -1,0 +1,65 @@
+//! The folders of runs, `runs/NAME-K`.
+//!
+//! Owns their names and what the command line keeps in them beside what training does: the plan, the resolved spec and
+//! tokenized text. Must not know checkpoints or logs.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use colac_plan::{Plan, file as plan_file};
+
+use crate::shared::failure::Failure;
+
+/// The plan of a run.
+pub(crate) const PLAN_FILE: &str = "plan.bin";
+/// The spec of a run with every setting written out.
+pub(crate) const SPEC_FILE: &str = "spec.toml";
+/// Tokens of the training text, where the run was given text.
+pub(crate) const TRAINING_TOKENS: &str = "data/train";
+/// Tokens of the validation text.
+pub(crate) const VALIDATION_TOKENS: &str = "data/validation";
+
+/// Where runs without `--out` lie.
+const RUNS: &str = "runs";
+
+/// The runs of a name, oldest first.
+pub(crate) fn existing(name: &str) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(RUNS) else { return Vec::new() };
+    let mut runs: Vec<(u64, PathBuf)> = entries
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let number = path.file_name()?.to_str()?.strip_prefix(name)?.strip_prefix('-')?;
+            let number = number.parse().ok()?;
+            path.join(PLAN_FILE).is_file().then_some((number, path))
+        })
+        .collect();
+    runs.sort();
+    runs.into_iter().map(|(_, path)| path).collect()
+}
+
+/// Makes the folder `runs/NAME-K` with the lowest K that is free.
+pub(crate) fn create_next(name: &str) -> Result<PathBuf, Failure> {
+    let failed = |path: &Path, error: io::Error| {
+        Failure::line(format!("cannot create {}: {error}", path.display()))
+    };
+    let runs = Path::new(RUNS);
+    fs::create_dir_all(runs).map_err(|error| failed(runs, error))?;
+    for number in 1.. {
+        let path = runs.join(format!("{name}-{number}"));
+        match fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(failed(&path, error)),
+        }
+    }
+    unreachable!("a folder cannot hold an entry for every number")
+}
+
+/// Keeps the plan and its resolved spec in a run folder.
+pub(crate) fn store_plan(run_dir: &Path, plan: &Plan) -> Result<(), Failure> {
+    plan_file::write_to_path(plan, &run_dir.join(PLAN_FILE))?;
+    let path = run_dir.join(SPEC_FILE);
+    fs::write(&path, &plan.origin.resolved_spec)
+        .map_err(|error| Failure::line(format!("cannot write {}: {error}", path.display())))
+}
