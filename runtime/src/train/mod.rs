@@ -27,6 +27,8 @@ pub mod observer;
 pub mod options;
 pub mod rows;
 pub mod run;
+#[cfg(test)]
+mod run_tests;
 pub mod schedule;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -19,6 +19,8 @@ pub mod load;
 pub mod save;
 pub mod state;
 pub(crate) mod tensor_file;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{self, File};
 use std::io;
