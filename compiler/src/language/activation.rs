@@ -237,3 +237,43 @@ fn check(tree: &Expr) -> Result<(), Diagnostic> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program(text: &str) -> String {
+        Activation::parse(text, SourceId(0), 0).expect(text).program().to_string()
+    }
+
+    #[test]
+    fn names_and_formulas_become_programs() {
+        assert_eq!(program("silu"), "a * sigmoid(a)");
+        assert_eq!(program("relu"), "max(a, 0)");
+        assert_eq!(program("relu2"), "max(a, 0) * max(a, 0)");
+        assert_eq!(program("tanh"), "tanh(a)");
+        assert_eq!(program("identity"), "a");
+        assert_eq!(program("x * sigmoid(1.7 * x)"), "a * sigmoid(1.7 * a)");
+        assert_eq!(program("max(x, -x, 2) - x / 3"), "max(max(a, -a), 2) - a / 3");
+        assert_eq!(program("gelu"), "0.5 * a * (1 + erf(0.7071067811865476 * a))");
+        for (name, _) in NAMED {
+            assert_eq!(Activation::parse(name, SourceId(0), 0).expect(name).program().check(), Ok(()), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_identity_changes_nothing() {
+        for (name, _) in NAMED {
+            let activation = Activation::parse(name, SourceId(0), 0).expect(name);
+            assert_eq!(activation.is_identity(), name == "identity");
+        }
+        assert!(Activation::parse("x", SourceId(0), 0).expect("x is a formula").is_identity());
+    }
+
+    #[test]
+    fn formulas_that_would_not_fit_a_program_are_refused() {
+        let text = vec!["x"; 200].join(" * ");
+        let error = Activation::parse(&text, SourceId(0), 0).expect_err("too long");
+        assert_eq!(error.code, codes::ACTIVATION);
+    }
+}

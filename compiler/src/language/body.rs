@@ -18,6 +18,9 @@ use crate::language::tokens::{Parsed, SyntaxError, Tokens, keyword, name, symbol
 /// Scopes may not nest deeper than this, so that no text exhausts the stack.
 const MAX_DEPTH: usize = 32;
 
+/// The words that items begin with.
+const ITEMS: [&str; 4] = ["use", "init", "model", "block"];
+
 /// An item of a body.
 enum Item {
     Use(Use),
@@ -96,9 +99,7 @@ fn unwrap(error: nom::Err<SyntaxError>, tokens: Tokens<'_>) -> SyntaxError {
 /// The next `use`, `init`, `model` or `block` at the beginning of a line, or the end.
 fn skip_to_item(mut tokens: Tokens<'_>) -> Tokens<'_> {
     loop {
-        let token = tokens.first();
-        let begins = matches!(token.kind, TokenKind::Keyword("use" | "init" | "model" | "block"));
-        if token.kind == TokenKind::End || begins && token.starts_line {
+        if tokens.first().kind == TokenKind::End || begins_item(tokens.0) {
             return tokens;
         }
         tokens = tokens.advance();
@@ -112,7 +113,7 @@ fn skip_to_statement(mut tokens: Tokens<'_>) -> Tokens<'_> {
         let token = tokens.first();
         match &token.kind {
             TokenKind::End => return tokens,
-            TokenKind::Keyword("use" | "init" | "model" | "block") if token.starts_line => return tokens,
+            _ if begins_item(tokens.0) => return tokens,
             TokenKind::Symbol("}") if depth == 0 => return tokens,
             TokenKind::Symbol("}") => depth -= 1,
             TokenKind::Symbol("{") => depth += 1,
@@ -121,6 +122,12 @@ fn skip_to_statement(mut tokens: Tokens<'_>) -> Tokens<'_> {
         }
         tokens = tokens.advance();
     }
+}
+
+/// Whether a line begins with the word of an item and not with an assignment or argument of that name.
+fn begins_item(tokens: &[Token]) -> bool {
+    let word = matches!(&tokens[0].kind, TokenKind::Name(word) if ITEMS.contains(&word.as_str()));
+    word && tokens[0].starts_line && !matches!(tokens[1].kind, TokenKind::Symbol("="))
 }
 
 fn begins_statement(tokens: &[Token]) -> bool {
@@ -132,27 +139,31 @@ fn begins_statement(tokens: &[Token]) -> bool {
 }
 
 fn item<'a>(tokens: Tokens<'a>, errors: &mut Vec<SyntaxError>) -> Parsed<'a, Item> {
-    match &tokens.first().kind {
-        TokenKind::Keyword("use") => {
+    let word = match &tokens.first().kind {
+        TokenKind::Name(word) => word.as_str(),
+        _ => "",
+    };
+    match word {
+        "use" => {
             let (rest, distribution) = cut(expression).parse(tokens.advance())?;
             let (rest, _) = cut(keyword("for", "`for`")).parse(rest)?;
             let kind = name("an operation, or `bias`");
             let (rest, kinds) = cut(separated_list1(symbol(",", "`,`"), kind)).parse(rest)?;
             Ok((rest, Item::Use(Use { distribution, kinds })))
         }
-        TokenKind::Keyword("init") => {
+        "init" => {
             let (rest, name) = cut(name("a name for the distribution")).parse(tokens.advance())?;
             let brackets = (symbol("(", "`()`"), symbol(")", "`)`"));
             let (rest, _) = cut(brackets).parse(rest)?;
             let (rest, distribution) = cut(preceded(symbol("=", "`=`"), expression)).parse(rest)?;
             Ok((rest, Item::Init(InitItem { name, distribution })))
         }
-        TokenKind::Keyword("model") => {
+        "model" => {
             let (rest, inputs) = cut(list("(", "`(`", ")", input)).parse(tokens.advance())?;
             let (rest, statements) = scope(rest, errors, 0)?;
             Ok((rest, Item::Model(Model { span: tokens.first().span, inputs, statements })))
         }
-        TokenKind::Keyword("block") => {
+        "block" => {
             let (rest, block) = cut(name("a name for the block")).parse(tokens.advance())?;
             let (rest, parameters) =
                 cut(list("(", "`(`", ")", |tokens| name("a name for the argument").parse(tokens))).parse(rest)?;
@@ -208,7 +219,7 @@ fn scope<'a>(tokens: Tokens<'a>, errors: &mut Vec<SyntaxError>, depth: usize) ->
                 continue;
             }
             TokenKind::End => return Err(nom::Err::Failure(SyntaxError::new(rest, "`}`"))),
-            TokenKind::Keyword("use" | "init" | "model" | "block") if token.starts_line => {
+            _ if begins_item(rest.0) => {
                 return Err(nom::Err::Failure(SyntaxError::new(rest, "`}` before the next part of the body")));
             }
             _ => {}

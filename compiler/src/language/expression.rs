@@ -342,22 +342,18 @@ impl Evaluator<'_> {
             (B::Add, Some((m, n))) => m.checked_add(n).map(Value::Integer),
             (B::Subtract, Some((m, n))) => m.checked_sub(n).map(Value::Integer),
             (B::Multiply, Some((m, n))) => m.checked_mul(n).map(Value::Integer),
-            // Only i64::MIN / -1 overflows.
-            (B::Divide, Some((m, n))) if m.checked_rem(n) == Some(0) => {
-                m.checked_div(n).map(Value::Integer)
+            (B::Divide, Some((m, n))) => match m.checked_rem(n) {
+                // Only the smallest integer over -1 overflows.
+                None => None,
+                Some(0) => Some(Value::Integer(m / n)),
+                Some(_) if self.real_division => finite(x / y),
+                Some(remainder) => return Err(inexact(m, n, remainder, tree.span)),
+            },
+            (B::Remainder, Some((m, n))) => {
+                let remainder = m.wrapping_rem(n);
+                let wrong_sign = remainder != 0 && (remainder < 0) != (n < 0);
+                Some(Value::Integer(if wrong_sign { remainder + n } else { remainder }))
             }
-            (B::Divide, Some((m, n))) if !self.real_division && m != i64::MIN => {
-                return Err(Diagnostic::error(
-                    codes::INEXACT_DIVISION,
-                    format!("{m} / {n} leaves a remainder of {}", m.rem_euclid(n)),
-                )
-                .at(tree.span, format!("{m} does not divide by {n}"))
-                .help("choose numbers that divide, or say how to round: floor(a / b), ceil(a / b), round_up(a / b, multiple)"));
-            }
-            (B::Remainder, Some((m, n))) => m
-                .checked_rem(n)
-                .map(|r| if r != 0 && (r < 0) != (n < 0) { r + n } else { r })
-                .map(Value::Integer),
             (B::Remainder, None) => {
                 let wrong =
                     if a.as_integer().is_none() { (left.span, &a) } else { (right.span, &b) };
@@ -366,7 +362,7 @@ impl Evaluator<'_> {
             (B::Add, None) => finite(x + y),
             (B::Subtract, None) => finite(x - y),
             (B::Multiply, None) => finite(x * y),
-            (B::Divide, _) => finite(x / y),
+            (B::Divide, None) => finite(x / y),
             (compare, integers) => {
                 let order = integers.map_or_else(|| x.partial_cmp(&y), |(m, n)| Some(m.cmp(&n)));
                 order.map(|order| {
@@ -514,6 +510,15 @@ fn integer(number: f64) -> Option<Value> {
     (number.abs() <= EXACT).then_some(Value::Integer(number as i64))
 }
 
+fn inexact(m: i64, n: i64, remainder: i64, span: Span) -> Diagnostic {
+    Diagnostic::error(
+        codes::INEXACT_DIVISION,
+        format!("{m} / {n} leaves a remainder of {}", remainder.abs()),
+    )
+    .at(span, format!("{m} does not divide by {n}"))
+    .help("choose numbers that divide, or say how to round: floor(a / b), ceil(a / b), round_up(a / b, multiple)")
+}
+
 fn overflow(span: Span) -> Diagnostic {
     Diagnostic::error(codes::OVERFLOW, "the result is too large")
         .at(span, "does not fit 64 bits")
@@ -539,5 +544,112 @@ pub(crate) fn unknown_function<'a>(
     match nearest(name, known.iter().copied()) {
         Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
         None => diagnostic.help(format!("known are {}", known.join(", "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn evaluate(text: &str) -> Result<Value, Diagnostic> {
+        let names = |name: &str| match name {
+            "width" => Some(Value::Integer(512)),
+            "eps" => Some(Value::Float(1e-6)),
+            "tied" => Some(Value::Boolean(true)),
+            "kind" => Some(Value::Text("silu".into())),
+            _ => None,
+        };
+        Expression::parse(text, SourceId(0), 0)?.evaluate(&names)
+    }
+
+    #[test]
+    fn values() {
+        let integer = |text: &str, number| assert_eq!(evaluate(text).expect(text), Value::Integer(number), "{text}");
+        integer("1 + 2 * 3 - 4", 3);
+        integer("(1 + 2) * 3", 9);
+        integer("2 - 3 - 4", -5);
+        integer("-width / -4", 128);
+        integer("--3", 3);
+        integer("7 % 4", 3);
+        integer("-7 % 4", 1);
+        integer("7 % -4", -1);
+        integer("-8 % 4", 0);
+        integer("floor(8 * width / 3)", 1365);
+        integer("ceil(8 * width / 3)", 1366);
+        integer("round_up(8 * width / 3, 256)", 1536);
+        integer("round_up(1536, 256)", 1536);
+        integer("round_up(-1, 4)", 0);
+        integer("floor(-1 / 2)", -1);
+        integer("max(1, width, 3)", 512);
+        integer("min(width, 64) if tied else 7", 64);
+        integer("1 if not tied else 2 if width > 512 else 3", 3);
+        integer("60_000", 60_000);
+        let float = |text: &str, number| assert_eq!(evaluate(text).expect(text), Value::Float(number), "{text}");
+        float("1.0 / 4", 0.25);
+        float("sqrt(width / 8)", 8.0);
+        float("0.02 / sqrt(2 * 8)", 0.005);
+        float("max(1, 0.5)", 1.0);
+        float("1e-6 + eps", 2e-6);
+        let truth = |text: &str, truth| assert_eq!(evaluate(text).expect(text), Value::Boolean(truth), "{text}");
+        truth("width % 4 == 0 and tied", true);
+        truth("kind == 'silu' or missing", true);
+        truth("not tied and missing", false);
+        truth("kind != \"silu\"", false);
+        truth("1 < 1.5", true);
+        truth("9007199254740993 > 9007199254740992", true);
+        truth("2 >= 2 and 2 <= 2", true);
+    }
+
+    #[test]
+    fn what_is_refused() {
+        let code = |text: &str, code: &str| {
+            let diagnostic = evaluate(text).expect_err(text);
+            assert_eq!(diagnostic.code, code, "{text}: {}", diagnostic.message);
+            assert!(!diagnostic.labels.is_empty() && diagnostic.help.is_some(), "{text}");
+        };
+        code("width / 3", codes::INEXACT_DIVISION);
+        code("floor(width / 3) / 3 + width / 3", codes::INEXACT_DIVISION);
+        code("9223372036854775807 + 1", codes::OVERFLOW);
+        code("-9223372036854775807 - 2", codes::OVERFLOW);
+        code("9223372036854775807 * 2", codes::OVERFLOW);
+        code("9223372036854775808", codes::OVERFLOW);
+        code("(-9223372036854775807 - 1) / -1", codes::OVERFLOW);
+        code("1e308 * 10", codes::OVERFLOW);
+        code("ceil(1e300)", codes::OVERFLOW);
+        code("round_up(9223372036854775807, 2)", codes::OVERFLOW);
+        code("1 / 0", codes::UNDEFINED);
+        code("1 % 0", codes::UNDEFINED);
+        code("1.5 / 0.0", codes::UNDEFINED);
+        code("sqrt(-1)", codes::UNDEFINED);
+        code("1 if not tied", codes::ABSENT);
+        code("1 + (2 if not tied)", codes::ABSENT);
+        code("1 + tied", codes::TYPE);
+        code("width and tied", codes::TYPE);
+        code("7.5 % 2", codes::TYPE);
+        code("kind < kind", codes::TYPE);
+        code("round_up(3, 0)", codes::TYPE);
+        code("missing + 1", codes::UNKNOWN_NAME);
+        code("sqr(4)", codes::UNKNOWN_FUNCTION);
+        code("sqrt(1, 2)", codes::ARGUMENTS);
+        code("sqrt(x = 1)", codes::ARGUMENTS);
+        code("a: sqrt(1)", codes::ARGUMENTS);
+        code("", codes::SYNTAX);
+        code("1 +", codes::SYNTAX);
+        code("1 2", codes::SYNTAX);
+        code("1 < 2 < 3", codes::SYNTAX);
+        code(&"(".repeat(100_000), codes::SYNTAX);
+        code(&"-".repeat(100_000), codes::SYNTAX);
+        code(&"not ".repeat(100_000), codes::SYNTAX);
+        code("1 $ 2", codes::UNKNOWN_CHARACTER);
+        code("'silu", codes::UNCLOSED_TEXT);
+    }
+
+    #[test]
+    fn spans_count_from_the_offset() {
+        let expression = Expression::parse("  a + bb", SourceId(3), 100).expect("is right");
+        assert_eq!(expression.span(), Span::new(SourceId(3), 102..108));
+        let unknown = expression.check_names(["a", "b"]).expect_err("bb is not known");
+        assert_eq!(unknown.labels[0].span, Span::new(SourceId(3), 106..108));
+        assert_eq!(unknown.help.as_deref(), Some("did you mean `b`?"));
     }
 }

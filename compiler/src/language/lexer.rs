@@ -14,11 +14,10 @@ use nom::sequence::preceded;
 use crate::diagnostics::{Diagnostic, SourceId, Span};
 use crate::language::codes;
 
-/// Words that can be neither a name of a value nor a label.
-pub(crate) const KEYWORDS: [&str; 15] = [
-    "and", "as", "block", "else", "false", "for", "if", "init", "model", "not", "or", "repeat",
-    "return", "true", "use",
-];
+/// Words that can be neither a name of a value nor a label. `use`, `init`, `model` and `block` are words only where an
+/// item may begin: a call has an argument `init`.
+pub(crate) const KEYWORDS: [&str; 11] =
+    ["and", "as", "else", "false", "for", "if", "not", "or", "repeat", "return", "true"];
 
 /// Punctuation, longest first, so that `<=` is not read as `<` and `=`.
 const SYMBOLS: [&str; 22] = [

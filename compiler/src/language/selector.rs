@@ -273,3 +273,67 @@ impl Selector {
         self.span
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn selector(text: &str) -> Selector {
+        Selector::parse(text, SourceId(0), 0).expect(text)
+    }
+
+    #[test]
+    fn matching() {
+        let check = |text: &str, selected: &[&str], others: &[&str]| {
+            for path in selected {
+                assert!(selector(text).matches(path), "{text} selects {path}");
+            }
+            for path in others {
+                assert!(!selector(text).matches(path), "{text} does not select {path}");
+            }
+        };
+        check("**", &["a", "a.b.c"], &[]);
+        check("*", &["a"], &["a.b"]);
+        check("layers.*.mlp", &["layers.0.mlp", "layers.11.mlp"], &["layers.mlp", "layers.0.mlp.up", "layers.0.1.mlp"]);
+        check("layers.0.**", &["layers.0", "layers.0.mlp.up"], &["layers.01.mlp"]);
+        check("**.q", &["q", "a.q", "a.b.q"], &["a.qq"]);
+        check("**.attn.**.q", &["attn.q", "a.attn.b.c.q"], &["a.q"]);
+        check("layers.*.{self_attn,mlp}.*", &["layers.3.mlp.up", "layers.3.self_attn.q"], &["layers.3.norm"]);
+        check("h.*.{attn.out,mlp.*}", &["h.0.attn.out", "h.0.mlp.in"], &["h.0.attn.q"]);
+        check("layers.{0,1,2{3,4}}.x", &["layers.0.x", "layers.23.x", "layers.24.x"], &["layers.2.x"]);
+        check("*_proj", &["q_proj", "_proj"], &["q_project", "a.q_proj"]);
+        check("a*b*c", &["abc", "a1b2c", "abbc"], &["ab", "ac"]);
+    }
+
+    #[test]
+    fn captures_are_what_the_stars_stood_for() {
+        assert_eq!(selector("h.*.**").captures("h.3.mlp.up"), Some(vec!["3".into(), "mlp.up".into()]));
+        assert_eq!(selector("h.*.**").captures("h.3"), Some(vec!["3".into(), String::new()]));
+        assert_eq!(selector("{a,b}.*_x").captures("b.q_x"), Some(vec!["q".into()]));
+        assert_eq!(selector("a").captures("b"), None);
+    }
+
+    #[test]
+    fn suggestions_are_patterns_that_select() {
+        let paths: Vec<String> = (0..2)
+            .flat_map(|i| ["attn.q", "attn.k", "mlp.up"].map(|name| format!("h.{i}.{name}")))
+            .chain(["head".to_owned()])
+            .collect();
+        let suggest = |text: &str| selector(text).suggest(paths.iter().map(String::as_str)).expect("there are paths");
+        assert_eq!(suggest("h.*.atn.*"), "h.*.attn.**");
+        assert_eq!(suggest("h.*.mpl.up"), "h.*.mlp.up");
+        assert_eq!(suggest("haed"), "head");
+        for text in ["h.*.atn.*", "layers.*.self_attn.*", "q"] {
+            let suggested = selector(&suggest(text));
+            assert!(paths.iter().any(|path| suggested.matches(path)), "{text} suggests {}", suggested.text());
+        }
+        assert_eq!(selector("a").suggest([]), None);
+    }
+
+    #[test]
+    fn too_many_alternatives_are_refused_not_tried() {
+        let text = vec!["{a,b,c,d}"; 40].join(".");
+        let error = Selector::parse(&text, SourceId(0), 0).expect_err("4^40 patterns");
+        assert_eq!(error.code, codes::SELECTOR_SYNTAX);
+    }
+}

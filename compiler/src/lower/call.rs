@@ -240,7 +240,7 @@ impl Lowering<'_> {
     fn no_label(&self, label: &str, span: Span) -> Diagnostic {
         let known = self.paths.iter().filter(|(_, labelled)| labelled.weight.is_some()).map(|(path, _)| path.as_str());
         let near = crate::diagnostics::nearest(label, known);
-        Diagnostic::error(codes::LABEL, format!("no operation with a weight is called `{label}` before this one"))
+        Diagnostic::error(codes::UNKNOWN_WEIGHT, format!("no operation with a weight is called `{label}` before this one"))
             .at(span, "no such weight here")
             .help(near.map_or_else(
                 || "share the weight of an `embedding` or `linear` that stands before".to_owned(),

@@ -20,9 +20,9 @@ declare! {
     /// Two operations of the same path, or two tensors of the same name in a checkpoint.
     DUPLICATE_PATH = "lower::duplicate_path";
     /// A label that no operation before this one has here.
-    LABEL = "lower::label";
+    UNKNOWN_WEIGHT = "lower::unknown_weight";
     /// A model whose result the objective cannot use.
     HEAD = "lower::head";
     /// Start values that are not finite, or parameters without any.
-    INITIALIZATION = "lower::initialization";
+    START_VALUES = "lower::start_values";
 }

@@ -34,7 +34,7 @@ use crate::language::architecture::Architecture;
 use crate::language::config::{Config, Setting};
 use crate::language::expression::Value;
 use crate::language::syntax::Block;
-use crate::spec::{Spec, shipped};
+use crate::spec::{ModelSetting, Spec, shipped};
 
 /// No tensor, and no model, may have more elements than this, so that no size computed later overflows.
 const MOST_ELEMENTS: u64 = 1 << 48;
@@ -72,22 +72,25 @@ pub struct Batch {
 pub fn model(spec: &Spec, sources: &mut Sources) -> Result<Model, Diagnostics> {
     let source = architecture_source(spec, sources)?;
     let architecture = Architecture::parse(source, sources)?;
-    let settings: Vec<Setting<'_>> = spec
-        .model
-        .iter()
-        .map(|setting| Setting {
+    let config = Config::resolve(&architecture, &settings(spec), spec.model_section)?;
+    let batch =
+        Batch { rows: spec.recipe.micro_batch.into(), sequence_length: spec.recipe.sequence_length.into() };
+    let graph = lower(&architecture, &config, batch)?;
+    Ok(Model { architecture, config, graph })
+}
+
+/// The settings of a spec's `[model]`, as an architecture reads them.
+pub fn settings(spec: &Spec) -> Vec<Setting<'_>> {
+    fn setting(setting: &ModelSetting) -> Setting<'_> {
+        Setting {
             name: &setting.key.value,
             name_span: setting.key.span,
             value: &setting.value.value,
             value_span: setting.value.span,
             text_start: (setting.text_span.source, setting.text_span.start as usize),
-        })
-        .collect();
-    let config = Config::resolve(&architecture, &settings, spec.model_section)?;
-    let batch =
-        Batch { rows: spec.recipe.micro_batch.into(), sequence_length: spec.recipe.sequence_length.into() };
-    let graph = lower(&architecture, &config, batch)?;
-    Ok(Model { architecture, config, graph })
+        }
+    }
+    spec.model.iter().map(setting).collect()
 }
 
 /// The text of the architecture that a spec names: shipped, or a file next to the spec.

@@ -106,7 +106,7 @@ impl Lowering<'_> {
         }
         match parameter.default {
             Some(value) => Ok(Initialization::Constant { value: Real::new(value) }),
-            None => Err(Diagnostic::error(codes::INITIALIZATION, format!("nothing says how the weight of `{}` starts", parameter.path))
+            None => Err(Diagnostic::error(codes::START_VALUES, format!("nothing says how the weight of `{}` starts", parameter.path))
                 .at(parameter.span, "no start values")
                 .help(format!("write `use normal(0, 0.02) for {}` in the body, or `init =` in the call", parameter.kind))),
         }
@@ -151,14 +151,14 @@ impl Lowering<'_> {
             if number >= 0.0 {
                 return Ok(Real::new(number));
             }
-            Err(Diagnostic::error(codes::INITIALIZATION, format!("a spread of {number} is negative"))
+            Err(Diagnostic::error(codes::START_VALUES, format!("a spread of {number} is negative"))
                 .at(span, "must not be negative")
                 .help("write a number from 0 up"))
         };
         match (name, numbers.as_slice()) {
             ("normal", &[(mean, span), std]) => {
                 if mean != 0.0 {
-                    return Err(Diagnostic::error(codes::INITIALIZATION, format!("a mean of {mean} is not supported"))
+                    return Err(Diagnostic::error(codes::START_VALUES, format!("a mean of {mean} is not supported"))
                         .at(span, "must be 0")
                         .help("write normal(0, std)"));
                 }

@@ -2,10 +2,11 @@
 //!
 //! Owns what is bound where. Must not know operations: those are in [`super::call`].
 
+use colac_plan::Op;
 use colac_plan::op::Mask;
 
 use crate::diagnostics::{Diagnostic, Span};
-use crate::graph::{Scope, Value as Tensor};
+use crate::graph::{NodeKind, Scope, Value as Tensor};
 use crate::language::codes as language_codes;
 use crate::language::expression::{self, Value};
 use crate::language::operations::{bind, operation};
@@ -149,7 +150,24 @@ impl Lowering<'_> {
         }
         let path = call.label.as_ref().map_or_else(|| frame.path.clone(), |label| frame.join(&label.text));
         let mut inner = Frame { path, scope: frame.scope, names };
-        Ok(self.statements(&mut inner, &block.statements).map_or(Bound::Wrong, |(result, _)| result))
+        let result = self.statements(&mut inner, &block.statements).map_or(Bound::Wrong, |(result, _)| result);
+        if let (Bound::Tensor(tensor), true) = (&result, call.label.is_some()) {
+            self.offer_bypass(tensor, inner.path, span)?;
+        }
+        Ok(result)
+    }
+
+    /// A labelled block that is one function of one value can be bypassed by its label, as a labelled activation can.
+    fn offer_bypass(&mut self, result: &Tensor, path: String, span: Span) -> Result<(), Diagnostic> {
+        let node = self.graph.node(result.node);
+        let pointwise = matches!(node.kind, NodeKind::Op(Op::Pointwise { .. })) && node.origin.path == path;
+        let [operand] = self.graph.operands(result.node)[..] else { return Ok(()) };
+        let same = self.graph.ty(operand).shape.same_extents(&self.graph.ty(*result).shape);
+        if pointwise && same && !self.graph.bypassable.contains(&result.node) {
+            self.graph.bypassable.push(result.node);
+            self.name(path, span, None)?;
+        }
+        Ok(())
     }
 
     /// Whether an expression is made of settings alone.

@@ -1,0 +1,186 @@
+//! Lowering: shipped specs give verified graphs, and an architecture that uses all of the language gives the graph that
+//! its text describes.
+
+use std::path::Path;
+
+use colac_compiler::diagnostics::{Diagnostics, Rendered, Sources};
+use colac_compiler::graph::{ColaPermission, Graph, NodeKind, Output, PrintOptions};
+use colac_compiler::language::huggingface::Form;
+use colac_compiler::lower::{self, Model};
+use colac_compiler::spec::{Spec, SpecInput, shipped};
+use colac_plan::Op;
+use colac_plan::op::Mask;
+use colac_plan::parameter::{Initialization, Role};
+
+const SPEC: &str = r#"
+name = "test"
+architecture = "parallel.toml"
+[model]
+vocab_size = 40
+hidden_size = 12
+num_hidden_layers = 2
+num_attention_heads = 2
+[train]
+sequence_length = 16
+micro_batch = 3
+steps = 1
+[optimizer]
+learning_rate = 0.001
+"#;
+
+fn rendered(diagnostics: &Diagnostics, sources: &Sources) -> String {
+    diagnostics.iter().map(|d| format!("{:?}\n", miette::Report::new(Rendered::new(d, sources)))).collect()
+}
+
+fn load(input: SpecInput, settings: &[&str]) -> Model {
+    let mut sources = Sources::default();
+    let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
+    let loaded = Spec::load(input, &settings, false, &mut sources);
+    let (mut spec, _) = loaded.unwrap_or_else(|errors| panic!("{}", rendered(&errors, &sources)));
+    spec.folder = Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data"));
+    lower::model(&spec, &mut sources).unwrap_or_else(|errors| panic!("{}", rendered(&errors, &sources)))
+}
+
+fn parallel(settings: &[&str]) -> Model {
+    load(SpecInput::Text { name: "spec.toml".into(), text: SPEC.into() }, settings)
+}
+
+fn parameter<'g>(graph: &'g Graph, path: &str) -> &'g colac_compiler::graph::ParameterInfo {
+    let found = graph.parameters().find(|(_, info)| info.path == path);
+    found.unwrap_or_else(|| panic!("no parameter {path}")).1
+}
+
+fn ops(graph: &Graph) -> Vec<&Op> {
+    let nodes = graph.order().into_iter().map(|id| &graph.node(id).kind);
+    nodes.filter_map(|kind| if let NodeKind::Op(op) = kind { Some(op) } else { None }).collect()
+}
+
+fn attention_masks(graph: &Graph) -> Vec<Mask> {
+    let mask = |op: &Op| if let Op::Attention { mask, .. } = op { Some(*mask) } else { None };
+    ops(graph).into_iter().filter_map(mask).collect()
+}
+
+#[test]
+fn shipped_specs_give_verified_graphs_with_both_outputs() {
+    for (name, _) in shipped::specs() {
+        let model = load(SpecInput::from_argument(name), &[]);
+        model.graph.verify().unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(model.graph.output(Output::Loss).is_some(), "{name}");
+        assert!(model.graph.output(Output::Logits).is_some(), "{name}");
+        let dense = model.graph.linears.iter().filter(|site| site.permission != ColaPermission::Allowed);
+        assert_eq!(dense.count(), 1, "{name}: only the head is kept dense");
+        assert!(!model.graph.bypassable.is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn shipped_architectures_have_a_config_json_for_both_forms() {
+    for (name, _) in shipped::specs() {
+        let model = load(SpecInput::from_argument(name), &[]);
+        let names = |name: &str| match name {
+            "sequence_length" => Some(colac_compiler::language::expression::Value::Integer(256)),
+            "rank" => Some(colac_compiler::language::expression::Value::Integer(64)),
+            "bypassed" => Some(colac_compiler::language::expression::Value::Boolean(true)),
+            _ => None,
+        };
+        let huggingface = &model.architecture.huggingface;
+        for form in [Form::FullRank, Form::Cola] {
+            let json = huggingface.config_json(&model.config, form, &names).expect("has a value").expect("is given");
+            for (setting, _) in model.config.iter() {
+                assert!(json.contains_key(setting), "{name}: config.json lacks {setting}");
+            }
+            assert!(json["model_type"].is_string() && json["architectures"].is_array(), "{name}");
+            assert_eq!(json.contains_key("rank"), form == Form::Cola);
+        }
+    }
+}
+
+#[test]
+fn an_architecture_that_uses_all_of_the_language() {
+    let model = parallel(&[]);
+    model.graph.verify().expect("lowering leaves a right graph");
+    insta::assert_snapshot!(model.graph.print(PrintOptions::default()));
+}
+
+#[test]
+fn masks_follow_the_repeat_index() {
+    assert_eq!(attention_masks(&parallel(&[]).graph), [Mask::Window(8), Mask::Causal]);
+    // A window over the whole row sees what the causal mask sees.
+    assert_eq!(attention_masks(&parallel(&["model.sliding_window=16"]).graph), [Mask::Causal; 2]);
+}
+
+#[test]
+fn a_shared_weight_is_one_parameter_until_a_setting_parts_it() {
+    let shared = parallel(&[]);
+    assert!(shared.graph.parameters().all(|(_, info)| info.path != "head.weight"));
+    let head = shared.graph.linears.last().expect("the head is a linear");
+    assert_eq!(shared.graph.parameter_info(head.weight).path, "embeddings.word.weight");
+    assert!(matches!(&head.permission, ColaPermission::Never(_)));
+    let apart = parallel(&["model.share_embeddings=false"]);
+    assert_eq!(parameter(&apart.graph, "head.weight").role, Role::Matrix);
+    assert_eq!(apart.graph.parameters().count(), shared.graph.parameters().count() + 1);
+}
+
+#[test]
+fn conditions_on_settings_add_and_remove_parameters() {
+    let with = parallel(&[]);
+    assert_eq!(parameter(&with.graph, "h.1.attn.query.bias").role, Role::Vector);
+    let without = parallel(&["model.attention_bias=false"]);
+    assert!(without.graph.parameters().all(|(_, info)| !info.path.ends_with(".bias")));
+}
+
+#[test]
+fn paths_start_values_and_names_in_checkpoints() {
+    let Model { graph, config, .. } = parallel(&[]);
+    assert_eq!(config.get("intermediate_size").and_then(|v| v.as_integer()), Some(32), "8 * 12 / 3 is 32 already");
+    let std = |path: &str| match parameter(&graph, path).initialization {
+        Initialization::Normal { std } => std.get(),
+        other => panic!("{path} starts {other:?}"),
+    };
+    assert_eq!(std("embeddings.word.weight"), 0.02);
+    assert_eq!(std("h.0.attn.value.weight"), 1.0 / 12f64.sqrt());
+    assert_eq!(std("h.0.mlp.down.weight"), 0.02 * (1.0 / 4f64.sqrt()));
+    let bias = parameter(&graph, "h.0.attn.query.bias");
+    assert!(matches!(bias.initialization, Initialization::Uniform { bound } if bound.get() == 1.0 / 12f64.sqrt()));
+    let gain = parameter(&graph, "h.1.attn.q_norm.weight");
+    assert!(matches!(gain.initialization, Initialization::Constant { value } if value.get() == 1.0));
+    assert_eq!(gain.ty.shape.extents(), [6], "heads are normed one by one");
+
+    let named = |path: &str| parameter(&graph, path).checkpoint.clone();
+    assert_eq!(named("h.1.attn.query.weight").name, "blocks.1.attention.q.weight");
+    assert!(named("h.1.attn.query.weight").transposed);
+    assert!(!named("h.1.attn.query.bias").transposed, "a vector has no second axis");
+    assert_eq!(named("h.0.mlp.up.weight").name, "h.0.mlp.up.weight", "a rule without a name keeps the path");
+    assert_eq!(named("h.0.mlp.down.weight").name, "blocks.0.mlp.down.weight");
+    assert!(!named("h.0.mlp.down.weight").transposed);
+    assert_eq!(named("embeddings.word.weight").name, "wte.weight");
+    assert_eq!(named("final.norm.weight").name, "final.norm.weight", "no rule speaks of it");
+}
+
+#[test]
+fn labelled_functions_of_one_value_can_be_bypassed() {
+    let graph = parallel(&[]).graph;
+    let paths: Vec<&str> = graph.bypassable.iter().map(|&id| graph.node(id).origin.path.as_str()).collect();
+    assert_eq!(paths, ["h.0.mlp.sharp", "h.0.mlp.act", "h.1.mlp.sharp", "h.1.mlp.act"]);
+}
+
+#[test]
+fn config_json_uses_other_names_and_computed_values() {
+    let model = parallel(&[]);
+    let length = colac_compiler::language::expression::Value::Integer(16);
+    let names = |name: &str| (name == "sequence_length").then(|| length.clone());
+    let huggingface = &model.architecture.huggingface;
+    let json = huggingface.config_json(&model.config, Form::FullRank, &names).expect("has values").expect("is given");
+    assert_eq!(json["n_embd"], 12);
+    assert!(!json.contains_key("hidden_size"));
+    assert_eq!(json["window"], 8);
+    assert_eq!(json["context"], 32);
+    assert_eq!(json["architectures"][0], "ParallelForCausalLM");
+    assert!(huggingface.config_json(&model.config, Form::Cola, &names).expect("has values").is_none());
+}
+
+#[test]
+fn lowering_is_a_function_of_its_input() {
+    let print = || parallel(&[]).graph.print(PrintOptions::default());
+    assert_eq!(print(), print());
+}
