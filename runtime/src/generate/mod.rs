@@ -7,6 +7,8 @@
 //! does not notice; longer ones are cut on the left, so that the window slides over the text.
 
 pub mod sample;
+#[cfg(test)]
+mod tests;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -130,7 +132,11 @@ pub fn generate(
     let named = (vocab_size as usize).min(tokenizer.vocab_size());
     let mut row = vec![0; window];
     let mut logits = vec![0.0; window * vocab_size as usize];
+    // The decoder sees the prompt too: what a token stands for may depend on whether it begins a text.
     let mut decoder = tokenizer.streaming_decoder();
+    for &id in &context {
+        decoder.push(id)?;
+    }
     let (mut text, mut finish) = (String::new(), Finish::MaxTokens);
     while context.len() - prompt_tokens < options.max_tokens {
         if stop.load(Ordering::Relaxed) {

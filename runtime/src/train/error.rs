@@ -74,7 +74,7 @@ pub enum TrainError {
 
     /// The run was trained on other rows.
     #[error(
-        "{} was trained on other data (identity {expected}, now {found}): resume with the same data, or start a run of its own",
+        "{} was trained on other data ({expected}; now: {found}): resume with the same data, or start a new run",
         .checkpoint.display()
     )]
     DifferentData {

@@ -189,7 +189,7 @@ mod tests {
     use super::*;
     use crate::train::testing::{Bigram, SEQUENCE, TestRows, plan};
 
-    const GO: AtomicBool = AtomicBool::new(false);
+    static GO: AtomicBool = AtomicBool::new(false);
 
     /// The executor's own row losses, one row at a time, with the labels of each row.
     fn row_losses(executor: &mut Bigram, rows: &TestRows) -> Vec<(f64, f64)> {
