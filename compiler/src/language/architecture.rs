@@ -297,10 +297,10 @@ impl Reader {
                 }
                 continue;
             }
-            if let Some((kind, default)) = self.keep(config_value(&entry.node)) {
-                let name = entry.key.clone();
-                config.push(ConfigEntry { name, span: entry.span(), kind, default: Some(default) });
-            }
+            // A wrong value is reported once; its name is known all the same.
+            let (kind, default) = self.keep(config_value(&entry.node)).unzip();
+            let kind = kind.unwrap_or(ConfigKind::Integer);
+            config.push(ConfigEntry { name: entry.key.clone(), span: entry.span(), kind, default });
         }
         for (index, entry) in config.iter().enumerate() {
             if let Some(first) = config[..index].iter().find(|first| first.name == entry.name) {

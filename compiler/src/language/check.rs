@@ -138,16 +138,13 @@ impl<'a> Checker<'a> {
         self.callable(&body.model.statements, body.model.span);
         for block in &body.blocks {
             for (index, parameter) in block.parameters.iter().enumerate() {
+                self.shadows(parameter);
                 if let Some(first) = block.parameters[..index].iter().find(|first| first.text == parameter.text) {
                     self.duplicate(parameter, first.span);
+                    continue;
                 }
-                self.shadows(parameter);
-                self.locals.push(Local {
-                    name: &parameter.text,
-                    span: parameter.span,
-                    read: false,
-                    may_be_unread: false,
-                });
+                let (name, span) = (parameter.text.as_str(), parameter.span);
+                self.locals.push(Local { name, span, read: false, may_be_unread: false });
             }
             self.callable(&block.statements, block.name.span);
         }
@@ -542,7 +539,8 @@ impl<'a> Checker<'a> {
                             .at(name.span, "inside this block")
                             .help("write what is repeated as `repeat label[n] { … }`"),
                     );
-                    break;
+                    // Others of the same circle would only repeat it.
+                    return;
                 }
                 if seen.insert(at) {
                     open.extend(calls(&blocks[at]));

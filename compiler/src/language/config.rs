@@ -266,8 +266,8 @@ fn fit(value: Value, entry: &ConfigEntry, span: Span, declared: Option<Span>) ->
         (kind, value) => {
             let wanted = kind.describe();
             let mut diagnostic =
-                Diagnostic::error(codes::SETTING_TYPE, format!("`{}` takes {wanted}, not {}", entry.name, value.type_name()))
-                    .at(span, format!("this is {value}"));
+                Diagnostic::error(codes::SETTING_TYPE, format!("`{}` takes {wanted}, not {value}", entry.name))
+                    .at(span, format!("is not {wanted}"));
             if let Some(declared) = declared {
                 diagnostic = diagnostic.at(declared, "declared here");
             }

@@ -51,6 +51,12 @@ impl Lowering<'_> {
         let path = label.clone().unwrap_or_else(|| frame.path.clone());
         let first = operation.parameters[0].name;
         let Some(x) = self.tensor(frame, arguments.required(first))? else { return Ok(Bound::Wrong) };
+        // A pointwise node takes its path itself.
+        if operation.kind != OperationKind::Activation
+            && let Some(label) = &label
+        {
+            self.name(label.clone(), span)?;
+        }
         let result = match operation.kind {
             OperationKind::Linear => return self.linear(frame, &arguments, x, path, span),
             OperationKind::Embedding => return self.embedding(frame, &arguments, x, path, span),
@@ -75,9 +81,6 @@ impl Lowering<'_> {
                 result
             }
         };
-        if let Some(label) = label {
-            self.name(label, span, None)?;
-        }
         Ok(Bound::Tensor(result))
     }
 
@@ -176,7 +179,7 @@ impl Lowering<'_> {
         };
         let site = LinearSite { path: path.clone(), node: y.node, weight, permission, span: Some(span) };
         self.graph.linears.push(site);
-        self.name(path.clone(), span, Some((weight, tensor)))?;
+        self.set_weight(&path, (weight, tensor));
         let has_bias = match arguments.optional("bias") {
             Some(condition) => self.condition(frame, condition)?,
             None => false,
@@ -279,7 +282,7 @@ impl Lowering<'_> {
             },
         )?;
         let y = self.op(frame, Op::Embedding, &[ids, table.1], &path, span)?;
-        self.name(path, span, Some(table))?;
+        self.set_weight(&path, table);
         Ok(Bound::Tensor(y))
     }
 
@@ -308,7 +311,6 @@ impl Lowering<'_> {
             },
         )?;
         let y = self.op(frame, Op::RmsNorm { epsilon }, &[x, gain], &path, span)?;
-        self.name(path, span, None)?;
         Ok(Bound::Tensor(y))
     }
 

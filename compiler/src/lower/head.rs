@@ -40,7 +40,7 @@ impl Lowering<'_> {
         };
         let node = self.graph.node(logits.node);
         if node.kind != NodeKind::Op(Op::Linear) {
-            return Err(wrong("this is something else".into()));
+            return Err(wrong("not the result of a linear without bias".into()));
         }
         let (path, scope) = (node.origin.path.clone(), node.scope);
         let shape = self.graph.ty(logits).shape.clone();

@@ -33,6 +33,7 @@ use crate::graph::{Graph, Input, Origin, ParameterId, ScopeId, Value as Tensor};
 use crate::language::architecture::Architecture;
 use crate::language::config::{Config, Setting};
 use crate::language::expression::Value;
+use crate::language::operations::OPERATIONS;
 use crate::language::syntax::Block;
 use crate::spec::{ModelSetting, Spec, shipped};
 
@@ -77,6 +78,11 @@ pub fn model(spec: &Spec, sources: &mut Sources) -> Result<Model, Diagnostics> {
         Batch { rows: spec.recipe.micro_batch.into(), sequence_length: spec.recipe.sequence_length.into() };
     let graph = lower(&architecture, &config, batch)?;
     Ok(Model { architecture, config, graph })
+}
+
+/// The operations of the language with the names of their arguments, which the documentation's table must agree with.
+pub fn operations() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
+    OPERATIONS.iter().map(|operation| (operation.name, operation.parameters.iter().map(|p| p.name).collect()))
 }
 
 /// The settings of a spec's `[model]`, as an architecture reads them.

@@ -37,16 +37,18 @@ pub(super) struct Parameter<'a> {
 }
 
 impl Lowering<'_> {
+    /// Remembers the matrix of a labelled operation, which others may share.
+    pub(super) fn set_weight(&mut self, path: &str, weight: (ParameterId, Tensor)) {
+        if let Some(labelled) = self.paths.get_mut(path) {
+            labelled.weight = Some(weight);
+        }
+    }
+
     /// Takes a path for a labelled operation.
-    pub(super) fn name(
-        &mut self,
-        path: String,
-        span: Span,
-        weight: Option<(ParameterId, Tensor)>,
-    ) -> Result<(), Diagnostic> {
+    pub(super) fn name(&mut self, path: String, span: Span) -> Result<(), Diagnostic> {
         match self.paths.get(&path) {
             None => {
-                self.paths.insert(path, Labelled { span, weight });
+                self.paths.insert(path, Labelled { span, weight: None });
                 Ok(())
             }
             Some(first) => {

@@ -109,7 +109,7 @@ impl Lowering<'_> {
         let made = self.graph.op(Op::Pointwise { program }, &tensors, origin, Phase::Forward, frame.scope);
         let tensor = made.map_err(|error| self.mismatch(&error, &tensors, span))?[0];
         if let Some(label) = label {
-            self.name(label, span, None)?;
+            self.name(label, span)?;
             if let [operand] = tensors[..]
                 && self.graph.ty(operand).shape.same_extents(&self.graph.ty(tensor).shape)
             {
@@ -180,7 +180,7 @@ impl Lowering<'_> {
                     fused.wrong = true;
                     Ok(fused.builder.constant(0.0))
                 }
-                other => Err(Diagnostic::error(codes::OPERAND, format!("arithmetic needs numbers or values, not something {}", other.describe()))
+                other => Err(Diagnostic::error(codes::OPERAND, format!("arithmetic needs numbers or values, not {}", other.describe()))
                     .at(expr.span, format!("this is {}", other.describe()))
                     .help("use a number or a value of the computation")),
             },

@@ -165,7 +165,7 @@ impl Lowering<'_> {
         let same = self.graph.ty(operand).shape.same_extents(&self.graph.ty(*result).shape);
         if pointwise && same && !self.graph.bypassable.contains(&result.node) {
             self.graph.bypassable.push(result.node);
-            self.name(path, span, None)?;
+            self.name(path, span)?;
         }
         Ok(())
     }
@@ -176,7 +176,10 @@ impl Lowering<'_> {
         expr.walk(&mut |part| match &part.kind {
             ExprKind::Name(path) => {
                 let local = frame.names.iter().rev().find(|(known, _)| *known == path.text);
-                only_settings &= local.is_none_or(|(_, bound)| matches!(bound, Bound::Setting(_)));
+                only_settings &= match local {
+                    Some((_, bound)) => matches!(bound, Bound::Setting(_)),
+                    None => self.config.get(&path.text).is_some(),
+                };
             }
             ExprKind::Call(call) => {
                 let constant = expression::CONSTANT_FUNCTIONS.iter().any(|(known, _)| *known == call.name.text);
