@@ -36,7 +36,7 @@ rules! {
     Text = "names and paths are at most 1024 bytes of printable text",
     TensorId = "every tensor id names a tensor of the table",
     Extents = "extents are at least 1 and a tensor has fewer than 2^40 elements",
-    Strides = "there is a stride for each axis; the innermost is 1 and the elements of a tensor do not overlap",
+    Strides = "there is a stride below 2^40 for each axis; the innermost is 1 and elements do not overlap",
     Bounds = "every tensor lies inside its segment, and none in the workspace",
     Alignment = "roots start at multiples of 256 bytes, views at multiples of their element's size",
     Parent = "a view lies inside its parent, with the same segment and element format, and parents do not form a ring",

@@ -12,7 +12,7 @@ use super::rule::{Place, Rule, shown};
 
 /// Longest name or path, in bytes.
 const MAX_TEXT: usize = 1024;
-/// Elements of a tensor stay below this.
+/// Elements of a tensor and strides, even of axes of one element, stay below this.
 const MAX_ELEMENTS: u64 = 1 << 40;
 /// Bytes of all segments together stay below this.
 const MAX_BYTES: u64 = 1 << 63;
@@ -177,7 +177,8 @@ pub(super) fn tensors(plan: &Plan) -> Checked {
         demand(sound, Rule::Extents, place, || format!("its shape is {}", tensor.ty.shape))?;
         let counted = tensor.strides.len() == axes.len();
         let innermost = tensor.strides.last().is_none_or(|&stride| stride == 1);
-        demand(counted && innermost && is_injective(tensor), Rule::Strides, place, || {
+        let small = tensor.strides.iter().all(|&stride| stride < MAX_ELEMENTS);
+        demand(counted && innermost && small && is_injective(tensor), Rule::Strides, place, || {
             format!("its strides are {:?} for the shape {}", tensor.strides, tensor.ty.shape)
         })?;
         let (segment, size) = (tensor.segment, plan.bytes(tensor.segment));
