@@ -10,7 +10,7 @@ use colac_plan::Plan;
 use super::bounds;
 use super::layout::{Layout, Mode, OneOperation};
 use super::samples::{self, Sample, draw};
-use crate::cpu::{CpuExecutor, CpuOptions};
+use crate::cpu::{ArenaPlacement, CpuExecutor, CpuOptions};
 use crate::executor::Executor;
 use crate::reference::{ReferenceExecutor, Value, evaluate};
 
@@ -168,16 +168,16 @@ fn the_reference_honours_layouts_and_writes() {
     }
 }
 
-fn cpu(threads: usize) -> impl Fn(Arc<Plan>) -> Box<dyn Executor> {
-    move |plan| {
-        let options = CpuOptions { threads, ..CpuOptions::default() };
-        Box::new(CpuExecutor::new(plan, options).expect("a plan of one operation"))
-    }
+fn cpu(options: CpuOptions) -> impl Fn(Arc<Plan>) -> Box<dyn Executor> {
+    move |plan| Box::new(CpuExecutor::new(plan, options).expect("a plan of one operation"))
 }
 
+/// With a workspace that holds signalling NaNs before each operation and an arena that ends at a protected page.
 #[test]
 fn the_cpu_conforms() {
-    check(&cpu(2));
+    let arena =
+        if cfg!(unix) { ArenaPlacement::BeforeProtectedPage } else { ArenaPlacement::PageStart };
+    check(&cpu(CpuOptions { threads: 2, checking: true, arena }));
 }
 
 /// With 1, 2 and 3 threads, and run twice, the CPU gives the same bits.
@@ -186,7 +186,7 @@ fn cpu_threads_do_not_change_a_bit() {
     for sample in samples::all() {
         for case in cases(&sample).iter().filter(|case| case.in_place.is_none()) {
             let bits = |threads| {
-                let found = case.run(&cpu(threads));
+                let found = case.run(&cpu(CpuOptions { threads, ..CpuOptions::default() }));
                 found.concat().iter().map(|v| v.to_bits()).collect::<Vec<u64>>()
             };
             let one = bits(1);

@@ -313,8 +313,8 @@ fn plan(table: Table, operation: Operation) -> Plan {
     ];
     let programs = kinds.map(|kind| Program {
         kind,
-        inputs: Vec::new(),
-        outputs: Vec::new(),
+        inputs: operations.as_ref().map_or_else(Vec::new, |all| all[0].operands.clone()),
+        outputs: operations.as_ref().map_or_else(Vec::new, |all| all[0].results.clone()),
         operations: operations.take().unwrap_or_default(),
         arena_bytes: activations,
         arena_lower_bound: activations,

@@ -142,7 +142,7 @@ fn with(leading: &[u64], width: u64) -> Vec<u64> {
 }
 
 /// Leading axes, input width, output width.
-const LINEARS: [(&[u64], u64, u64); 9] = [
+const LINEARS: [(&[u64], u64, u64); 13] = [
     (&[1], 1, 1),
     (&[], 3, 17),
     (&[1, 1], 1, 129),
@@ -152,6 +152,11 @@ const LINEARS: [(&[u64], u64, u64); 9] = [
     (&[65], 64, 64),
     (&[2, 129], 33, 65),
     (&[300], 257, 131),
+    // Wider and deeper than the blocks of matrix libraries.
+    (&[70], 5, 600),
+    (&[70], 600, 5),
+    (&[3], 1100, 7),
+    (&[2, 550], 5, 7),
 ];
 
 fn linear() -> Vec<Sample> {
@@ -182,8 +187,14 @@ fn linear_backward_weight() -> Vec<Sample> {
 }
 
 /// Ids' axes, rows of the table, width.
-const TABLES: [(&[u64], u64, u64); 5] =
-    [(&[1], 1, 1), (&[2, 65], 7, 17), (&[3, 5], 200, 3), (&[1, 129], 2, 129), (&[4, 100], 50, 65)];
+const TABLES: [(&[u64], u64, u64); 6] = [
+    (&[1], 1, 1),
+    (&[2, 65], 7, 17),
+    (&[3, 5], 200, 3),
+    (&[1, 129], 2, 129),
+    (&[4, 100], 50, 65),
+    (&[2, 9], 1000, 5),
+];
 
 fn embedding() -> Vec<Sample> {
     let sample = |&(axes, rows, width): &(&[u64], u64, u64)| {
@@ -273,7 +284,7 @@ fn rope() -> Vec<Sample> {
 }
 
 /// Batch, sequence, heads, key/value heads, head_dim, mask, magnitude of q and k.
-const ATTENTIONS: [([u64; 5], Mask, f64); 14] = [
+const ATTENTIONS: [([u64; 5], Mask, f64); 17] = [
     ([1, 1, 1, 1, 1], Mask::Causal, 1.0),
     ([1, 1, 3, 1, 2], Mask::Full, 1.0),
     ([1, 2, 1, 1, 17], Mask::Causal, 1.0),
@@ -287,6 +298,10 @@ const ATTENTIONS: [([u64; 5], Mask, f64); 14] = [
     ([1, 65, 2, 1, 8], Mask::Window(5), 1.0),
     ([1, 129, 2, 1, 8], Mask::Window(64), 1.0),
     ([1, 17, 2, 1, 4], Mask::Window(1000), 1.0),
+    // More key/value heads than an executor may want for tasks, and more than two blocks of keys.
+    ([4, 65, 8, 4, 6], Mask::Causal, 1.0),
+    ([2, 130, 8, 8, 4], Mask::Window(70), 1.0),
+    ([1, 300, 2, 1, 4], Mask::Window(3), 1.0),
     ([1, 65, 2, 1, 8], Mask::Causal, 8.0),
 ];
 
