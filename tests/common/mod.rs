@@ -14,12 +14,12 @@ use colac_runtime::data::error::DataError;
 use colac_runtime::train::rows::TrainingRows;
 
 /// A path in the repository.
-pub fn repository(path: &str) -> PathBuf {
+pub(crate) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
 /// Compiles a spec named as on the command line; panics with the rendered diagnostics where it is wrong.
-pub fn plan(spec: &str, settings: &[&str], full_rank: bool) -> Arc<Plan> {
+pub(crate) fn plan(spec: &str, settings: &[&str], full_rank: bool) -> Arc<Plan> {
     let mut sources = Sources::default();
     let request = Request {
         input: SpecInput::from_argument(spec),
@@ -40,17 +40,23 @@ pub fn plan(spec: &str, settings: &[&str], full_rank: bool) -> Arc<Plan> {
 }
 
 /// Compiles a spec file of the repository.
-pub fn plan_of_file(path: &str, settings: &[&str], full_rank: bool) -> Arc<Plan> {
+pub(crate) fn plan_of_file(path: &str, settings: &[&str], full_rank: bool) -> Arc<Plan> {
     plan(repository(path).to_str().expect("the repository's path is UTF-8"), settings, full_rank)
 }
 
 /// Records that a test was not run, in the file that `tests/run` reads.
-pub fn skip(test: &str, reason: &str) {
-    assert!(std::env::var("COLAC_REQUIRE_ALL").as_deref() != Ok("1"), "{test} was skipped: {reason}");
+pub(crate) fn skip(test: &str, reason: &str) {
+    assert!(
+        std::env::var("COLAC_REQUIRE_ALL").as_deref() != Ok("1"),
+        "{test} was skipped: {reason}"
+    );
     let line = format!("{test}: {reason}\n");
     match std::env::var_os("COLAC_SKIP_FILE") {
         Some(file) => {
-            let mut file = std::fs::OpenOptions::new().append(true).open(file).expect("the skip file is there");
+            let mut file = std::fs::OpenOptions::new()
+                .append(true)
+                .open(file)
+                .expect("the skip file is there");
             file.write_all(line.as_bytes()).expect("the skip file can be written");
         }
         None => eprint!("skipped {line}"),
@@ -58,18 +64,18 @@ pub fn skip(test: &str, reason: &str) {
 }
 
 /// Rows held in memory: row `i` of the endless order is row `i` modulo their number.
-pub struct FixedRows {
+pub(crate) struct FixedRows {
     /// Tokens of all rows, one after the other.
-    pub tokens: Vec<i32>,
+    pub(crate) tokens: Vec<i32>,
     /// Labels of all rows.
-    pub labels: Vec<i32>,
+    pub(crate) labels: Vec<i32>,
     /// Tokens in a row.
-    pub sequence: usize,
+    pub(crate) sequence: usize,
 }
 
 impl FixedRows {
     /// Rows with learnable structure: each token decides most of the next. The same seed gives the same rows.
-    pub fn patterned(rows: usize, sequence: usize, vocabulary: u32, seed: u64) -> FixedRows {
+    pub(crate) fn patterned(rows: usize, sequence: usize, vocabulary: u32, seed: u64) -> FixedRows {
         let mut state = seed.wrapping_mul(2).wrapping_add(1);
         let mut next = move |below: u32| {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -93,7 +99,12 @@ impl FixedRows {
 }
 
 impl TrainingRows for FixedRows {
-    fn fill(&mut self, first: u64, tokens: &mut [i32], labels: &mut [i32]) -> Result<(), DataError> {
+    fn fill(
+        &mut self,
+        first: u64,
+        tokens: &mut [i32],
+        labels: &mut [i32],
+    ) -> Result<(), DataError> {
         let (s, rows) = (self.sequence, self.tokens.len() / self.sequence);
         for (i, (t, l)) in tokens.chunks_exact_mut(s).zip(labels.chunks_exact_mut(s)).enumerate() {
             let row = (first as usize + i) % rows;

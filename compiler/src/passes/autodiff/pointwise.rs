@@ -10,17 +10,17 @@ use colac_plan::pointwise::{Binary, Builder, InputForm, Instruction, Program, Re
 
 /// The gradient of some inputs of a program.
 #[derive(Clone, Debug)]
-pub struct Derivative {
+pub(super) struct Derivative {
     /// Inputs are the program's inputs, then one gradient for each of its outputs. One output for each entry of
     /// `wanted` that has a gradient, in that order.
-    pub program: Program,
+    pub(super) program: Program,
     /// For each wanted input the position of its gradient among the program's outputs; `None` where the outputs do not
     /// depend on it.
-    pub position: Vec<Option<usize>>,
+    pub(super) position: Vec<Option<usize>>,
 }
 
 /// Differentiates with respect to the inputs `wanted`. `None` if nothing depends on any of them.
-pub fn derive(program: &Program, wanted: &[usize]) -> Option<Derivative> {
+pub(super) fn derive(program: &Program, wanted: &[usize]) -> Option<Derivative> {
     let mut b = Builder::new();
     let inputs: Vec<Register> = program.inputs.iter().map(|&form| b.input(form)).collect();
     let seeds: Vec<Register> = program.outputs.iter().map(|_| b.input(InputForm::Elements)).collect();
