@@ -5,7 +5,8 @@ mod common;
 use std::path::PathBuf;
 
 use colac_plan::file::{
-    FORMAT_VERSION, HEADER_BYTES, MAX_BODY_BYTES, PlanError, frame, read, read_from_path, write, write_to_path,
+    FORMAT_VERSION, HEADER_BYTES, MAX_BODY_BYTES, PlanError, frame, read, read_from_path, write,
+    write_to_path,
 };
 use colac_plan::hash;
 
@@ -56,7 +57,9 @@ fn every_byte_flipped() {
             let error = refused(&damaged);
             match at {
                 0..8 => assert!(matches!(error, PlanError::NotAPlan)),
-                8..12 => assert!(matches!(error, PlanError::Newer { .. } | PlanError::Older { .. })),
+                8..12 => {
+                    assert!(matches!(error, PlanError::Newer { .. } | PlanError::Older { .. }))
+                }
                 12..20 => assert!(matches!(
                     error,
                     PlanError::Cut { .. } | PlanError::Trailing { .. } | PlanError::TooLong { .. }
@@ -75,10 +78,16 @@ fn other_versions_and_trailing_bytes() {
     bytes[8..12].copy_from_slice(&(FORMAT_VERSION + 1).to_le_bytes());
     let newer = refused(&bytes);
     assert!(matches!(newer, PlanError::Newer { version } if version == FORMAT_VERSION + 1));
-    assert!(newer.to_string().contains("format version 2") && newer.to_string().contains("update colac"));
+    assert!(
+        newer.to_string().contains("format version 2")
+            && newer.to_string().contains("update colac")
+    );
     bytes[8..12].copy_from_slice(&0u32.to_le_bytes());
     let older = refused(&bytes).to_string();
-    assert!(older.contains("format version 0") && older.contains("compile its spec again"), "{older}");
+    assert!(
+        older.contains("format version 0") && older.contains("compile its spec again"),
+        "{older}"
+    );
     assert!(matches!(refused(b"name = \"a spec\""), PlanError::NotAPlan));
     // A newer version may have another header: it is named even where this header would not be complete.
     bytes[8..12].copy_from_slice(&7u32.to_le_bytes());

@@ -55,7 +55,10 @@ fn what_changes_a_weight_moves_numerics() {
     assert_eq!(moved(|p| p.recipe.global_batch *= 2), numerics);
     assert_eq!(moved(|p| p.recipe.schedule.steps += 1), numerics);
     assert_eq!(moved(|p| p.recipe.data.mode = colac_plan::recipe::BatchMode::Pack), numerics);
-    assert_eq!(moved(|p| p.programs[0].operations[1].op = Op::RmsNorm { epsilon: Real::new(1e-5) }), numerics);
+    assert_eq!(
+        moved(|p| p.programs[0].operations[1].op = Op::RmsNorm { epsilon: Real::new(1e-5) }),
+        numerics
+    );
     assert_eq!(moved(|p| p.parameters[0].path.push('x')), numerics);
     let order = moved(|p| {
         // Two neighbours that do not need each other.
@@ -79,5 +82,8 @@ fn names_and_shapes_of_parameters_move_all() {
 #[test]
 fn hashes_print_in_hexadecimal() {
     let text = hashes(&common::plan()).model.to_string();
-    assert!(text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()), "{text}");
+    assert!(
+        text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()),
+        "{text}"
+    );
 }

@@ -7,15 +7,21 @@ pub(crate) mod mutate;
 
 use colac_plan::op::UpdateRange;
 use colac_plan::op::cost::aligned;
-use colac_plan::parameter::{CheckpointName, Constant, ConstantContent, Initialization, Parameter, Role};
+use colac_plan::parameter::{
+    CheckpointName, Constant, ConstantContent, Initialization, Parameter, Role,
+};
 use colac_plan::plan::{BatchInputs, Decision, Form, LinearReport, Origin, Roles, RuntimeScalar};
 use colac_plan::pointwise::{self, Binary, InputForm, Unary};
 use colac_plan::program::{Phase, When, Write};
 use colac_plan::recipe::{
-    BatchMode, Checkpoint, Data, Evaluation, LossNormalization, Optimizer, Recipe, Schedule, ScheduleKind,
+    BatchMode, Checkpoint, Data, Evaluation, LossNormalization, Optimizer, Recipe, Schedule,
+    ScheduleKind,
 };
 use colac_plan::verify::arena_lower_bound;
-use colac_plan::{DType, Op, Operation, Plan, Program, ProgramKind, Real, Segment, Shape, Tensor, TensorId, TensorType};
+use colac_plan::{
+    DType, Op, Operation, Plan, Program, ProgramKind, Real, Segment, Shape, Tensor, TensorId,
+    TensorType,
+};
 
 pub(crate) const VOCABULARY: u64 = 11;
 const SEQUENCE: u64 = 3;
@@ -96,10 +102,14 @@ impl Builder {
     }
 
     fn op(&mut self, op: Op, operands: &[TensorId], results: &[TensorId], writes: &[Write]) {
-        let types = |ids: &[TensorId]| ids.iter().map(|i| self.tensors[i.index()].ty.clone()).collect::<Vec<_>>();
+        let types = |ids: &[TensorId]| {
+            ids.iter().map(|i| self.tensors[i.index()].ty.clone()).collect::<Vec<_>>()
+        };
         let (read, made) = (types(operands), types(results));
-        let workspace = op.workspace_bytes(&read.iter().collect::<Vec<_>>(), &made.iter().collect::<Vec<_>>());
-        self.sizes[Segment::Workspace.index()] = self.sizes[Segment::Workspace.index()].max(workspace);
+        let workspace =
+            op.workspace_bytes(&read.iter().collect::<Vec<_>>(), &made.iter().collect::<Vec<_>>());
+        self.sizes[Segment::Workspace.index()] =
+            self.sizes[Segment::Workspace.index()].max(workspace);
         self.operations.push(Operation {
             path: format!("{}.{}", self.path, op.name()),
             op,
@@ -144,7 +154,8 @@ fn gated() -> Op {
 
 fn gated_backward() -> Op {
     let mut b = pointwise::Builder::new();
-    let (dy, gate, up) = (b.input(InputForm::Elements), b.input(InputForm::Elements), b.input(InputForm::Elements));
+    let (dy, gate, up) =
+        (b.input(InputForm::Elements), b.input(InputForm::Elements), b.input(InputForm::Elements));
     let sigmoid = b.unary(Unary::Sigmoid, gate);
     let silu = b.binary(Binary::Multiply, gate, sigmoid);
     let dup = b.binary(Binary::Multiply, dy, silu);
@@ -243,7 +254,12 @@ fn backward(
     );
     let dx = b.over("dx", &of(HIDDEN), dx_norm);
     b.plain(sum(), &[dr, dx_norm], &[dx]);
-    b.op(Op::EmbeddingBackward { rows: VOCABULARY }, &[train.tokens, dx], &[w.table.gradient], &[Write::Add]);
+    b.op(
+        Op::EmbeddingBackward { rows: VOCABULARY },
+        &[train.tokens, dx],
+        &[w.table.gradient],
+        &[Write::Add],
+    );
     let after = b.operations.len() as u32 - 2;
     b.operations.last_mut().unwrap().after.push(after);
 }
@@ -285,9 +301,12 @@ fn parameter(path: &str, tensor: TensorId, gradient: TensorId, role: Role) -> Pa
     let initialization = match role {
         Role::Vector => Initialization::Constant { value: Real::new(1.0) },
         Role::Embedding => Initialization::Uniform { bound: Real::new(0.1) },
-        Role::Matrix | Role::LowRankDown | Role::LowRankUp => Initialization::Normal { std: Real::new(0.02) },
+        Role::Matrix | Role::LowRankDown | Role::LowRankUp => {
+            Initialization::Normal { std: Real::new(0.02) }
+        }
     };
-    let checkpoint = CheckpointName { name: format!("model.{path}"), transposed: role == Role::Matrix };
+    let checkpoint =
+        CheckpointName { name: format!("model.{path}"), transposed: role == Role::Matrix };
     Parameter { path: path.into(), checkpoint, tensor, gradient, initialization, role }
 }
 
@@ -323,9 +342,12 @@ pub(crate) fn plan() -> Plan {
     let recipe = recipe();
     let (rows, evaluate_rows) = (u64::from(recipe.micro_batch), u64::from(recipe.evaluation.batch));
     let mut ids = |name: &str, batch| b.root(name, Segment::Inputs, DType::I32, &[batch, SEQUENCE]);
-    let train = BatchInputs { tokens: ids("train.tokens", rows), labels: ids("train.labels", rows) };
-    let evaluate =
-        BatchInputs { tokens: ids("evaluate.tokens", evaluate_rows), labels: ids("evaluate.labels", evaluate_rows) };
+    let train =
+        BatchInputs { tokens: ids("train.tokens", rows), labels: ids("train.labels", rows) };
+    let evaluate = BatchInputs {
+        tokens: ids("evaluate.tokens", evaluate_rows),
+        labels: ids("evaluate.labels", evaluate_rows),
+    };
     let logits_tokens = ids("logits.tokens", 1);
     let train_loss = b.root("train.loss", Segment::Outputs, DType::F32, &[rows]);
     let evaluate_loss = b.root("evaluate.loss", Segment::Outputs, DType::F32, &[evaluate_rows]);
@@ -355,7 +377,8 @@ pub(crate) fn plan() -> Plan {
     };
     let state = [parameters, first_moment, second_moment, step];
     b.plain(adamw, &[gradients, gradient_norm, gradient_finite, learning_rate], &state);
-    let update = b.program(ProgramKind::Update, &[learning_rate], &[gradient_norm, gradient_finite]);
+    let update =
+        b.program(ProgramKind::Update, &[learning_rate], &[gradient_norm, gradient_finite]);
 
     let f = forward(&mut b, w, evaluate.tokens, evaluate_rows);
     b.plain(Op::HeadLoss { chunk: 4 }, &[f.r, table.tensor, evaluate.labels], &[evaluate_loss]);

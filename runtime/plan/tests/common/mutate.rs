@@ -65,7 +65,8 @@ pub(crate) fn run(plan: &Plan, count: usize, seed: u64) -> Outcome {
     let mut random = Random(seed);
     let mut outcome = Outcome::default();
     for round in 0..count {
-        let damaged = if round % 2 == 0 { bytes(&body, &mut random) } else { fields(plan, &mut random) };
+        let damaged =
+            if round % 2 == 0 { bytes(&body, &mut random) } else { fields(plan, &mut random) };
         let file = frame(&damaged);
         match read(&file) {
             Err(error) => {
@@ -92,10 +93,14 @@ fn use_it(plan: &Plan) {
     for program in &plan.programs {
         let mut total = colac_plan::Cost::default();
         for operation in &program.operations {
-            let types = |ids: &[TensorId]| ids.iter().map(|&id| plan.tensor(id).ty.clone()).collect::<Vec<_>>();
+            let types = |ids: &[TensorId]| {
+                ids.iter().map(|&id| plan.tensor(id).ty.clone()).collect::<Vec<_>>()
+            };
             let (read, made): (Vec<TensorType>, Vec<TensorType>) =
                 (types(&operation.operands), types(&operation.results));
-            let cost = operation.op.cost(&read.iter().collect::<Vec<_>>(), &made.iter().collect::<Vec<_>>());
+            let cost = operation
+                .op
+                .cost(&read.iter().collect::<Vec<_>>(), &made.iter().collect::<Vec<_>>());
             total = total + cost;
         }
         assert!(lifetimes(plan, program).iter().all(|l| l.first <= l.last));
@@ -226,7 +231,9 @@ fn change_attributes(op: &mut Op, random: &mut Random) {
                 _ => program.instructions.swap(at, 0),
             }
         }
-        Op::HeadLoss { chunk } | Op::HeadLossWithGradient { chunk } => *chunk = random.number(u64::from(*chunk)) as u32,
+        Op::HeadLoss { chunk } | Op::HeadLossWithGradient { chunk } => {
+            *chunk = random.number(u64::from(*chunk)) as u32
+        }
         Op::AdamW { ranges, beta1, .. } => match random.below(3) {
             0 => ranges[0].start = random.number(ranges[0].start),
             1 => ranges[0].length = random.number(ranges[0].length),
