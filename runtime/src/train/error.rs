@@ -143,7 +143,7 @@ pub enum CheckpointError {
     },
 
     /// A file is cut, changed, or not what its name says.
-    #[error("{} is damaged: {reason}", .path.display())]
+    #[error("{} is damaged ({reason}): use another copy of it, or an earlier checkpoint", .path.display())]
     Damaged {
         /// The file.
         path: PathBuf,

@@ -8,13 +8,6 @@
 //! any device, where rows come from, or how progress is shown: these are [`crate::executor::Executor`],
 //! [`rows::TrainingRows`] and [`observer::Observer`].
 //!
-//! ```text
-//! run::train(executor: &mut dyn Executor, rows: Rows, options: &Options, stop: &AtomicBool, observer: &mut dyn Observer)
-//!     -> Result<Summary, TrainError>
-//! checkpoint::load_weights(executor: &mut dyn Executor, path: &Path) -> Result<(), CheckpointError>
-//! checkpoint::latest(run_dir: &Path) -> Result<PathBuf, CheckpointError>
-//! ```
-//!
 //! A run folder holds `run.lock` (which process works in it), `metrics.jsonl` ([`metrics`]) and `checkpoints/`
 //! ([`checkpoint`]).
 

@@ -1,7 +1,8 @@
 //! Writing a checkpoint.
 //!
-//! Owns the order of writes that makes a checkpoint whole or absent. Tensors pass through one buffer of the size of the
-//! largest, so saving takes no second copy of the weights. Must not know when checkpoints are due.
+//! Owns the order of writes that makes a checkpoint whole or absent. Parameters pass one by one through a buffer of the
+//! size of the largest; a moment, which is one tensor of the plan, is read whole. So saving takes as much memory as one
+//! moment beside the executor's own. Must not know when checkpoints are due.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
