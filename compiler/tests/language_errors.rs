@@ -25,8 +25,11 @@ fn cases_folder() -> PathBuf {
 /// File stems of all cases, ordered.
 fn case_names() -> Vec<String> {
     let files = std::fs::read_dir(cases_folder()).expect("the cases are part of the repository");
-    let paths = files.map(|file| file.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "toml"));
-    let mut names: Vec<_> = paths.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+    let paths = files
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "toml"));
+    let mut names: Vec<_> =
+        paths.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
     names.sort();
     names
 }
@@ -53,7 +56,8 @@ fn run_case(name: &str) -> (Diagnostics, Sources) {
     );
     let mut sources = Sources::default();
     let input = SpecInput::Text { name: "spec.toml".into(), text: spec };
-    let (mut spec, _) = Spec::load(input, &[], false, &mut sources).expect("the spec itself is right");
+    let (mut spec, _) =
+        Spec::load(input, &[], false, &mut sources).expect("the spec itself is right");
     if architecture.is_some() {
         spec.folder = Some("folder".into());
         return (lower::model(&spec, &mut sources).expect_err("a case is wrong"), sources);
@@ -68,7 +72,8 @@ fn run_case(name: &str) -> (Diagnostics, Sources) {
 
 fn render(diagnostics: &Diagnostics, sources: &Sources) -> String {
     let theme = miette::GraphicalTheme::unicode_nocolor();
-    let handler = miette::GraphicalReportHandler::new_themed(theme).with_width(100).with_links(false);
+    let handler =
+        miette::GraphicalReportHandler::new_themed(theme).with_width(100).with_links(false);
     let mut text = String::new();
     for diagnostic in diagnostics.iter() {
         handler.render_report(&mut text, &Rendered::new(diagnostic, sources)).unwrap();
@@ -94,7 +99,11 @@ fn each_case_reports_its_code_and_reads_well() {
         for diagnostic in diagnostics.iter() {
             assert!(diagnostic.help.is_some(), "{name}: {} has no help", diagnostic.code);
             assert!(!diagnostic.labels.is_empty(), "{name}: {} points nowhere", diagnostic.code);
-            assert!(!diagnostic.message.ends_with('.'), "{name}: {} ends with a full stop", diagnostic.code);
+            assert!(
+                !diagnostic.message.ends_with('.'),
+                "{name}: {} ends with a full stop",
+                diagnostic.code
+            );
         }
         insta::with_settings!({
             snapshot_path => cases_folder(),
@@ -112,7 +121,10 @@ fn codes_and_cases_are_the_same() {
     let unique: BTreeSet<_> = codes.iter().map(ToString::to_string).collect();
     assert_eq!(unique.len(), codes.len(), "a code stands twice in the tables");
     let plain: BTreeSet<_> = case_names().into_iter().filter(|name| !name.contains('-')).collect();
-    assert_eq!(unique, plain, "every code needs tests/cases/language/CODE.toml and every case a code");
+    assert_eq!(
+        unique, plain,
+        "every code needs tests/cases/language/CODE.toml and every case a code"
+    );
 }
 
 #[test]
@@ -129,7 +141,16 @@ fn selectors_and_formulas_explain_themselves() {
             Selector::parse(written, source, 0).expect_err("is no selector").into()
         });
     }
-    for formula in ["sillu", "x * y", "x if true else 1", "sigmoid(x, x)", "foo(x)", "x *", "a: tanh(x)", "\"x\""] {
+    for formula in [
+        "sillu",
+        "x * y",
+        "x if true else 1",
+        "sigmoid(x, x)",
+        "foo(x)",
+        "x *",
+        "a: tanh(x)",
+        "\"x\"",
+    ] {
         wrong(formula, &|written, sources| {
             let source = sources.add("activation", written);
             Activation::parse(written, source, 0).expect_err("is no activation").into()
@@ -142,9 +163,43 @@ fn selectors_and_formulas_explain_themselves() {
 fn no_text_makes_the_parser_panic() {
     use proptest::prelude::*;
     let words = prop::sample::select(vec![
-        "model(tokens: ids[batch, seq]) {", "}", "{", "(", ")", "x", "=", "x =", "repeat layers[n] {", "return", "linear(",
-        "a:", "a.b:", ",", "+", "-", "*", "/", "not", "if", "else", "block f(x) {", "init", "use", "for", "1", "2.5", "'t'",
-        "\n", "#", "é", "window(", "[", "]", "and", "**", "99999999999999999999",
+        "model(tokens: ids[batch, seq]) {",
+        "}",
+        "{",
+        "(",
+        ")",
+        "x",
+        "=",
+        "x =",
+        "repeat layers[n] {",
+        "return",
+        "linear(",
+        "a:",
+        "a.b:",
+        ",",
+        "+",
+        "-",
+        "*",
+        "/",
+        "not",
+        "if",
+        "else",
+        "block f(x) {",
+        "init",
+        "use",
+        "for",
+        "1",
+        "2.5",
+        "'t'",
+        "\n",
+        "#",
+        "é",
+        "window(",
+        "[",
+        "]",
+        "and",
+        "**",
+        "99999999999999999999",
     ]);
     let mut runner = prop::test_runner::TestRunner::deterministic();
     runner

@@ -55,7 +55,11 @@ fn blocks() -> Vec<CodeBlock> {
     for (index, line) in page.lines().enumerate() {
         match (line.strip_prefix("```"), &mut open) {
             (Some(language), None) => {
-                open = Some(CodeBlock { language: language.into(), text: String::new(), line: index + 1 });
+                open = Some(CodeBlock {
+                    language: language.into(),
+                    text: String::new(),
+                    line: index + 1,
+                });
             }
             (Some(_), Some(_)) => blocks.extend(open.take()),
             (None, Some(block)) => block.text.push_str(&format!("{line}\n")),
@@ -67,7 +71,10 @@ fn blocks() -> Vec<CodeBlock> {
 }
 
 fn rendered(diagnostics: &Diagnostics, sources: &Sources) -> String {
-    diagnostics.iter().map(|d| format!("{:?}\n", miette::Report::new(Rendered::new(d, sources)))).collect()
+    diagnostics
+        .iter()
+        .map(|d| format!("{:?}\n", miette::Report::new(Rendered::new(d, sources))))
+        .collect()
 }
 
 fn lower(text: &str, line: usize) -> Graph {
@@ -98,8 +105,10 @@ fn expression(written: &str, line: usize) {
         assert_eq!(error.code, code.trim(), "line {line}: {written}");
         return;
     }
-    let (text, wanted) = written.rsplit_once(" = ").unwrap_or_else(|| panic!("line {line}: {written}"));
-    let (found, wanted) = (evaluate(text).expect("has a value"), evaluate(wanted).expect("has a value"));
+    let (text, wanted) =
+        written.rsplit_once(" = ").unwrap_or_else(|| panic!("line {line}: {written}"));
+    let (found, wanted) =
+        (evaluate(text).expect("has a value"), evaluate(wanted).expect("has a value"));
     assert_eq!(found, wanted, "line {line}: {written}");
 }
 
@@ -122,8 +131,14 @@ fn every_block_of_the_page_does_what_it_says() {
         match language.as_str() {
             "toml" => {
                 let graph = lower(&text, line);
-                let paths: Vec<String> = graph.parameters().map(|(_, info)| info.path.clone()).collect();
-                for path in ["embed.weight", "layers.0.norm_1.weight", "layers.0.attn.q.weight", "head.weight"] {
+                let paths: Vec<String> =
+                    graph.parameters().map(|(_, info)| info.path.clone()).collect();
+                for path in [
+                    "embed.weight",
+                    "layers.0.norm_1.weight",
+                    "layers.0.attn.q.weight",
+                    "head.weight",
+                ] {
                     assert!(paths.iter().any(|known| known == path), "line {line}: no {path}");
                 }
             }
@@ -150,13 +165,18 @@ fn every_block_of_the_page_does_what_it_says() {
 #[test]
 fn the_page_says_where_labels_lead() {
     let blocks = blocks();
-    let block = blocks.iter().find(|block| block.text.contains("twice(")).expect("the block about labels");
+    let block =
+        blocks.iter().find(|block| block.text.contains("twice(")).expect("the block about labels");
     let graph = body(&block.text, block.line);
     let paths: Vec<&str> = graph.linears.iter().map(|site| site.path.as_str()).collect();
     assert_eq!(paths, ["first.a", "first.b", "a", "b", "head"]);
-    let block = blocks.iter().find(|block| block.text.contains("bounded:")).expect("the block about bypass");
+    let block = blocks
+        .iter()
+        .find(|block| block.text.contains("bounded:"))
+        .expect("the block about bypass");
     let graph = body(&block.text, block.line);
-    let paths: Vec<&str> = graph.bypassable.iter().map(|&id| graph.node(id).origin.path.as_str()).collect();
+    let paths: Vec<&str> =
+        graph.bypassable.iter().map(|&id| graph.node(id).origin.path.as_str()).collect();
     assert_eq!(paths, ["act", "bounded"]);
 }
 

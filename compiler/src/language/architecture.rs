@@ -15,8 +15,12 @@ use crate::language::weights::WeightRule;
 /// The version of the language that this compiler reads.
 pub const LANGUAGE_VERSION: i64 = 1;
 
+/// More settings than this are a mistake; derived ones are resolved by recursion.
+const MAX_SETTINGS: usize = 512;
+
 /// The top-level keys and sections.
-const KEYS: [&str; 8] = ["language", "about", "objective", "config", "check", "huggingface", "weights", "body"];
+const KEYS: [&str; 8] =
+    ["language", "about", "objective", "config", "check", "huggingface", "weights", "body"];
 
 /// What a model is trained for; it names the inputs a model may declare and the labels that come with them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +36,9 @@ impl Objective {
     /// The inputs it supplies.
     pub fn inputs(self) -> &'static [SuppliedInput] {
         match self {
-            Objective::NextToken => &[SuppliedInput { name: "tokens", kind: "ids", axes: &["batch", "seq"] }],
+            Objective::NextToken => {
+                &[SuppliedInput { name: "tokens", kind: "ids", axes: &["batch", "seq"] }]
+            }
         }
     }
 }
@@ -69,7 +75,10 @@ impl ConfigKind {
             ConfigKind::Number => "a number".into(),
             ConfigKind::Boolean => "true or false".into(),
             ConfigKind::OneOf(texts) => {
-                format!("one of {}", texts.iter().map(|text| format!("\"{text}\"")).collect::<Vec<_>>().join(", "))
+                format!(
+                    "one of {}",
+                    texts.iter().map(|text| format!("\"{text}\"")).collect::<Vec<_>>().join(", ")
+                )
             }
         }
     }
@@ -162,8 +171,9 @@ impl Architecture {
 
 /// The diagnostic for a key that a table does not have.
 pub(crate) fn unknown_key(entry: &Entry, table: &str, known: &[&str]) -> Diagnostic {
-    let diagnostic = Diagnostic::error(codes::UNKNOWN_KEY, format!("{table} has no `{}`", entry.key))
-        .at(entry.key_span, "unknown");
+    let diagnostic =
+        Diagnostic::error(codes::UNKNOWN_KEY, format!("{table} has no `{}`", entry.key))
+            .at(entry.key_span, "unknown");
     match nearest(&entry.key, known.iter().copied()) {
         Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
         None => diagnostic.help(format!("it may have {}", known.join(", "))),
@@ -172,9 +182,12 @@ pub(crate) fn unknown_key(entry: &Entry, table: &str, known: &[&str]) -> Diagnos
 
 /// The diagnostic for a value of the wrong type.
 pub(crate) fn wrong_value(node: &Node, wanted: &str) -> Diagnostic {
-    Diagnostic::error(codes::WRONG_VALUE, format!("this must be {wanted}, not {}", node.type_name()))
-        .at(node.span, format!("is {}", node.type_name()))
-        .help(format!("write {wanted}"))
+    Diagnostic::error(
+        codes::WRONG_VALUE,
+        format!("this must be {wanted}, not {}", node.type_name()),
+    )
+    .at(node.span, format!("is {}", node.type_name()))
+    .help(format!("write {wanted}"))
 }
 
 /// The entries of a table.
@@ -189,7 +202,9 @@ pub(crate) fn table(node: &Node) -> Result<&[Entry], Diagnostic> {
 pub(crate) fn text(node: &Node) -> Result<(&str, usize), Diagnostic> {
     match &node.content {
         // A text with escapes is read as if it began at its quote: lines agree, columns do not.
-        Content::Plain(Value::Text(text), start) => Ok((text, start.unwrap_or(node.span.start as usize))),
+        Content::Plain(Value::Text(text), start) => {
+            Ok((text, start.unwrap_or(node.span.start as usize)))
+        }
         _ => Err(wrong_value(node, "a text")),
     }
 }
@@ -216,10 +231,13 @@ impl Reader {
         };
         match &entry.node.content {
             Content::Plain(Value::Integer(LANGUAGE_VERSION), _) => Ok(()),
-            _ => Err(Diagnostic::error(codes::VERSION, "the file is written in a language that this version does not read")
-                .at(entry.node.span, format!("this version reads language {LANGUAGE_VERSION}"))
-                .help(format!("write `language = {LANGUAGE_VERSION}`, or use a newer version"))
-                .into()),
+            _ => Err(Diagnostic::error(
+                codes::VERSION,
+                "the file is written in a language that this version does not read",
+            )
+            .at(entry.node.span, format!("this version reads language {LANGUAGE_VERSION}"))
+            .help(format!("write `language = {LANGUAGE_VERSION}`, or use a newer version"))
+            .into()),
         }
     }
 
@@ -246,7 +264,8 @@ impl Reader {
         let objective = required("objective", "objective = \"next-token\"");
         let config = required("config", "[config]");
         let body = required("body", "[body]");
-        let about = about.and_then(|entry| self.keep(text(&entry.node)).map(|(text, _)| text.to_owned()));
+        let about =
+            about.and_then(|entry| self.keep(text(&entry.node)).map(|(text, _)| text.to_owned()));
         let objective_span = objective.map(|entry| entry.span());
         let objective = objective.and_then(|entry| self.objective(&entry.node));
         let config = config.and_then(|entry| self.config(&entry.node));
@@ -272,10 +291,14 @@ impl Reader {
 
     fn objective(&mut self, node: &Node) -> Option<Objective> {
         let (name, _) = self.keep(text(node))?;
-        let known = Objective::ALL.iter().find(|(known, _)| *known == name).map(|(_, objective)| *objective);
+        let known = Objective::ALL
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, objective)| *objective);
         if known.is_none() {
             let names = Objective::ALL.map(|(name, _)| format!("`{name}`")).join(", ");
-            let diagnostic = Diagnostic::error(codes::OBJECTIVE, format!("there is no objective `{name}`"));
+            let diagnostic =
+                Diagnostic::error(codes::OBJECTIVE, format!("there is no objective `{name}`"));
             self.diagnostics.push(diagnostic.at(node.span, "unknown").help(format!("use {names}")));
         }
         known
@@ -292,7 +315,12 @@ impl Reader {
                 for name in names {
                     if let Some((text, _)) = self.keep(text(name)) {
                         let kind = ConfigKind::Integer;
-                        config.push(ConfigEntry { name: text.to_owned(), span: name.span, kind, default: None });
+                        config.push(ConfigEntry {
+                            name: text.to_owned(),
+                            span: name.span,
+                            kind,
+                            default: None,
+                        });
                     }
                 }
                 continue;
@@ -302,13 +330,28 @@ impl Reader {
             let kind = kind.unwrap_or(ConfigKind::Integer);
             config.push(ConfigEntry { name: entry.key.clone(), span: entry.span(), kind, default });
         }
+        if config.len() > MAX_SETTINGS {
+            let message = format!(
+                "an architecture has at most {MAX_SETTINGS} settings, not {}",
+                config.len()
+            );
+            self.diagnostics.push(
+                Diagnostic::error(codes::WRONG_VALUE, message)
+                    .at(node.span, "too many")
+                    .help("declare fewer settings"),
+            );
+            return None;
+        }
         for (index, entry) in config.iter().enumerate() {
             if let Some(first) = config[..index].iter().find(|first| first.name == entry.name) {
                 self.diagnostics.push(
-                    Diagnostic::error(codes::DUPLICATE, format!("`{}` is declared twice", entry.name))
-                        .at(entry.span, "second")
-                        .at(first.span, "first")
-                        .help("a setting is either required or has a default: take one of them away"),
+                    Diagnostic::error(
+                        codes::DUPLICATE,
+                        format!("`{}` is declared twice", entry.name),
+                    )
+                    .at(entry.span, "second")
+                    .at(first.span, "first")
+                    .help("a setting is either required or has a default: take one of them away"),
                 );
             }
         }
@@ -318,12 +361,15 @@ impl Reader {
 
     /// Finds the kinds of derived settings, each from those it reads.
     fn resolve_kinds(&mut self, config: &mut [ConfigEntry]) {
-        let derived = |entry: &ConfigEntry| matches!(entry.default, Some(ConfigDefault::Expression(_)));
+        let derived =
+            |entry: &ConfigEntry| matches!(entry.default, Some(ConfigDefault::Expression(_)));
         let names: Vec<String> = config.iter().map(|entry| entry.name.clone()).collect();
         let mut kinds: Vec<Option<ConfigKind>> =
             config.iter().map(|entry| (!derived(entry)).then(|| entry.kind.clone())).collect();
         for index in 0..config.len() {
-            let Some(ConfigDefault::Expression(expression)) = &config[index].default else { continue };
+            let Some(ConfigDefault::Expression(expression)) = &config[index].default else {
+                continue;
+            };
             if let Err(unknown) = expression.check_names(names.iter().map(String::as_str)) {
                 self.diagnostics.push(unknown);
                 kinds[index] = Some(ConfigKind::Integer);
@@ -331,7 +377,9 @@ impl Reader {
         }
         // Each round finds at least one, or all that is left goes in circles.
         loop {
-            let find = |name: &str| names.iter().position(|known| known == name).and_then(|at| kinds[at].clone());
+            let find = |name: &str| {
+                names.iter().position(|known| known == name).and_then(|at| kinds[at].clone())
+            };
             let found = config.iter().enumerate().find_map(|(index, entry)| match &entry.default {
                 Some(ConfigDefault::Expression(expression)) if kinds[index].is_none() => {
                     expression.kind(&find).map(|kind| (index, kind))
@@ -342,22 +390,36 @@ impl Reader {
             config[index].kind = kind.clone();
             kinds[index] = Some(kind);
         }
-        let circular = |name: &str| names.iter().position(|known| known == name).filter(|&at| kinds[at].is_none());
+        let circular = |name: &str| {
+            names.iter().position(|known| known == name).filter(|&at| kinds[at].is_none())
+        };
         let Some(start) = kinds.iter().position(Option::is_none) else { return };
         let mut circle = vec![start];
         loop {
-            let Some(ConfigDefault::Expression(expression)) = &config[circle[circle.len() - 1]].default else { return };
-            let Some(next) = expression.names().iter().find_map(|name| circular(&name.text)) else { return };
+            let Some(ConfigDefault::Expression(expression)) =
+                &config[circle[circle.len() - 1]].default
+            else {
+                return;
+            };
+            let Some(next) = expression.names().iter().find_map(|name| circular(&name.text)) else {
+                return;
+            };
             if let Some(begin) = circle.iter().position(|&at| at == next) {
                 circle.drain(..begin);
                 break;
             }
             circle.push(next);
         }
-        let path = circle.iter().chain(circle.first()).map(|&at| format!("`{}`", names[at])).collect::<Vec<_>>();
-        let mut diagnostic =
-            Diagnostic::error(codes::CYCLE, format!("settings are computed from each other: {}", path.join(" from ")))
-                .help("give one of them a value of its own, or make it required");
+        let path = circle
+            .iter()
+            .chain(circle.first())
+            .map(|&at| format!("`{}`", names[at]))
+            .collect::<Vec<_>>();
+        let mut diagnostic = Diagnostic::error(
+            codes::CYCLE,
+            format!("settings are computed from each other: {}", path.join(" from ")),
+        )
+        .help("give one of them a value of its own, or make it required");
         for &at in &circle {
             diagnostic = diagnostic.at(config[at].span, "computed from another of them");
         }
@@ -400,9 +462,12 @@ impl Reader {
         };
         let Some(start) = start else {
             self.diagnostics.push(
-                Diagnostic::error(codes::BODY_QUOTES, "the body has escapes, so its places would be wrong in messages")
-                    .at(entry.key_span, "this text")
-                    .help("write the body between ''' and ''', where a backslash is only a backslash"),
+                Diagnostic::error(
+                    codes::BODY_QUOTES,
+                    "the body has escapes, so its places would be wrong in messages",
+                )
+                .at(entry.key_span, "this text")
+                .help("write the body between ''' and ''', where a backslash is only a backslash"),
             );
             return None;
         };
@@ -419,9 +484,15 @@ impl Reader {
 /// Kind and default of a setting.
 fn config_value(node: &Node) -> Result<(ConfigKind, ConfigDefault), Diagnostic> {
     Ok(match &node.content {
-        Content::Plain(value @ Value::Integer(_), _) => (ConfigKind::Integer, ConfigDefault::Value(value.clone())),
-        Content::Plain(value @ Value::Float(_), _) => (ConfigKind::Number, ConfigDefault::Value(value.clone())),
-        Content::Plain(value @ Value::Boolean(_), _) => (ConfigKind::Boolean, ConfigDefault::Value(value.clone())),
+        Content::Plain(value @ Value::Integer(_), _) => {
+            (ConfigKind::Integer, ConfigDefault::Value(value.clone()))
+        }
+        Content::Plain(value @ Value::Float(_), _) => {
+            (ConfigKind::Number, ConfigDefault::Value(value.clone()))
+        }
+        Content::Plain(value @ Value::Boolean(_), _) => {
+            (ConfigKind::Boolean, ConfigDefault::Value(value.clone()))
+        }
         Content::Plain(Value::Text(_), _) => {
             let (text, start) = text(node)?;
             let expression = Expression::parse(text, node.span.source, start)?;
@@ -434,23 +505,37 @@ fn config_value(node: &Node) -> Result<(ConfigKind, ConfigDefault), Diagnostic> 
                     return Err(unknown_key(entry, "a choice", &["one_of", "default"]));
                 }
             }
-            let find = |key: &str| entries.iter().find(|entry| entry.key == key).map(|entry| &entry.node);
+            let find =
+                |key: &str| entries.iter().find(|entry| entry.key == key).map(|entry| &entry.node);
             let (Some(one_of), Some(default)) = (find("one_of"), find("default")) else {
-                return Err(Diagnostic::error(codes::MISSING_KEY, "a choice needs `one_of` and `default`")
-                    .at(node.span, "this choice")
-                    .help("write { one_of = [\"a\", \"b\"], default = \"a\" }"));
+                return Err(Diagnostic::error(
+                    codes::MISSING_KEY,
+                    "a choice needs `one_of` and `default`",
+                )
+                .at(node.span, "this choice")
+                .help("write { one_of = [\"a\", \"b\"], default = \"a\" }"));
             };
-            let Content::List(texts) = &one_of.content else { return Err(wrong_value(one_of, "a list of texts")) };
-            let texts = texts.iter().map(|node| Ok(text(node)?.0.to_owned())).collect::<Result<Vec<_>, _>>()?;
+            let Content::List(texts) = &one_of.content else {
+                return Err(wrong_value(one_of, "a list of texts"));
+            };
+            let texts = texts
+                .iter()
+                .map(|node| Ok(text(node)?.0.to_owned()))
+                .collect::<Result<Vec<_>, _>>()?;
             let chosen = text(default)?.0.to_owned();
             if !texts.contains(&chosen) {
-                return Err(Diagnostic::error(codes::WRONG_VALUE, format!("the default \"{chosen}\" is not one of the choices"))
-                    .at(default.span, "not a choice")
-                    .at(one_of.span, "the choices")
-                    .help("make it one of the choices"));
+                return Err(Diagnostic::error(
+                    codes::WRONG_VALUE,
+                    format!("the default \"{chosen}\" is not one of the choices"),
+                )
+                .at(default.span, "not a choice")
+                .at(one_of.span, "the choices")
+                .help("make it one of the choices"));
             }
             (ConfigKind::OneOf(texts), ConfigDefault::Value(Value::Text(chosen)))
         }
-        Content::List(_) => return Err(wrong_value(node, "a number, true, false, an expression or a choice")),
+        Content::List(_) => {
+            return Err(wrong_value(node, "a number, true, false, an expression or a choice"));
+        }
     })
 }

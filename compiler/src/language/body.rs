@@ -133,7 +133,9 @@ fn begins_item(tokens: &[Token]) -> bool {
 fn begins_statement(tokens: &[Token]) -> bool {
     match &tokens[0].kind {
         TokenKind::Keyword("repeat" | "return") => true,
-        TokenKind::Name(_) => matches!(tokens.get(1).map(|token| &token.kind), Some(TokenKind::Symbol("="))),
+        TokenKind::Name(_) => {
+            matches!(tokens.get(1).map(|token| &token.kind), Some(TokenKind::Symbol("=")))
+        }
         _ => false,
     }
 }
@@ -166,7 +168,8 @@ fn item<'a>(tokens: Tokens<'a>, errors: &mut Vec<SyntaxError>) -> Parsed<'a, Ite
         "block" => {
             let (rest, block) = cut(name("a name for the block")).parse(tokens.advance())?;
             let (rest, parameters) =
-                cut(list("(", "`(`", ")", |tokens| name("a name for the argument").parse(tokens))).parse(rest)?;
+                cut(list("(", "`(`", ")", |tokens| name("a name for the argument").parse(tokens)))
+                    .parse(rest)?;
             let (rest, statements) = scope(rest, errors, 0)?;
             Ok((rest, Item::Block(Block { name: block, parameters, statements })))
         }
@@ -202,12 +205,17 @@ fn list<'a, T>(
 fn input(tokens: Tokens<'_>) -> Parsed<'_, Input> {
     let (rest, input) = name("a name for the input").parse(tokens)?;
     let (rest, kind) = preceded(symbol(":", "`:`"), name("`ids`")).parse(rest)?;
-    let (rest, axes) = list("[", "`[`", "]", |tokens| name("a name for the axis").parse(tokens))(rest)?;
+    let (rest, axes) =
+        list("[", "`[`", "]", |tokens| name("a name for the axis").parse(tokens))(rest)?;
     Ok((rest, Input { name: input, kind, axes }))
 }
 
 /// Statements between braces. Errors inside are collected; only a missing brace fails.
-fn scope<'a>(tokens: Tokens<'a>, errors: &mut Vec<SyntaxError>, depth: usize) -> Parsed<'a, Vec<Statement>> {
+fn scope<'a>(
+    tokens: Tokens<'a>,
+    errors: &mut Vec<SyntaxError>,
+    depth: usize,
+) -> Parsed<'a, Vec<Statement>> {
     let (mut rest, _) = cut(symbol("{", "`{`")).parse(tokens)?;
     let mut statements = Vec::new();
     loop {
@@ -220,7 +228,10 @@ fn scope<'a>(tokens: Tokens<'a>, errors: &mut Vec<SyntaxError>, depth: usize) ->
             }
             TokenKind::End => return Err(nom::Err::Failure(SyntaxError::new(rest, "`}`"))),
             _ if begins_item(rest.0) => {
-                return Err(nom::Err::Failure(SyntaxError::new(rest, "`}` before the next part of the body")));
+                return Err(nom::Err::Failure(SyntaxError::new(
+                    rest,
+                    "`}` before the next part of the body",
+                )));
             }
             _ => {}
         }
@@ -237,7 +248,11 @@ fn scope<'a>(tokens: Tokens<'a>, errors: &mut Vec<SyntaxError>, depth: usize) ->
     }
 }
 
-fn statement<'a>(tokens: Tokens<'a>, errors: &mut Vec<SyntaxError>, depth: usize) -> Parsed<'a, Statement> {
+fn statement<'a>(
+    tokens: Tokens<'a>,
+    errors: &mut Vec<SyntaxError>,
+    depth: usize,
+) -> Parsed<'a, Statement> {
     let token = tokens.first();
     match &token.kind {
         TokenKind::Keyword("return") => {
@@ -252,7 +267,9 @@ fn statement<'a>(tokens: Tokens<'a>, errors: &mut Vec<SyntaxError>, depth: usize
             let (rest, _) = cut(symbol("[", "`[`")).parse(rest)?;
             let (rest, count) = cut(expression).parse(rest)?;
             let (rest, _) = cut(symbol("]", "`]`")).parse(rest)?;
-            let (rest, index) = opt(preceded(keyword("as", "`as` or `{`"), cut(name("a name for the index")))).parse(rest)?;
+            let (rest, index) =
+                opt(preceded(keyword("as", "`as` or `{`"), cut(name("a name for the index"))))
+                    .parse(rest)?;
             let (rest, statements) = scope(rest, errors, depth + 1)?;
             Ok((rest, Statement::Repeat(Repeat { label, count, index, statements })))
         }
@@ -262,6 +279,9 @@ fn statement<'a>(tokens: Tokens<'a>, errors: &mut Vec<SyntaxError>, depth: usize
             let name = Name { text: text.clone(), span: token.span };
             Ok((rest, Statement::Assign { name, value }))
         }
-        _ => Err(nom::Err::Failure(SyntaxError::new(tokens, "`name = …`, `repeat`, `return` or `}`"))),
+        _ => Err(nom::Err::Failure(SyntaxError::new(
+            tokens,
+            "`name = …`, `repeat`, `return` or `}`",
+        ))),
     }
 }

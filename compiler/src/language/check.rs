@@ -10,7 +10,9 @@ use crate::language::activation;
 use crate::language::architecture::{Architecture, ConfigDefault, ConfigKind};
 use crate::language::codes;
 use crate::language::expression::{CONSTANT_FUNCTIONS, Value, unknown_name};
-use crate::language::operations::{ArgumentKind, DISTRIBUTIONS, INITIALIZED, Operation, bind, operation};
+use crate::language::operations::{
+    ArgumentKind, DISTRIBUTIONS, INITIALIZED, Operation, bind, operation,
+};
 use crate::language::syntax::{Block, Call, Expr, ExprKind, Name, Statement};
 
 /// Names of masks without arguments; `window(n)` is the third.
@@ -92,7 +94,9 @@ impl<'a> Checker<'a> {
     fn sections(&mut self) {
         for check in &self.architecture.checks {
             match check.condition.check_names(self.architecture.config_names()) {
-                Ok(()) => self.read.extend(check.condition.names().iter().map(|name| name.text.as_str())),
+                Ok(()) => {
+                    self.read.extend(check.condition.names().iter().map(|name| name.text.as_str()))
+                }
                 Err(unknown) => self.push(unknown),
             }
             let kind = |name: &str| self.architecture.entry(name).map(|entry| entry.kind.clone());
@@ -121,25 +125,37 @@ impl<'a> Checker<'a> {
         }
         for item in &body.uses {
             self.distribution(&item.distribution);
-            for kind in item.kinds.iter().filter(|kind| !INITIALIZED.contains(&kind.text.as_str())) {
+            for kind in item.kinds.iter().filter(|kind| !INITIALIZED.contains(&kind.text.as_str()))
+            {
                 let near = nearest(&kind.text, INITIALIZED);
                 let help = near.map_or_else(
                     || format!("`use` speaks of {}", INITIALIZED.join(", ")),
                     |near| format!("did you mean `{near}`?"),
                 );
                 let message = format!("no parameters are of kind `{}`", kind.text);
-                self.push(Diagnostic::error(codes::INITIALIZATION, message).at(kind.span, "unknown kind").help(help));
+                self.push(
+                    Diagnostic::error(codes::INITIALIZATION, message)
+                        .at(kind.span, "unknown kind")
+                        .help(help),
+                );
             }
         }
         self.inputs();
         for input in &body.model.inputs {
-            self.locals.push(Local { name: &input.name.text, span: input.name.span, read: false, may_be_unread: false });
+            self.locals.push(Local {
+                name: &input.name.text,
+                span: input.name.span,
+                read: false,
+                may_be_unread: false,
+            });
         }
         self.callable(&body.model.statements, body.model.span);
         for block in &body.blocks {
             for (index, parameter) in block.parameters.iter().enumerate() {
                 self.shadows(parameter);
-                if let Some(first) = block.parameters[..index].iter().find(|first| first.text == parameter.text) {
+                if let Some(first) =
+                    block.parameters[..index].iter().find(|first| first.text == parameter.text)
+                {
                     self.duplicate(parameter, first.span);
                     continue;
                 }
@@ -163,12 +179,17 @@ impl<'a> Checker<'a> {
         if let Some(first) = known.insert(&name.text, name.span) {
             self.duplicate(name, first);
         }
-        let taken = operation(&name.text).is_some() || function_arity(&name.text).is_some() || name.text == "window";
+        let taken = operation(&name.text).is_some()
+            || function_arity(&name.text).is_some()
+            || name.text == "window";
         if taken || DISTRIBUTIONS.iter().any(|(known, _)| *known == name.text) {
             self.push(
-                Diagnostic::error(codes::DUPLICATE, format!("the language has a `{}` of its own", name.text))
-                    .at(name.span, format!("a {what} of the same name"))
-                    .help("give it another name"),
+                Diagnostic::error(
+                    codes::DUPLICATE,
+                    format!("the language has a `{}` of its own", name.text),
+                )
+                .at(name.span, format!("a {what} of the same name"))
+                .help("give it another name"),
             );
         }
     }
@@ -179,24 +200,36 @@ impl<'a> Checker<'a> {
             self.shadows(&input.name);
             let supplied = objective.inputs();
             let Some(known) = supplied.iter().find(|known| known.name == input.name.text) else {
-                let names = supplied.iter().map(|known| format!("`{}`", known.name)).collect::<Vec<_>>().join(", ");
+                let names = supplied
+                    .iter()
+                    .map(|known| format!("`{}`", known.name))
+                    .collect::<Vec<_>>()
+                    .join(", ");
                 self.push(
-                    Diagnostic::error(codes::INPUT, format!("the objective supplies no input `{}`", input.name.text))
-                        .at(input.name.span, "not supplied")
-                        .at(self.architecture.objective_span, format!("supplies {names}"))
-                        .help(format!("use {names}")),
+                    Diagnostic::error(
+                        codes::INPUT,
+                        format!("the objective supplies no input `{}`", input.name.text),
+                    )
+                    .at(input.name.span, "not supplied")
+                    .at(self.architecture.objective_span, format!("supplies {names}"))
+                    .help(format!("use {names}")),
                 );
                 continue;
             };
             let axes: Vec<&str> = input.axes.iter().map(|axis| axis.text.as_str()).collect();
             if input.kind.text != known.kind || axes != known.axes {
-                let declaration = format!("{}: {}[{}]", known.name, known.kind, known.axes.join(", "));
-                let span = input.axes.last().map_or(input.kind.span, |axis| input.kind.span.to(axis.span));
+                let declaration =
+                    format!("{}: {}[{}]", known.name, known.kind, known.axes.join(", "));
+                let span =
+                    input.axes.last().map_or(input.kind.span, |axis| input.kind.span.to(axis.span));
                 self.push(
-                    Diagnostic::error(codes::INPUT, format!("the objective supplies `{declaration}`"))
-                        .at(span, "declared otherwise")
-                        .at(self.architecture.objective_span, "this objective")
-                        .help(format!("write `{declaration}`")),
+                    Diagnostic::error(
+                        codes::INPUT,
+                        format!("the objective supplies `{declaration}`"),
+                    )
+                    .at(span, "declared otherwise")
+                    .at(self.architecture.objective_span, "this objective")
+                    .help(format!("write `{declaration}`")),
                 );
             }
         }
@@ -206,10 +239,13 @@ impl<'a> Checker<'a> {
     fn shadows(&mut self, name: &Name) {
         if let Some(entry) = self.architecture.entry(&name.text) {
             self.push(
-                Diagnostic::error(codes::SHADOWED_NAME, format!("`{}` is a setting already", name.text))
-                    .at(name.span, "another meaning")
-                    .at(entry.span, "the setting")
-                    .help("give the value another name"),
+                Diagnostic::error(
+                    codes::SHADOWED_NAME,
+                    format!("`{}` is a setting already", name.text),
+                )
+                .at(name.span, "another meaning")
+                .at(entry.span, "the setting")
+                .help("give the value another name"),
             );
         }
     }
@@ -295,7 +331,9 @@ impl<'a> Checker<'a> {
         match &expr.kind {
             ExprKind::Literal(_) => {}
             ExprKind::Name(path) => {
-                if let Some(local) = self.locals.iter_mut().rev().find(|local| local.name == path.text) {
+                if let Some(local) =
+                    self.locals.iter_mut().rev().find(|local| local.name == path.text)
+                {
                     local.read = true;
                 } else if self.architecture.entry(&path.text).is_some() {
                     self.read.insert(&path.text);
@@ -323,16 +361,20 @@ impl<'a> Checker<'a> {
         let name = call.name.text.as_str();
         if let Some(operation) = operation(name) {
             self.operation(operation, call, span);
-        } else if let Some(block) = self.architecture.body.blocks.iter().find(|block| block.name.text == name) {
+        } else if let Some(block) =
+            self.architecture.body.blocks.iter().find(|block| block.name.text == name)
+        {
             self.called.insert(&block.name.text);
-            let parameters: Vec<(&str, bool)> = block.parameters.iter().map(|name| (name.text.as_str(), true)).collect();
+            let parameters: Vec<(&str, bool)> =
+                block.parameters.iter().map(|name| (name.text.as_str(), true)).collect();
             if let Err(wrong) = bind(call, span, &parameters) {
                 self.push(wrong);
             }
             call.arguments.iter().for_each(|argument| self.expression(&argument.value));
         } else if let Some(arity) = function_arity(name) {
             let names = ["x", "y"];
-            let parameters: Vec<(&str, bool)> = names[..arity.min(2)].iter().map(|name| (*name, true)).collect();
+            let parameters: Vec<(&str, bool)> =
+                names[..arity.min(2)].iter().map(|name| (*name, true)).collect();
             let many = matches!(name, "max" | "min") && call.arguments.len() > 2;
             if !many && let Err(wrong) = bind(call, span, &parameters) {
                 self.push(wrong);
@@ -340,23 +382,31 @@ impl<'a> Checker<'a> {
             call.arguments.iter().for_each(|argument| self.expression(&argument.value));
         } else {
             let mut known: Vec<&str> = callable_names().collect();
-            known.extend(self.architecture.body.blocks.iter().map(|block| block.name.text.as_str()));
+            known
+                .extend(self.architecture.body.blocks.iter().map(|block| block.name.text.as_str()));
             self.push(crate::language::expression::unknown_function(call, known));
             call.arguments.iter().for_each(|argument| self.expression(&argument.value));
         }
     }
 
     fn operation(&mut self, operation: &'static Operation, call: &'a Call, span: Span) {
-        let parameters: Vec<(&str, bool)> = operation.parameters.iter().map(|p| (p.name, p.required)).collect();
+        let parameters: Vec<(&str, bool)> =
+            operation.parameters.iter().map(|p| (p.name, p.required)).collect();
         let bound = match bind(call, span, &parameters) {
             Ok(bound) => bound,
             Err(wrong) => return self.push(wrong),
         };
         if operation.needs_label && call.label.is_none() {
             self.push(
-                Diagnostic::error(codes::LABEL, format!("`{}` has parameters, so it needs a label", operation.name))
-                    .at(call.name.span, "no label")
-                    .help(format!("write `label: {}(…)`; the label names its parameters", operation.name)),
+                Diagnostic::error(
+                    codes::LABEL,
+                    format!("`{}` has parameters, so it needs a label", operation.name),
+                )
+                .at(call.name.span, "no label")
+                .help(format!(
+                    "write `label: {}(…)`; the label names its parameters",
+                    operation.name
+                )),
             );
         }
         for (parameter, argument) in operation.parameters.iter().zip(bound) {
@@ -376,16 +426,22 @@ impl<'a> Checker<'a> {
                     }
                     _ => self.expression(value),
                 },
-                ArgumentKind::Never => self.chosen(value, &mut |checker, value| match &value.kind {
-                    ExprKind::Name(path) if path.text == "never" => {}
-                    _ => checker.push(
-                        Diagnostic::error(codes::ARGUMENTS, "`cola` can only be `never`")
-                            .at(value.span, "something else")
-                            .help("write `cola = never`, or leave it out and let specs decide"),
-                    ),
-                }),
-                ArgumentKind::Label => self.chosen(value, &mut |checker, value| checker.label(value)),
-                ArgumentKind::Distribution => self.chosen(value, &mut |checker, value| checker.distribution(value)),
+                ArgumentKind::Never => {
+                    self.chosen(value, &mut |checker, value| match &value.kind {
+                        ExprKind::Name(path) if path.text == "never" => {}
+                        _ => checker.push(
+                            Diagnostic::error(codes::ARGUMENTS, "`cola` can only be `never`")
+                                .at(value.span, "something else")
+                                .help("write `cola = never`, or leave it out and let specs decide"),
+                        ),
+                    })
+                }
+                ArgumentKind::Label => {
+                    self.chosen(value, &mut |checker, value| checker.label(value))
+                }
+                ArgumentKind::Distribution => {
+                    self.chosen(value, &mut |checker, value| checker.distribution(value))
+                }
             }
         }
     }
@@ -410,10 +466,16 @@ impl<'a> Checker<'a> {
             ExprKind::Name(path) => {
                 let near = nearest(&path.text, self.labels.iter().copied());
                 let labels = self.labels.iter().copied().collect::<Vec<_>>().join(", ");
-                let help =
-                    near.map_or_else(|| format!("labels are {labels}"), |near| format!("did you mean `{near}`?"));
+                let help = near.map_or_else(
+                    || format!("labels are {labels}"),
+                    |near| format!("did you mean `{near}`?"),
+                );
                 let message = format!("there is no label `{}`", path.text);
-                self.push(Diagnostic::error(codes::UNKNOWN_LABEL, message).at(path.span, "unknown label").help(help));
+                self.push(
+                    Diagnostic::error(codes::UNKNOWN_LABEL, message)
+                        .at(path.span, "unknown label")
+                        .help(help),
+                );
             }
             _ => self.push(
                 Diagnostic::error(codes::ARGUMENTS, "a label is needed here")
@@ -425,24 +487,38 @@ impl<'a> Checker<'a> {
 
     fn distribution(&mut self, value: &'a Expr) {
         let (name, arguments) = match &value.kind {
-            ExprKind::Name(path) => (Name { text: path.text.clone(), span: path.span }, [].as_slice()),
-            ExprKind::Call(call) if call.label.is_none() => (call.name.clone(), call.arguments.as_slice()),
+            ExprKind::Name(path) => {
+                (Name { text: path.text.clone(), span: path.span }, [].as_slice())
+            }
+            ExprKind::Call(call) if call.label.is_none() => {
+                (call.name.clone(), call.arguments.as_slice())
+            }
             _ => return self.push(not_a_distribution(value.span)),
         };
         let inits = &self.architecture.body.inits;
         let declared = inits.iter().find(|init| init.name.text == name.text);
-        let known = DISTRIBUTIONS.iter().find(|(known, _)| *known == name.text).map(|(_, arity)| *arity);
+        let known =
+            DISTRIBUTIONS.iter().find(|(known, _)| *known == name.text).map(|(_, arity)| *arity);
         if let Some(declared) = declared {
             self.distributions.insert(&declared.name.text);
         }
         let Some(arity) = known.or(declared.map(|_| 0)) else {
-            let names: Vec<&str> =
-                DISTRIBUTIONS.iter().map(|(name, _)| *name).chain(inits.iter().map(|i| i.name.text.as_str())).collect();
+            let names: Vec<&str> = DISTRIBUTIONS
+                .iter()
+                .map(|(name, _)| *name)
+                .chain(inits.iter().map(|i| i.name.text.as_str()))
+                .collect();
             let near = nearest(&name.text, names.iter().copied());
-            let help = near
-                .map_or_else(|| format!("distributions are {}", names.join(", ")), |near| format!("did you mean `{near}`?"));
+            let help = near.map_or_else(
+                || format!("distributions are {}", names.join(", ")),
+                |near| format!("did you mean `{near}`?"),
+            );
             let message = format!("there is no distribution `{}`", name.text);
-            return self.push(Diagnostic::error(codes::INITIALIZATION, message).at(name.span, "unknown").help(help));
+            return self.push(
+                Diagnostic::error(codes::INITIALIZATION, message)
+                    .at(name.span, "unknown")
+                    .help(help),
+            );
         };
         if arguments.len() != arity || arguments.iter().any(|argument| argument.name.is_some()) {
             let message = format!("`{}` takes {arity} values without names", name.text);
@@ -467,15 +543,23 @@ impl<'a> Checker<'a> {
 
     fn unused(&mut self) {
         let body = &self.architecture.body;
-        for block in body.blocks.iter().filter(|block| !self.called.contains(block.name.text.as_str())) {
+        for block in
+            body.blocks.iter().filter(|block| !self.called.contains(block.name.text.as_str()))
+        {
             let message = format!("block `{}` is never called", block.name.text);
             let help = "call it, or take it away";
-            self.diagnostics.push(Diagnostic::error(codes::UNUSED, message).at(block.name.span, "unused").help(help));
+            self.diagnostics.push(
+                Diagnostic::error(codes::UNUSED, message).at(block.name.span, "unused").help(help),
+            );
         }
-        for init in body.inits.iter().filter(|init| !self.distributions.contains(init.name.text.as_str())) {
+        for init in
+            body.inits.iter().filter(|init| !self.distributions.contains(init.name.text.as_str()))
+        {
             let message = format!("distribution `{}` is never used", init.name.text);
             let help = "use it, or take it away";
-            self.diagnostics.push(Diagnostic::error(codes::UNUSED, message).at(init.name.span, "unused").help(help));
+            self.diagnostics.push(
+                Diagnostic::error(codes::UNUSED, message).at(init.name.span, "unused").help(help),
+            );
         }
         self.recursion();
         // A setting that only defines another counts if the other does.
@@ -503,11 +587,16 @@ impl<'a> Checker<'a> {
         if self.diagnostics.iter().any(|diagnostic| diagnostic.code == codes::UNKNOWN_NAME) {
             return;
         }
-        for entry in self.architecture.config.iter().filter(|entry| !read.contains(entry.name.as_str())) {
+        for entry in
+            self.architecture.config.iter().filter(|entry| !read.contains(entry.name.as_str()))
+        {
             self.diagnostics.push(
-                Diagnostic::error(codes::UNUSED, format!("setting `{}` changes nothing", entry.name))
-                    .at(entry.span, "read by neither the body nor a check")
-                    .help("use it in the body, or take it away"),
+                Diagnostic::error(
+                    codes::UNUSED,
+                    format!("setting `{}` changes nothing", entry.name),
+                )
+                .at(entry.span, "read by neither the body nor a check")
+                .help("use it in the body, or take it away"),
             );
         }
     }
@@ -534,10 +623,13 @@ impl<'a> Checker<'a> {
                 if at == start {
                     let name = &blocks[start].name;
                     self.diagnostics.push(
-                        Diagnostic::error(codes::RECURSION, format!("block `{}` calls itself", name.text))
-                            .at(span, "called again here")
-                            .at(name.span, "inside this block")
-                            .help("write what is repeated as `repeat label[n] { … }`"),
+                        Diagnostic::error(
+                            codes::RECURSION,
+                            format!("block `{}` calls itself", name.text),
+                        )
+                        .at(span, "called again here")
+                        .at(name.span, "inside this block")
+                        .help("write what is repeated as `repeat label[n] { … }`"),
                     );
                     // Others of the same circle would only repeat it.
                     return;

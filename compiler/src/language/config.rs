@@ -54,14 +54,26 @@ impl Config {
                 diagnostics.push(unknown_setting(setting, architecture));
             }
         }
-        let given = |entry: &ConfigEntry| settings.iter().find(|setting| setting.name == entry.name).copied();
-        let missing: Vec<&ConfigEntry> =
-            architecture.config.iter().filter(|entry| entry.default.is_none() && given(entry).is_none()).collect();
+        let given = |entry: &ConfigEntry| {
+            settings.iter().find(|setting| setting.name == entry.name).copied()
+        };
+        let missing: Vec<&ConfigEntry> = architecture
+            .config
+            .iter()
+            .filter(|entry| entry.default.is_none() && given(entry).is_none())
+            .collect();
         if !missing.is_empty() {
-            let names = missing.iter().map(|entry| format!("`{}`", entry.name)).collect::<Vec<_>>().join(", ");
-            let mut diagnostic = Diagnostic::error(codes::MISSING_SETTING, format!("the architecture needs {names}"))
-                .at(section, "not in this section")
-                .help(format!("add {} = … under [model]", missing[0].name));
+            let names = missing
+                .iter()
+                .map(|entry| format!("`{}`", entry.name))
+                .collect::<Vec<_>>()
+                .join(", ");
+            let mut diagnostic = Diagnostic::error(
+                codes::MISSING_SETTING,
+                format!("the architecture needs {names}"),
+            )
+            .at(section, "not in this section")
+            .help(format!("add {} = … under [model]", missing[0].name));
             for entry in &missing {
                 diagnostic = diagnostic.at(entry.span, "required here");
             }
@@ -77,11 +89,14 @@ impl Config {
             resolver.resolve(index, &mut Vec::new());
         }
         let Resolver { states, mut diagnostics, settings, .. } = resolver;
-        let values = architecture.config.iter().zip(states).zip(settings).filter_map(|((entry, state), setting)| {
-            let State::Known(value) = state else { return None };
-            let span = setting.map_or(entry.span, |setting| setting.name_span.to(setting.value_span));
-            Some(ConfigValue { name: entry.name.clone(), value, span })
-        });
+        let values = architecture.config.iter().zip(states).zip(settings).filter_map(
+            |((entry, state), setting)| {
+                let State::Known(value) = state else { return None };
+                let span =
+                    setting.map_or(entry.span, |setting| setting.name_span.to(setting.value_span));
+                Some(ConfigValue { name: entry.name.clone(), value, span })
+            },
+        );
         let config = Config(values.collect());
         for check in &architecture.checks {
             // A check over a setting that is wrong already would only repeat that.
@@ -110,7 +125,11 @@ impl Config {
         for known in &involved {
             diagnostic = diagnostic.at(known.span, format!("`{}` is {}", known.name, known.value));
         }
-        let names = involved.iter().map(|known| format!("`{}`", known.name)).collect::<Vec<_>>().join(" or ");
+        let names = involved
+            .iter()
+            .map(|known| format!("`{}`", known.name))
+            .collect::<Vec<_>>()
+            .join(" or ");
         Err(diagnostic.at(condition.span(), "must hold").help(format!("change {names}")))
     }
 
@@ -132,10 +151,12 @@ impl Config {
 
 fn unknown_setting(setting: &Setting<'_>, architecture: &Architecture) -> Diagnostic {
     let message = format!("the architecture has no setting `{}`", setting.name);
-    let diagnostic = Diagnostic::error(codes::UNKNOWN_SETTING, message).at(setting.name_span, "unknown");
+    let diagnostic =
+        Diagnostic::error(codes::UNKNOWN_SETTING, message).at(setting.name_span, "unknown");
     match nearest(setting.name, architecture.config_names()) {
         Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
-        None => diagnostic.help(format!("it has {}", architecture.config_names().collect::<Vec<_>>().join(", "))),
+        None => diagnostic
+            .help(format!("it has {}", architecture.config_names().collect::<Vec<_>>().join(", "))),
     }
 }
 
@@ -187,11 +208,16 @@ impl Resolver<'_> {
 
     fn circle(&mut self, members: &[usize]) {
         let name = |at: &usize| format!("`{}`", self.entries[*at].name);
-        let path = members.iter().chain(members.first()).map(name).collect::<Vec<_>>().join(" from ");
-        let mut diagnostic = Diagnostic::error(codes::CYCLE, format!("settings are computed from each other: {path}"))
-            .help("give one of them a number");
+        let path =
+            members.iter().chain(members.first()).map(name).collect::<Vec<_>>().join(" from ");
+        let mut diagnostic = Diagnostic::error(
+            codes::CYCLE,
+            format!("settings are computed from each other: {path}"),
+        )
+        .help("give one of them a number");
         for &at in members {
-            let span = self.settings[at].map_or(self.entries[at].span, |setting| setting.value_span);
+            let span =
+                self.settings[at].map_or(self.entries[at].span, |setting| setting.value_span);
             diagnostic = diagnostic.at(span, "computed from another of them");
             self.states[at] = State::Wrong;
         }
@@ -231,15 +257,25 @@ impl Resolver<'_> {
                     let expression = Expression::parse(text, source, offset)?;
                     expression.check_names(self.entries.iter().map(|entry| entry.name.as_str()))?;
                     let value = self.expression(&expression, path)?;
-                    value.map(|value| fit(value, entry, setting.value_span, Some(entry.span))).transpose()
+                    value
+                        .map(|value| fit(value, entry, setting.value_span, Some(entry.span)))
+                        .transpose()
                 }
-                (value, _) => fit(value.clone(), entry, setting.value_span, Some(entry.span)).map(Some),
+                (value, _) => {
+                    fit(value.clone(), entry, setting.value_span, Some(entry.span)).map(Some)
+                }
             },
         }
     }
 
-    fn expression(&mut self, expression: &Expression, path: &mut Vec<usize>) -> Result<Option<Value>, Diagnostic> {
-        let position = |entries: &[ConfigEntry], name: &str| entries.iter().position(|entry| entry.name == name);
+    fn expression(
+        &mut self,
+        expression: &Expression,
+        path: &mut Vec<usize>,
+    ) -> Result<Option<Value>, Diagnostic> {
+        let position = |entries: &[ConfigEntry], name: &str| {
+            entries.iter().position(|entry| entry.name == name)
+        };
         for name in expression.names() {
             let Some(at) = position(self.entries, &name.text) else { return Ok(None) };
             self.resolve(at, path);
@@ -256,7 +292,12 @@ impl Resolver<'_> {
 }
 
 /// The value as the kind that the setting takes.
-fn fit(value: Value, entry: &ConfigEntry, span: Span, declared: Option<Span>) -> Result<Value, Diagnostic> {
+fn fit(
+    value: Value,
+    entry: &ConfigEntry,
+    span: Span,
+    declared: Option<Span>,
+) -> Result<Value, Diagnostic> {
     match (&entry.kind, &value) {
         (ConfigKind::Integer, Value::Integer(_))
         | (ConfigKind::Number, Value::Float(_))
@@ -265,9 +306,11 @@ fn fit(value: Value, entry: &ConfigEntry, span: Span, declared: Option<Span>) ->
         (ConfigKind::OneOf(texts), Value::Text(text)) if texts.contains(text) => Ok(value),
         (kind, value) => {
             let wanted = kind.describe();
-            let mut diagnostic =
-                Diagnostic::error(codes::SETTING_TYPE, format!("`{}` takes {wanted}, not {value}", entry.name))
-                    .at(span, format!("is not {wanted}"));
+            let mut diagnostic = Diagnostic::error(
+                codes::SETTING_TYPE,
+                format!("`{}` takes {wanted}, not {value}", entry.name),
+            )
+            .at(span, format!("is not {wanted}"));
             if let Some(declared) = declared {
                 diagnostic = diagnostic.at(declared, "declared here");
             }

@@ -106,26 +106,43 @@ impl Reader<'_> {
         entries
     }
 
-    fn node(&self, value: &DeValue<'_>, range: std::ops::Range<usize>, diagnostics: &mut Diagnostics) -> Node {
+    fn node(
+        &self,
+        value: &DeValue<'_>,
+        range: std::ops::Range<usize>,
+        diagnostics: &mut Diagnostics,
+    ) -> Node {
         let span = Span::new(self.source, range.clone());
         let mut refuse = |what: &str, help: &str| {
-            diagnostics.push(Diagnostic::error(codes::TOML, what).at(span, "not a value here").help(help));
+            diagnostics
+                .push(Diagnostic::error(codes::TOML, what).at(span, "not a value here").help(help));
             Content::Plain(Value::Integer(0), None)
         };
         let content = match value {
-            DeValue::String(text) => Content::Plain(Value::Text(text.to_string()), self.text_start(text, range)),
-            DeValue::Integer(integer) => match i64::from_str_radix(integer.as_str(), integer.radix()) {
-                Ok(number) => Content::Plain(Value::Integer(number), None),
-                Err(_) => refuse("the number is too large", "write a number of at most 64 bits"),
-            },
+            DeValue::String(text) => {
+                Content::Plain(Value::Text(text.to_string()), self.text_start(text, range))
+            }
+            DeValue::Integer(integer) => {
+                match i64::from_str_radix(integer.as_str(), integer.radix()) {
+                    Ok(number) => Content::Plain(Value::Integer(number), None),
+                    Err(_) => {
+                        refuse("the number is too large", "write a number of at most 64 bits")
+                    }
+                }
+            }
             DeValue::Float(float) => match float.as_str().parse::<f64>() {
                 Ok(number) if number.is_finite() => Content::Plain(Value::Float(number), None),
                 _ => refuse("the number is not finite", "write a finite number"),
             },
             DeValue::Boolean(truth) => Content::Plain(Value::Boolean(*truth), None),
-            DeValue::Datetime(_) => refuse("an architecture has no dates", "write a number or a text"),
+            DeValue::Datetime(_) => {
+                refuse("an architecture has no dates", "write a number or a text")
+            }
             DeValue::Array(values) => Content::List(
-                values.iter().map(|value| self.node(value.get_ref(), value.span(), diagnostics)).collect(),
+                values
+                    .iter()
+                    .map(|value| self.node(value.get_ref(), value.span(), diagnostics))
+                    .collect(),
             ),
             DeValue::Table(table) => Content::Table(self.table(table, diagnostics)),
         };
@@ -135,10 +152,15 @@ impl Reader<'_> {
     /// The byte where a string's text begins, if it stands in the file byte for byte.
     fn text_start(&self, text: &str, range: std::ops::Range<usize>) -> Option<usize> {
         let written = self.text.get(range.clone())?;
-        let quotes = ["\"\"\"", "'''", "\"", "'"].into_iter().find(|quotes| written.starts_with(quotes))?.len();
+        let quotes = ["\"\"\"", "'''", "\"", "'"]
+            .into_iter()
+            .find(|quotes| written.starts_with(quotes))?
+            .len();
         let inner = written.get(quotes..written.len().checked_sub(quotes)?)?;
         // A line break right after three quotes does not belong to the text.
-        let line_break = [("\r\n", 2), ("\n", 1)].into_iter().find(|(br, _)| quotes == 3 && inner.starts_with(br));
+        let line_break = [("\r\n", 2), ("\n", 1)]
+            .into_iter()
+            .find(|(br, _)| quotes == 3 && inner.starts_with(br));
         let skipped = line_break.map_or(0, |(_, length)| length);
         (inner.get(skipped..)? == text).then_some(range.start + quotes + skipped)
     }

@@ -189,9 +189,11 @@ fn kind(tree: &Expr, names: &dyn Fn(&str) -> Option<ConfigKind>) -> Option<Confi
         }
         ExprKind::Call(call) => match call.name.text.as_str() {
             "sqrt" => Some(ConfigKind::Number),
-            "min" | "max" => call.arguments.iter().try_fold(ConfigKind::Integer, |widest, argument| {
-                Some(wider(widest, kind(&argument.value, names)?))
-            }),
+            "min" | "max" => {
+                call.arguments.iter().try_fold(ConfigKind::Integer, |widest, argument| {
+                    Some(wider(widest, kind(&argument.value, names)?))
+                })
+            }
             _ => Some(ConfigKind::Integer),
         },
     }
@@ -381,7 +383,8 @@ impl Evaluator<'_> {
     }
 
     fn call(self, tree: &Expr, call: &Call) -> Result<Value, Diagnostic> {
-        let Some((function, arity)) = CONSTANT_FUNCTIONS.iter().find(|(name, _)| *name == call.name.text)
+        let Some((function, arity)) =
+            CONSTANT_FUNCTIONS.iter().find(|(name, _)| *name == call.name.text)
         else {
             return Err(unknown_function(call, CONSTANT_FUNCTIONS.map(|(name, _)| name)));
         };
@@ -564,7 +567,9 @@ mod tests {
 
     #[test]
     fn values() {
-        let integer = |text: &str, number| assert_eq!(evaluate(text).expect(text), Value::Integer(number), "{text}");
+        let integer = |text: &str, number| {
+            assert_eq!(evaluate(text).expect(text), Value::Integer(number), "{text}")
+        };
         integer("1 + 2 * 3 - 4", 3);
         integer("(1 + 2) * 3", 9);
         integer("2 - 3 - 4", -5);
@@ -584,13 +589,17 @@ mod tests {
         integer("min(width, 64) if tied else 7", 64);
         integer("1 if not tied else 2 if width > 512 else 3", 3);
         integer("60_000", 60_000);
-        let float = |text: &str, number| assert_eq!(evaluate(text).expect(text), Value::Float(number), "{text}");
+        let float = |text: &str, number| {
+            assert_eq!(evaluate(text).expect(text), Value::Float(number), "{text}")
+        };
         float("1.0 / 4", 0.25);
         float("sqrt(width / 8)", 8.0);
         float("0.02 / sqrt(2 * 8)", 0.005);
         float("max(1, 0.5)", 1.0);
         float("1e-6 + eps", 2e-6);
-        let truth = |text: &str, truth| assert_eq!(evaluate(text).expect(text), Value::Boolean(truth), "{text}");
+        let truth = |text: &str, truth| {
+            assert_eq!(evaluate(text).expect(text), Value::Boolean(truth), "{text}")
+        };
         truth("width % 4 == 0 and tied", true);
         truth("kind == 'silu' or missing", true);
         truth("not tied and missing", false);
@@ -640,6 +649,7 @@ mod tests {
         code(&"(".repeat(100_000), codes::SYNTAX);
         code(&"-".repeat(100_000), codes::SYNTAX);
         code(&"not ".repeat(100_000), codes::SYNTAX);
+        code(&vec!["1"; 100_000].join("+"), codes::SYNTAX);
         code("1 $ 2", codes::UNKNOWN_CHARACTER);
         code("'silu", codes::UNCLOSED_TEXT);
     }

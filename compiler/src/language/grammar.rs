@@ -18,11 +18,37 @@ use crate::language::syntax::{
 use crate::language::tokens::{Parsed, SyntaxError, Tokens, keyword, name, symbol};
 
 /// Brackets and operators before an operand may not nest deeper than this, so that no text exhausts the stack.
-const MAX_DEPTH: usize = 64;
+const MAX_DEPTH: usize = 32;
+
+/// Operators of one precedence in a row.
+const MAX_CHAIN: usize = 64;
+
+/// Parts inside each other: those who read the tree recurse as deep as it is.
+const MAX_TREE_DEPTH: usize = 256;
 
 /// An expression.
 pub(crate) fn expression(tokens: Tokens<'_>) -> Parsed<'_, Expr> {
-    conditional(tokens, 0)
+    let (rest, tree) = conditional(tokens, 0)?;
+    if depth_of(&tree) > MAX_TREE_DEPTH {
+        let expected = "an expression of fewer parts: assign some of them to names first";
+        return Err(nom::Err::Failure(SyntaxError::new(tokens, expected)));
+    }
+    Ok((rest, tree))
+}
+
+fn depth_of(tree: &Expr) -> usize {
+    1 + match &tree.kind {
+        ExprKind::Literal(_) | ExprKind::Name(_) => 0,
+        ExprKind::Unary { operand, .. } => depth_of(operand),
+        ExprKind::Binary { left, right, .. } => depth_of(left).max(depth_of(right)),
+        ExprKind::Conditional { value, condition, otherwise } => {
+            let otherwise = otherwise.as_deref().map_or(0, depth_of);
+            depth_of(value).max(depth_of(condition)).max(otherwise)
+        }
+        ExprKind::Call(call) => {
+            call.arguments.iter().map(|a| depth_of(&a.value)).max().unwrap_or(0)
+        }
+    }
 }
 
 fn conditional(tokens: Tokens<'_>, depth: usize) -> Parsed<'_, Expr> {
@@ -53,26 +79,32 @@ fn binary(operator: BinaryOperator, left: Expr, right: Expr) -> Expr {
     Expr { kind: ExprKind::Binary { operator, left: Box::new(left), right: Box::new(right) }, span }
 }
 
-fn disjunction(tokens: Tokens<'_>, depth: usize) -> Parsed<'_, Expr> {
-    let (rest, first) = conjunction(tokens, depth)?;
-    let (rest, others) =
-        many0(preceded(keyword("or", "an operator"), cut(|tokens| conjunction(tokens, depth))))
-            .parse(rest)?;
+/// Operands with operators between them, which bind to the left.
+fn chain<'a>(
+    tokens: Tokens<'a>,
+    operator: impl Parser<Tokens<'a>, Output = BinaryOperator, Error = SyntaxError>,
+    mut operand: impl FnMut(Tokens<'a>) -> Parsed<'a, Expr>,
+) -> Parsed<'a, Expr> {
+    let (rest, first) = operand(tokens)?;
+    let (rest, others) = many0((operator, cut(operand))).parse(rest)?;
+    if others.len() > MAX_CHAIN {
+        let expected = "an expression of fewer operators: assign parts of it to names first";
+        return Err(nom::Err::Failure(SyntaxError::new(tokens, expected)));
+    }
     Ok((
         rest,
-        others.into_iter().fold(first, |left, right| binary(BinaryOperator::Or, left, right)),
+        others.into_iter().fold(first, |left, (operator, right)| binary(operator, left, right)),
     ))
 }
 
+fn disjunction(tokens: Tokens<'_>, depth: usize) -> Parsed<'_, Expr> {
+    let operator = keyword("or", "an operator").map(|_| BinaryOperator::Or);
+    chain(tokens, operator, |tokens| conjunction(tokens, depth))
+}
+
 fn conjunction(tokens: Tokens<'_>, depth: usize) -> Parsed<'_, Expr> {
-    let (rest, first) = negation(tokens, depth)?;
-    let (rest, others) =
-        many0(preceded(keyword("and", "an operator"), cut(|tokens| negation(tokens, depth))))
-            .parse(rest)?;
-    Ok((
-        rest,
-        others.into_iter().fold(first, |left, right| binary(BinaryOperator::And, left, right)),
-    ))
+    let operator = keyword("and", "an operator").map(|_| BinaryOperator::And);
+    chain(tokens, operator, |tokens| negation(tokens, depth))
 }
 
 fn negation(tokens: Tokens<'_>, depth: usize) -> Parsed<'_, Expr> {
@@ -121,24 +153,12 @@ fn comparison(tokens: Tokens<'_>, depth: usize) -> Parsed<'_, Expr> {
 
 fn sum(tokens: Tokens<'_>, depth: usize) -> Parsed<'_, Expr> {
     let operators = &[BinaryOperator::Add, BinaryOperator::Subtract];
-    let (rest, first) = product(tokens, depth)?;
-    let (rest, others) =
-        many0((one_operator(operators), cut(|tokens| product(tokens, depth)))).parse(rest)?;
-    Ok((
-        rest,
-        others.into_iter().fold(first, |left, (operator, right)| binary(operator, left, right)),
-    ))
+    chain(tokens, one_operator(operators), |tokens| product(tokens, depth))
 }
 
 fn product(tokens: Tokens<'_>, depth: usize) -> Parsed<'_, Expr> {
     let operators = &[BinaryOperator::Multiply, BinaryOperator::Divide, BinaryOperator::Remainder];
-    let (rest, first) = sign(tokens, depth)?;
-    let (rest, others) =
-        many0((one_operator(operators), cut(|tokens| sign(tokens, depth)))).parse(rest)?;
-    Ok((
-        rest,
-        others.into_iter().fold(first, |left, (operator, right)| binary(operator, left, right)),
-    ))
+    chain(tokens, one_operator(operators), |tokens| sign(tokens, depth))
 }
 
 fn sign(tokens: Tokens<'_>, depth: usize) -> Parsed<'_, Expr> {

@@ -70,15 +70,22 @@ impl HuggingFace {
     }
 
     /// Makes sure that renamed settings exist and expressions read known names.
-    pub(crate) fn check<'a>(&self, settings: impl Iterator<Item = &'a str> + Clone) -> Vec<Diagnostic> {
+    pub(crate) fn check<'a>(
+        &self,
+        settings: impl Iterator<Item = &'a str> + Clone,
+    ) -> Vec<Diagnostic> {
         let mut wrong = Vec::new();
         for renamed in &self.renamed {
             if !settings.clone().any(|known| known == renamed.setting) {
                 let near = nearest(&renamed.setting, settings.clone());
-                let help = near.map_or("declare it in `[config]`".to_owned(), |near| format!("did you mean `{near}`?"));
+                let help = near.map_or("declare it in `[config]`".to_owned(), |near| {
+                    format!("did you mean `{near}`?")
+                });
                 let message = format!("`[config]` has no `{}` to rename", renamed.setting);
                 wrong.push(
-                    Diagnostic::error(codes::UNKNOWN_KEY, message).at(renamed.entry_span, "unknown").help(help),
+                    Diagnostic::error(codes::UNKNOWN_KEY, message)
+                        .at(renamed.entry_span, "unknown")
+                        .help(help),
                 );
             }
         }
@@ -114,16 +121,21 @@ impl HuggingFace {
             let renamed = self.renamed.iter().find(|renamed| renamed.setting == name);
             let key = renamed.map_or(name, |renamed| &renamed.name);
             let known = value.as_text().and_then(|text| {
-                renamed?.values.iter().find(|(here, _)| here == text).map(|(_, there)| Json::from(there.as_str()))
+                renamed?
+                    .values
+                    .iter()
+                    .find(|(here, _)| here == text)
+                    .map(|(_, there)| Json::from(there.as_str()))
             });
             json.insert(key.to_owned(), known.unwrap_or_else(|| to_json(value)));
         }
         for (key, said) in said {
             let value = match said {
                 Said::Literal(json) => json.clone(),
-                Said::Expression(expression) => {
-                    to_json(&expression.evaluate(&|name| config.get(name).cloned().or_else(|| names(name)))?)
-                }
+                Said::Expression(expression) => to_json(
+                    &expression
+                        .evaluate(&|name| config.get(name).cloned().or_else(|| names(name)))?,
+                ),
             };
             json.insert(key.clone(), value);
         }
@@ -143,7 +155,8 @@ fn to_json(value: &Value) -> Json {
 /// `name = "other"`, or `name = { name = "other", values = { a = "b" } }`.
 fn renamed(entry: &Entry) -> Result<Renamed, Diagnostic> {
     let setting = entry.key.clone();
-    let mut renamed = Renamed { name: setting.clone(), setting, entry_span: entry.key_span, values: Vec::new() };
+    let mut renamed =
+        Renamed { name: setting.clone(), setting, entry_span: entry.key_span, values: Vec::new() };
     let Content::Table(parts) = &entry.node.content else {
         renamed.name = text(&entry.node)?.0.to_owned();
         return Ok(renamed);
@@ -168,7 +181,9 @@ fn said(node: &Node) -> Result<Vec<(String, Said)>, Diagnostic> {
     for entry in table(node)? {
         let said = match &entry.node.content {
             Content::Table(parts) => {
-                let [part] = parts.as_slice() else { return Err(wrong_value(&entry.node, "{ expression = \"…\" }")) };
+                let [part] = parts.as_slice() else {
+                    return Err(wrong_value(&entry.node, "{ expression = \"…\" }"));
+                };
                 if part.key != "expression" {
                     return Err(unknown_key(part, "a computed value", &["expression"]));
                 }
@@ -185,7 +200,9 @@ fn said(node: &Node) -> Result<Vec<(String, Said)>, Diagnostic> {
 fn literal(node: &Node) -> Result<Json, Diagnostic> {
     match &node.content {
         Content::Plain(value, _) => Ok(to_json(value)),
-        Content::List(nodes) => nodes.iter().map(literal).collect::<Result<Vec<_>, _>>().map(Json::from),
+        Content::List(nodes) => {
+            nodes.iter().map(literal).collect::<Result<Vec<_>, _>>().map(Json::from)
+        }
         Content::Table(_) => Err(wrong_value(node, "a number, text, truth value or list")),
     }
 }

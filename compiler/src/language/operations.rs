@@ -113,7 +113,11 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     Operation {
         name: "rms_norm",
         kind: OperationKind::RmsNorm,
-        parameters: &[required("x", A::Value), required("eps", A::Number), optional("init", A::Distribution)],
+        parameters: &[
+            required("x", A::Value),
+            required("eps", A::Number),
+            optional("init", A::Distribution),
+        ],
         needs_label: true,
     },
     Operation {
@@ -155,7 +159,8 @@ pub(crate) const OPERATIONS: &[Operation] = &[
 ];
 
 /// Distributions with the number of their arguments.
-pub(crate) const DISTRIBUTIONS: [(&str, usize); 4] = [("normal", 2), ("ones", 0), ("uniform", 1), ("zeros", 0)];
+pub(crate) const DISTRIBUTIONS: [(&str, usize); 4] =
+    [("normal", 2), ("ones", 0), ("uniform", 1), ("zeros", 0)];
 
 /// What `use … for` may name, with the operation that has such a parameter.
 pub(crate) const INITIALIZED: [&str; 4] = ["linear", "embedding", "rms_norm", "bias"];
@@ -179,39 +184,56 @@ pub(crate) fn bind<'a>(
     let called = &call.name.text;
     let takes = || match parameters {
         [] => format!("`{called}` takes no arguments"),
-        _ => format!("`{called}` takes {}", parameters.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")),
+        _ => format!(
+            "`{called}` takes {}",
+            parameters.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+        ),
     };
     let mut bound: Vec<Option<&Argument>> = vec![None; parameters.len()];
     let mut position = 0;
     for argument in &call.arguments {
         let at = match &argument.name {
-            Some(name) => parameters.iter().position(|(known, _)| *known == name.text).ok_or_else(|| {
-                let near = nearest(&name.text, parameters.iter().map(|(known, _)| *known));
-                Diagnostic::error(codes::ARGUMENTS, format!("`{called}` has no argument `{}`", name.text))
+            Some(name) => {
+                parameters.iter().position(|(known, _)| *known == name.text).ok_or_else(|| {
+                    let near = nearest(&name.text, parameters.iter().map(|(known, _)| *known));
+                    Diagnostic::error(
+                        codes::ARGUMENTS,
+                        format!("`{called}` has no argument `{}`", name.text),
+                    )
                     .at(name.span, "unknown argument")
                     .help(near.map_or_else(takes, |near| format!("did you mean `{near}`?")))
-            })?,
+                })?
+            }
             None if position < parameters.len() => {
                 position += 1;
                 position - 1
             }
             None => {
-                return Err(Diagnostic::error(codes::ARGUMENTS, format!("too many arguments for `{called}`"))
-                    .at(argument.span(), "one too many")
-                    .help(takes()));
+                return Err(Diagnostic::error(
+                    codes::ARGUMENTS,
+                    format!("too many arguments for `{called}`"),
+                )
+                .at(argument.span(), "one too many")
+                .help(takes()));
             }
         };
         if let Some(first) = bound[at].replace(argument) {
-            return Err(Diagnostic::error(codes::ARGUMENTS, format!("`{}` is given twice", parameters[at].0))
-                .at(argument.span(), "second")
-                .at(first.span(), "first")
-                .help("take one of them away"));
+            return Err(Diagnostic::error(
+                codes::ARGUMENTS,
+                format!("`{}` is given twice", parameters[at].0),
+            )
+            .at(argument.span(), "second")
+            .at(first.span(), "first")
+            .help("take one of them away"));
         }
     }
-    match parameters.iter().zip(&bound).find(|((_, required), bound)| *required && bound.is_none()) {
-        Some(((name, _), _)) => Err(Diagnostic::error(codes::ARGUMENTS, format!("`{called}` needs `{name}`"))
-            .at(span, format!("no `{name}` here"))
-            .help(takes())),
+    match parameters.iter().zip(&bound).find(|((_, required), bound)| *required && bound.is_none())
+    {
+        Some(((name, _), _)) => {
+            Err(Diagnostic::error(codes::ARGUMENTS, format!("`{called}` needs `{name}`"))
+                .at(span, format!("no `{name}` here"))
+                .help(takes()))
+        }
         None => Ok(bound),
     }
 }

@@ -17,6 +17,9 @@ use crate::language::codes;
 /// Alternatives multiply; more than this many is a mistake, not a selector.
 const MAX_ALTERNATIVES: usize = 4096;
 
+/// Braces inside each other, so that no text exhausts the stack.
+const MAX_NESTING: usize = 8;
+
 /// A pattern over dotted paths.
 ///
 /// `*` stands for one segment, or for any run of characters inside one (`*_proj`); `**` for any number of segments,
@@ -93,6 +96,9 @@ fn segments(pieces: &[Piece]) -> Result<Vec<Segment>, &'static str> {
     let mut segments = Vec::new();
     for part in pieces.split(|piece| matches!(piece, Piece::Dot)) {
         match part {
+            [Piece::DoubleStar] if segments.last() == Some(&Segment::Any) => {
+                return Err("one `**` stands for any number of segments already");
+            }
             [] => return Err("a segment is empty: two dots in a row, or a dot at an end"),
             [Piece::DoubleStar] => segments.push(Segment::Any),
             _ => {
@@ -199,6 +205,17 @@ impl Selector {
                 .at(span, reason)
                 .help("write segments between dots: `*` is one segment, `**` any number, `{a,b}` one of several, as in `layers.*.{self_attn,mlp}.**`")
         };
+        let nesting = text.bytes().scan(0usize, |depth, byte| {
+            match byte {
+                b'{' => *depth += 1,
+                b'}' => *depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            Some(*depth)
+        });
+        if nesting.max().unwrap_or(0) > MAX_NESTING {
+            return Err(wrong(span, "too many braces inside each other"));
+        }
         let (_, written) = all_consuming(pieces).parse(text).map_err(|_| {
             let rest = pieces(text).map_or(text, |(rest, _)| rest);
             let start = offset + text.len() - rest.len();
@@ -248,8 +265,10 @@ impl Selector {
         let mut candidates: Vec<Vec<String>> = Vec::new();
         for path in paths {
             let is_number = |segment: &str| segment.bytes().all(|b| b.is_ascii_digit());
-            let general: Vec<String> =
-                path.split('.').map(|s| if is_number(s) { "*".to_owned() } else { s.to_owned() }).collect();
+            let general: Vec<String> = path
+                .split('.')
+                .map(|s| if is_number(s) { "*".to_owned() } else { s.to_owned() })
+                .collect();
             for length in 1..general.len() {
                 let mut beginning = general[..length].to_vec();
                 beginning.push("**".to_owned());
@@ -294,20 +313,35 @@ mod tests {
         };
         check("**", &["a", "a.b.c"], &[]);
         check("*", &["a"], &["a.b"]);
-        check("layers.*.mlp", &["layers.0.mlp", "layers.11.mlp"], &["layers.mlp", "layers.0.mlp.up", "layers.0.1.mlp"]);
+        check(
+            "layers.*.mlp",
+            &["layers.0.mlp", "layers.11.mlp"],
+            &["layers.mlp", "layers.0.mlp.up", "layers.0.1.mlp"],
+        );
         check("layers.0.**", &["layers.0", "layers.0.mlp.up"], &["layers.01.mlp"]);
         check("**.q", &["q", "a.q", "a.b.q"], &["a.qq"]);
         check("**.attn.**.q", &["attn.q", "a.attn.b.c.q"], &["a.q"]);
-        check("layers.*.{self_attn,mlp}.*", &["layers.3.mlp.up", "layers.3.self_attn.q"], &["layers.3.norm"]);
+        check(
+            "layers.*.{self_attn,mlp}.*",
+            &["layers.3.mlp.up", "layers.3.self_attn.q"],
+            &["layers.3.norm"],
+        );
         check("h.*.{attn.out,mlp.*}", &["h.0.attn.out", "h.0.mlp.in"], &["h.0.attn.q"]);
-        check("layers.{0,1,2{3,4}}.x", &["layers.0.x", "layers.23.x", "layers.24.x"], &["layers.2.x"]);
+        check(
+            "layers.{0,1,2{3,4}}.x",
+            &["layers.0.x", "layers.23.x", "layers.24.x"],
+            &["layers.2.x"],
+        );
         check("*_proj", &["q_proj", "_proj"], &["q_project", "a.q_proj"]);
         check("a*b*c", &["abc", "a1b2c", "abbc"], &["ab", "ac"]);
     }
 
     #[test]
     fn captures_are_what_the_stars_stood_for() {
-        assert_eq!(selector("h.*.**").captures("h.3.mlp.up"), Some(vec!["3".into(), "mlp.up".into()]));
+        assert_eq!(
+            selector("h.*.**").captures("h.3.mlp.up"),
+            Some(vec!["3".into(), "mlp.up".into()])
+        );
         assert_eq!(selector("h.*.**").captures("h.3"), Some(vec!["3".into(), String::new()]));
         assert_eq!(selector("{a,b}.*_x").captures("b.q_x"), Some(vec!["q".into()]));
         assert_eq!(selector("a").captures("b"), None);
@@ -319,13 +353,19 @@ mod tests {
             .flat_map(|i| ["attn.q", "attn.k", "mlp.up"].map(|name| format!("h.{i}.{name}")))
             .chain(["head".to_owned()])
             .collect();
-        let suggest = |text: &str| selector(text).suggest(paths.iter().map(String::as_str)).expect("there are paths");
+        let suggest = |text: &str| {
+            selector(text).suggest(paths.iter().map(String::as_str)).expect("there are paths")
+        };
         assert_eq!(suggest("h.*.atn.*"), "h.*.attn.**");
         assert_eq!(suggest("h.*.mpl.up"), "h.*.mlp.up");
         assert_eq!(suggest("haed"), "head");
         for text in ["h.*.atn.*", "layers.*.self_attn.*", "q"] {
             let suggested = selector(&suggest(text));
-            assert!(paths.iter().any(|path| suggested.matches(path)), "{text} suggests {}", suggested.text());
+            assert!(
+                paths.iter().any(|path| suggested.matches(path)),
+                "{text} suggests {}",
+                suggested.text()
+            );
         }
         assert_eq!(selector("a").suggest([]), None);
     }
@@ -335,5 +375,7 @@ mod tests {
         let text = vec!["{a,b,c,d}"; 40].join(".");
         let error = Selector::parse(&text, SourceId(0), 0).expect_err("4^40 patterns");
         assert_eq!(error.code, codes::SELECTOR_SYNTAX);
+        assert!(Selector::parse(&"{".repeat(100_000), SourceId(0), 0).is_err());
+        assert!(Selector::parse("a.**.**.b", SourceId(0), 0).is_err());
     }
 }

@@ -40,7 +40,13 @@ impl WeightRule {
                     match part.key.as_str() {
                         "tensor" => tensor = Some(template(&part.node, &pattern)?),
                         "layout" => layout = read_layout(&part.node)?,
-                        _ => return Err(unknown_key(part, "a rule for weights", &["tensor", "layout"])),
+                        _ => {
+                            return Err(unknown_key(
+                                part,
+                                "a rule for weights",
+                                &["tensor", "layout"],
+                            ));
+                        }
                     }
                 }
             }
@@ -75,7 +81,9 @@ impl WeightRule {
 /// The stars of a name or pattern, in order, `**` as one.
 fn stars(text: &str) -> Vec<&str> {
     text.split('.')
-        .flat_map(|segment| if segment == "**" { vec!["**"] } else { vec!["*"; segment.matches('*').count()] })
+        .flat_map(|segment| {
+            if segment == "**" { vec!["**"] } else { vec!["*"; segment.matches('*').count()] }
+        })
         .collect()
 }
 
@@ -89,7 +97,11 @@ fn template(node: &Node, pattern: &Selector) -> Result<String, Diagnostic> {
             .help(help))
     };
     if name.is_empty() || !name.chars().all(legal) || name.split('.').any(str::is_empty) {
-        return wrong(node.span, "not a name", "write segments between dots, with the stars of the pattern");
+        return wrong(
+            node.span,
+            "not a name",
+            "write segments between dots, with the stars of the pattern",
+        );
     }
     let wanted = stars(name);
     if pattern.wildcards().iter().any(|found| *found != wanted) {
@@ -101,11 +113,15 @@ fn template(node: &Node, pattern: &Selector) -> Result<String, Diagnostic> {
 
 fn read_layout(node: &Node) -> Result<Layout, Diagnostic> {
     let layouts = [("out,in", Layout::OutIn), ("in,out", Layout::InOut)];
-    let Ok((written, _)) = text(node) else { return Err(wrong_value(node, "\"out,in\" or \"in,out\"")) };
-    layouts.into_iter().find(|(name, _)| *name == written).map(|(_, layout)| layout).ok_or_else(|| {
-        let near = nearest(written, layouts.map(|(name, _)| name)).unwrap_or("out,in");
-        Diagnostic::error(codes::WEIGHTS, format!("there is no layout \"{written}\""))
-            .at(node.span, "unknown layout")
-            .help(format!("write \"{near}\""))
-    })
+    let Ok((written, _)) = text(node) else {
+        return Err(wrong_value(node, "\"out,in\" or \"in,out\""));
+    };
+    layouts.into_iter().find(|(name, _)| *name == written).map(|(_, layout)| layout).ok_or_else(
+        || {
+            let near = nearest(written, layouts.map(|(name, _)| name)).unwrap_or("out,in");
+            Diagnostic::error(codes::WEIGHTS, format!("there is no layout \"{written}\""))
+                .at(node.span, "unknown layout")
+                .help(format!("write \"{near}\""))
+        },
+    )
 }

@@ -45,12 +45,15 @@ impl Lowering<'_> {
         call: &Call,
         span: Span,
     ) -> Result<Bound, Diagnostic> {
-        let parameters: Vec<(&str, bool)> = operation.parameters.iter().map(|p| (p.name, p.required)).collect();
+        let parameters: Vec<(&str, bool)> =
+            operation.parameters.iter().map(|p| (p.name, p.required)).collect();
         let arguments = Arguments { operation, bound: bind(call, span, &parameters)? };
         let label = call.label.as_ref().map(|label| frame.join(&label.text));
         let path = label.clone().unwrap_or_else(|| frame.path.clone());
         let first = operation.parameters[0].name;
-        let Some(x) = self.tensor(frame, arguments.required(first))? else { return Ok(Bound::Wrong) };
+        let Some(x) = self.tensor(frame, arguments.required(first))? else {
+            return Ok(Bound::Wrong);
+        };
         // A pointwise node takes its path itself.
         if operation.kind != OperationKind::Activation
             && let Some(label) = &label
@@ -66,7 +69,9 @@ impl Lowering<'_> {
                     return Ok(Bound::Tensor(x));
                 };
                 let operand = (x, arguments.required("x").span);
-                return self.pointwise_node(frame, program, &[operand], label, span).map(Bound::Tensor);
+                return self
+                    .pointwise_node(frame, program, &[operand], label, span)
+                    .map(Bound::Tensor);
             }
             OperationKind::Rope => self.rope(frame, &arguments, x, &path, span)?,
             OperationKind::Heads => {
@@ -84,7 +89,14 @@ impl Lowering<'_> {
         Ok(Bound::Tensor(result))
     }
 
-    fn op(&mut self, frame: &Frame, op: Op, operands: &[Tensor], path: &str, span: Span) -> Result<Tensor, Diagnostic> {
+    fn op(
+        &mut self,
+        frame: &Frame,
+        op: Op,
+        operands: &[Tensor],
+        path: &str,
+        span: Span,
+    ) -> Result<Tensor, Diagnostic> {
         let origin = self.origin(path, span);
         let made = self.graph.op(op, operands, origin, Phase::Forward, frame.scope);
         made.map(|results| results[0]).map_err(|error| self.mismatch(&error, operands, span))
@@ -104,10 +116,21 @@ impl Lowering<'_> {
     }
 
     /// The shape of a real operand with at least one axis; the others are refused before a parameter is made for them.
-    fn rows(&self, x: Tensor, op: &'static str, expected: &'static str, span: Span) -> Result<Shape, Diagnostic> {
+    fn rows(
+        &self,
+        x: Tensor,
+        op: &'static str,
+        expected: &'static str,
+        span: Span,
+    ) -> Result<Shape, Diagnostic> {
         let ty = self.graph.ty(x);
         if !ty.dtype.is_float() {
-            let error = TypeError::ElementFormat { op, operand: 0, expected: "a real number", found: ty.dtype };
+            let error = TypeError::ElementFormat {
+                op,
+                operand: 0,
+                expected: "a real number",
+                found: ty.dtype,
+            };
             return Err(self.mismatch(&error, &[x], span));
         }
         if ty.shape.ndim() == 0 {
@@ -128,7 +151,8 @@ impl Lowering<'_> {
         let shape = self.rows(x, "linear", "[.., in]", span)?;
         let inputs = shape.width();
         let outputs = self.extent(frame, arguments.required("out"))?;
-        let products = shape.elements().checked_mul(outputs).filter(|&products| products <= MOST_PRODUCTS);
+        let products =
+            shape.elements().checked_mul(outputs).filter(|&products| products <= MOST_PRODUCTS);
         if products.is_none() {
             return Err(too_large(span, "a product of more than 2^56 multiplications"));
         }
@@ -144,12 +168,15 @@ impl Lowering<'_> {
                     let made = self.graph.node(tensor.node).origin.span;
                     let mut diagnostic = Diagnostic::error(
                         codes::SHAPE_MISMATCH,
-                        format!("the shared weight has {rows} rows, but {outputs} outputs are wanted"),
+                        format!(
+                            "the shared weight has {rows} rows, but {outputs} outputs are wanted"
+                        ),
                     )
                     .at(arguments.required("out").span, format!("wants {outputs}"))
                     .at(label, "shares this weight");
                     if let Some(made) = made {
-                        diagnostic = diagnostic.at(made, format!("its weight is {}", self.graph.ty(tensor).shape));
+                        diagnostic = diagnostic
+                            .at(made, format!("its weight is {}", self.graph.ty(tensor).shape));
                     }
                     return Err(diagnostic.help("make both the same size"));
                 }
@@ -177,7 +204,8 @@ impl Lowering<'_> {
             }
             _ => ColaPermission::Allowed,
         };
-        let site = LinearSite { path: path.clone(), node: y.node, weight, permission, span: Some(span) };
+        let site =
+            LinearSite { path: path.clone(), node: y.node, weight, permission, span: Some(span) };
         self.graph.linears.push(site);
         self.set_weight(&path, (weight, tensor));
         let has_bias = match arguments.optional("bias") {
@@ -201,13 +229,16 @@ impl Lowering<'_> {
                 span,
             },
         )?;
-        self.op(frame, Op::Pointwise { program: add_row() }, &[y, bias], &path, span).map(Bound::Tensor)
+        self.op(frame, Op::Pointwise { program: add_row() }, &[y, bias], &path, span)
+            .map(Bound::Tensor)
     }
 
     /// Whether an argument is there: a conditional without `else` may not be.
     fn is_present(&mut self, frame: &Frame, expr: &Expr) -> Result<bool, Diagnostic> {
         match &expr.kind {
-            ExprKind::Conditional { condition, otherwise: None, .. } => self.condition(frame, condition),
+            ExprKind::Conditional { condition, otherwise: None, .. } => {
+                self.condition(frame, condition)
+            }
             _ => Ok(true),
         }
     }
@@ -224,31 +255,44 @@ impl Lowering<'_> {
                 return if self.condition(frame, condition)? {
                     self.shared_weight(frame, value)
                 } else {
-                    otherwise.as_ref().map_or(Ok(None), |otherwise| self.shared_weight(frame, otherwise))
+                    otherwise
+                        .as_ref()
+                        .map_or(Ok(None), |otherwise| self.shared_weight(frame, otherwise))
                 };
             }
             _ => return Err(self.no_label("", expr.span)),
         };
         let mut around = Some(frame.path.as_str());
         while let Some(path) = around {
-            let full = if path.is_empty() { label.text.clone() } else { format!("{path}.{}", label.text) };
-            if let Some((weight, tensor)) = self.paths.get(&full).and_then(|labelled| labelled.weight) {
+            let full =
+                if path.is_empty() { label.text.clone() } else { format!("{path}.{}", label.text) };
+            if let Some((weight, tensor)) =
+                self.paths.get(&full).and_then(|labelled| labelled.weight)
+            {
                 return Ok(Some((weight, tensor, label.span)));
             }
-            around = (!path.is_empty()).then(|| path.rsplit_once('.').map_or("", |(outer, _)| outer));
+            around =
+                (!path.is_empty()).then(|| path.rsplit_once('.').map_or("", |(outer, _)| outer));
         }
         Err(self.no_label(&label.text, label.span))
     }
 
     fn no_label(&self, label: &str, span: Span) -> Diagnostic {
-        let known = self.paths.iter().filter(|(_, labelled)| labelled.weight.is_some()).map(|(path, _)| path.as_str());
+        let known = self
+            .paths
+            .iter()
+            .filter(|(_, labelled)| labelled.weight.is_some())
+            .map(|(path, _)| path.as_str());
         let near = crate::diagnostics::nearest(label, known);
-        Diagnostic::error(codes::UNKNOWN_WEIGHT, format!("no operation with a weight is called `{label}` before this one"))
-            .at(span, "no such weight here")
-            .help(near.map_or_else(
-                || "share the weight of an `embedding` or `linear` that stands before".to_owned(),
-                |near| format!("did you mean `{near}`?"),
-            ))
+        Diagnostic::error(
+            codes::UNKNOWN_WEIGHT,
+            format!("no operation with a weight is called `{label}` before this one"),
+        )
+        .at(span, "no such weight here")
+        .help(near.map_or_else(
+            || "share the weight of an `embedding` or `linear` that stands before".to_owned(),
+            |near| format!("did you mean `{near}`?"),
+        ))
     }
 
     fn embedding(
@@ -263,7 +307,12 @@ impl Lowering<'_> {
         let width = self.extent(frame, arguments.required("width"))?;
         let ty = self.graph.ty(ids);
         if ty.dtype != DType::I32 {
-            let error = TypeError::ElementFormat { op: "embedding", operand: 0, expected: "ids", found: ty.dtype };
+            let error = TypeError::ElementFormat {
+                op: "embedding",
+                operand: 0,
+                expected: "ids",
+                found: ty.dtype,
+            };
             return Err(self.mismatch(&error, &[ids], span));
         }
         self.check_size(&[ty.shape.elements(), width], span)?;
@@ -325,9 +374,12 @@ impl Lowering<'_> {
         let written = arguments.required("theta");
         let theta = self.number(frame, written)?;
         if theta <= 0.0 {
-            return Err(Diagnostic::error(codes::OPERAND, format!("a base of {theta} gives no frequencies"))
-                .at(written.span, "must be positive")
-                .help("write a positive number such as 10000"));
+            return Err(Diagnostic::error(
+                codes::OPERAND,
+                format!("a base of {theta} gives no frequencies"),
+            )
+            .at(written.span, "must be positive")
+            .help("write a positive number such as 10000"));
         }
         let shape = self.graph.ty(x).shape.clone();
         let [_, positions, _, head_dim] = shape.0.as_slice() else {
@@ -339,9 +391,21 @@ impl Lowering<'_> {
         let pairs = colac_plan::Axis::anonymous(head_dim.extent / 2);
         let ty = TensorType::new(DType::F32, Shape(vec![positions.clone(), pairs]));
         let theta = Real::new(theta);
-        let origin = self.origin("rope", span);
-        let cos = self.graph.constant(ConstantContent::RopeCos { theta }, ty.clone(), origin.clone());
-        let sin = self.graph.constant(ConstantContent::RopeSin { theta }, ty, origin);
+        let key = (theta, positions.extent, head_dim.extent / 2);
+        let (cos, sin) = match self.tables.get(&key) {
+            Some(tables) => *tables,
+            None => {
+                let origin = self.origin("rope", span);
+                let cos = self.graph.constant(
+                    ConstantContent::RopeCos { theta },
+                    ty.clone(),
+                    origin.clone(),
+                );
+                let sin = self.graph.constant(ConstantContent::RopeSin { theta }, ty, origin);
+                self.tables.insert(key, (cos, sin));
+                (cos, sin)
+            }
+        };
         let made = self.graph.op(
             Op::Rope { inverse: false },
             &[x, cos, sin],
@@ -369,9 +433,12 @@ impl Lowering<'_> {
             Bound::Mask(mask) => mask,
             Bound::Wrong => return Ok(None),
             other => {
-                return Err(Diagnostic::error(codes::OPERAND, format!("a mask is needed here, not {}", other.describe()))
-                    .at(written.span, "not a mask")
-                    .help("write causal, full or window(n)"));
+                return Err(Diagnostic::error(
+                    codes::OPERAND,
+                    format!("a mask is needed here, not {}", other.describe()),
+                )
+                .at(written.span, "not a mask")
+                .help("write causal, full or window(n)"));
             }
         };
         let shape = self.graph.ty(q).shape.clone();
@@ -381,7 +448,11 @@ impl Lowering<'_> {
             return Err(self.mismatch(&error, &[q], span));
         };
         let rows = [shape.rows(), head_dim.extent, positions.extent, heads.extent];
-        if rows[..3].iter().try_fold(1u64, |product, &e| product.checked_mul(e)).is_none_or(|p| p > MOST_PRODUCTS) {
+        if rows[..3]
+            .iter()
+            .try_fold(1u64, |product, &e| product.checked_mul(e))
+            .is_none_or(|p| p > MOST_PRODUCTS)
+        {
             return Err(too_large(span, "a product of more than 2^56 multiplications"));
         }
         let scale = match arguments.optional("scale") {
@@ -398,13 +469,20 @@ impl Lowering<'_> {
     }
 
     /// The program of an activation; `None` for one that changes nothing.
-    fn activation(&mut self, frame: &mut Frame, kind: &Expr) -> Result<Option<Program>, Diagnostic> {
+    fn activation(
+        &mut self,
+        frame: &mut Frame,
+        kind: &Expr,
+    ) -> Result<Option<Program>, Diagnostic> {
         let name = match self.expression(frame, kind)? {
             Bound::Setting(Value::Text(name)) => name,
             other => {
-                return Err(Diagnostic::error(codes::OPERAND, format!("the name of an activation is needed here, not {}", other.describe()))
-                    .at(kind.span, "not a name")
-                    .help("write a setting such as hidden_act, or a text such as \"silu\""));
+                return Err(Diagnostic::error(
+                    codes::OPERAND,
+                    format!("the name of an activation is needed here, not {}", other.describe()),
+                )
+                .at(kind.span, "not a name")
+                .help("write a setting such as hidden_act, or a text such as \"silu\""));
             }
         };
         if name == "identity" {

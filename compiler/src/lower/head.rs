@@ -29,9 +29,12 @@ impl Lowering<'_> {
     pub(super) fn head(&mut self, result: Bound, span: Span) -> Result<(), Diagnostic> {
         let Objective::NextToken = self.architecture.objective;
         let wrong = |what: String| {
-            Diagnostic::error(codes::HEAD, "the objective needs the result of a linear without bias")
-                .at(span, what)
-                .help("return a call of `linear` with one output for each entry of the vocabulary")
+            Diagnostic::error(
+                codes::HEAD,
+                "the objective needs the result of a linear without bias",
+            )
+            .at(span, what)
+            .help("return a call of `linear` with one output for each entry of the vocabulary")
         };
         let logits = match result {
             Bound::Tensor(tensor) => tensor,
@@ -45,9 +48,12 @@ impl Lowering<'_> {
         let (path, scope) = (node.origin.path.clone(), node.scope);
         let shape = self.graph.ty(logits).shape.clone();
         if shape.ndim() != 3 {
-            return Err(Diagnostic::error(codes::SHAPE_MISMATCH, "the model must return one row of logits for each position")
-                .at(span, format!("this is {shape}"))
-                .help("return a value of the form [batch, seq, vocabulary]"));
+            return Err(Diagnostic::error(
+                codes::SHAPE_MISMATCH,
+                "the model must return one row of logits for each position",
+            )
+            .at(span, format!("this is {shape}"))
+            .help("return a value of the form [batch, seq, vocabulary]"));
         }
         self.graph.add_output(Output::Logits, logits);
         let operands = self.graph.operands(logits.node);
@@ -69,7 +75,11 @@ mod tests {
 
     #[test]
     fn chunks_are_bounded_by_memory_and_by_the_batch() {
-        assert_eq!(chunk(32_000, 65_536), 128, "131 positions of 32000 fit, rounded down to a multiple of 16");
+        assert_eq!(
+            chunk(32_000, 65_536),
+            128,
+            "131 positions of 32000 fit, rounded down to a multiple of 16"
+        );
         assert_eq!(chunk(4096, 4096), 1024);
         assert_eq!(chunk(4096, 7), 7);
         assert_eq!(chunk(u64::MAX, 1 << 40), 16);

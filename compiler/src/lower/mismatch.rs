@@ -10,12 +10,18 @@ use crate::lower::{Lowering, codes};
 
 impl Lowering<'_> {
     /// The diagnostic for operands that a call cannot take.
-    pub(super) fn mismatch(&self, error: &TypeError, operands: &[Tensor], call: Span) -> Diagnostic {
+    pub(super) fn mismatch(
+        &self,
+        error: &TypeError,
+        operands: &[Tensor],
+        call: Span,
+    ) -> Diagnostic {
         let (message, involved, help) = match error {
             TypeError::Mismatch { op, what, left, right, .. } => (
                 format!("{what} of `{op}` differ"),
                 vec![*left, *right],
-                "make both the same, in the body or by the settings their sizes come from".to_owned(),
+                "make both the same, in the body or by the settings their sizes come from"
+                    .to_owned(),
             ),
             TypeError::Form { op, operand, expected, .. } => (
                 format!("`{op}` takes a value of the form {expected}"),
@@ -32,15 +38,20 @@ impl Lowering<'_> {
                 (0..operands.len()).collect(),
                 "change the settings that these sizes come from".to_owned(),
             ),
-            TypeError::OperandCount { .. } => (error.to_string(), Vec::new(), "give it as many operands".to_owned()),
+            TypeError::OperandCount { .. } => {
+                (error.to_string(), Vec::new(), "give it as many operands".to_owned())
+            }
         };
-        let mut diagnostic = Diagnostic::error(codes::SHAPE_MISMATCH, message).at(call, "in this call");
+        let mut diagnostic =
+            Diagnostic::error(codes::SHAPE_MISMATCH, message).at(call, "in this call");
         for operand in involved {
             let Some(&tensor) = operands.get(operand) else { continue };
             let node = self.graph.node(tensor.node);
             let shape = &self.graph.ty(tensor).shape;
             match node.origin.span {
-                Some(span) if span != call => diagnostic = diagnostic.at(span, format!("this is {shape}")),
+                Some(span) if span != call => {
+                    diagnostic = diagnostic.at(span, format!("this is {shape}"))
+                }
                 _ => diagnostic = diagnostic.at(call, format!("this is {shape}")),
             }
         }

@@ -26,6 +26,7 @@ mod statement;
 
 use std::collections::BTreeMap;
 
+use colac_plan::op::Real;
 use colac_plan::{Axis, DType, Shape, TensorType};
 
 use crate::diagnostics::{Diagnostic, Diagnostics, SourceId, Sources, Span, nearest};
@@ -43,8 +44,11 @@ const MOST_ELEMENTS: u64 = 1 << 48;
 /// No operation may cost more than about this many multiply-adds, so that no sum of costs overflows.
 const MOST_PRODUCTS: u64 = 1 << 56;
 
-/// More nodes than this come from a mistake in a repeat.
-const MOST_NODES: usize = 1 << 20;
+/// More nodes, or calls of blocks, than this come from a mistake in a repeat.
+const MOST_NODES: usize = 1 << 18;
+
+/// Calls of blocks inside each other, so that no architecture exhausts the stack.
+const MOST_NESTED_CALLS: usize = 32;
 
 /// A spec joined with its architecture.
 #[derive(Clone, Debug)]
@@ -74,15 +78,19 @@ pub fn model(spec: &Spec, sources: &mut Sources) -> Result<Model, Diagnostics> {
     let source = architecture_source(spec, sources)?;
     let architecture = Architecture::parse(source, sources)?;
     let config = Config::resolve(&architecture, &settings(spec), spec.model_section)?;
-    let batch =
-        Batch { rows: spec.recipe.micro_batch.into(), sequence_length: spec.recipe.sequence_length.into() };
+    let batch = Batch {
+        rows: spec.recipe.micro_batch.into(),
+        sequence_length: spec.recipe.sequence_length.into(),
+    };
     let graph = lower(&architecture, &config, batch)?;
     Ok(Model { architecture, config, graph })
 }
 
 /// The operations of the language with the names of their arguments, which the documentation's table must agree with.
 pub fn operations() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
-    OPERATIONS.iter().map(|operation| (operation.name, operation.parameters.iter().map(|p| p.name).collect()))
+    OPERATIONS
+        .iter()
+        .map(|operation| (operation.name, operation.parameters.iter().map(|p| p.name).collect()))
 }
 
 /// The settings of a spec's `[model]`, as an architecture reads them.
@@ -108,23 +116,32 @@ fn architecture_source(spec: &Spec, sources: &mut Sources) -> Result<SourceId, D
             None => {
                 let known = shipped::architectures().iter().map(|(known, _)| *known);
                 let help = nearest(name, known.clone()).map_or_else(
-                    || format!("shipped are {}; a file is named by a path such as ./{name}.toml", known.collect::<Vec<_>>().join(", ")),
+                    || {
+                        format!(
+                            "shipped are {}; a file is named by a path such as ./{name}.toml",
+                            known.collect::<Vec<_>>().join(", ")
+                        )
+                    },
                     |near| format!("did you mean `{near}`?"),
                 );
-                Err(Diagnostic::error(codes::UNKNOWN_ARCHITECTURE, format!("there is no architecture `{name}`"))
-                    .at(spec.architecture.span, "unknown")
-                    .help(help))
+                Err(Diagnostic::error(
+                    codes::UNKNOWN_ARCHITECTURE,
+                    format!("there is no architecture `{name}`"),
+                )
+                .at(spec.architecture.span, "unknown")
+                .help(help))
             }
         };
     }
     let path = spec.folder.as_ref().map_or_else(|| name.into(), |folder| folder.join(name));
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(sources.add(path.display().to_string(), text)),
-        Err(error) => {
-            Err(Diagnostic::error(codes::UNREADABLE_ARCHITECTURE, format!("cannot read {}: {error}", path.display()))
-                .at(spec.architecture.span, "named here")
-                .help("name a file that exists, relative to the folder of the spec"))
-        }
+        Err(error) => Err(Diagnostic::error(
+            codes::UNREADABLE_ARCHITECTURE,
+            format!("cannot read {}: {error}", path.display()),
+        )
+        .at(spec.architecture.span, "named here")
+        .help("name a file that exists, relative to the folder of the spec")),
     }
 }
 
@@ -132,7 +149,11 @@ fn architecture_source(spec: &Spec, sources: &mut Sources) -> Result<SourceId, D
 ///
 /// # Errors
 /// `lower::…`: shapes that do not fit, extents that are none, paths taken twice, and so on, several at once.
-pub fn lower(architecture: &Architecture, config: &Config, batch: Batch) -> Result<Graph, Diagnostics> {
+pub fn lower(
+    architecture: &Architecture,
+    config: &Config,
+    batch: Batch,
+) -> Result<Graph, Diagnostics> {
     let mut lowering = Lowering {
         architecture,
         config,
@@ -141,7 +162,10 @@ pub fn lower(architecture: &Architecture, config: &Config, batch: Batch) -> Resu
         diagnostics: Diagnostics::default(),
         paths: BTreeMap::new(),
         checkpoint_names: BTreeMap::new(),
+        tables: BTreeMap::new(),
         elements: 0,
+        calls: 0,
+        nested_calls: 0,
     };
     let model = &architecture.body.model;
     let mut frame = Frame { path: String::new(), scope: None, names: Vec::new() };
@@ -221,8 +245,14 @@ struct Lowering<'a> {
     paths: BTreeMap<String, Labelled>,
     /// Every tensor of a checkpoint and the call it comes from.
     checkpoint_names: BTreeMap<String, Span>,
+    /// Tables of rotary positions by base, positions and pairs.
+    tables: BTreeMap<(Real, u64, u64), (Tensor, Tensor)>,
     /// Elements of all parameters.
     elements: u64,
+    /// Calls of blocks so far.
+    calls: usize,
+    /// Calls of blocks that have not returned.
+    nested_calls: usize,
 }
 
 impl Lowering<'_> {
@@ -231,9 +261,12 @@ impl Lowering<'_> {
         match result {
             Ok(value) => Some(value),
             Err(diagnostic) => {
-                let place = |diagnostic: &Diagnostic| diagnostic.labels.first().map(|label| label.span);
-                let known =
-                    self.diagnostics.iter().any(|d| d.code == diagnostic.code && place(d) == place(&diagnostic));
+                let place =
+                    |diagnostic: &Diagnostic| diagnostic.labels.first().map(|label| label.span);
+                let known = self
+                    .diagnostics
+                    .iter()
+                    .any(|d| d.code == diagnostic.code && place(d) == place(&diagnostic));
                 if !known {
                     self.diagnostics.push(diagnostic);
                 }
@@ -248,7 +281,8 @@ impl Lowering<'_> {
 
     /// The type of ids and labels.
     fn id_type(&self) -> TensorType {
-        let axes = vec![Axis::new("batch", self.batch.rows), Axis::new("seq", self.batch.sequence_length)];
+        let axes =
+            vec![Axis::new("batch", self.batch.rows), Axis::new("seq", self.batch.sequence_length)];
         TensorType::new(DType::I32, Shape(axes))
     }
 
@@ -263,7 +297,8 @@ impl Lowering<'_> {
 
     /// Makes sure that a tensor stays far from overflow.
     fn check_size(&self, extents: &[u64], span: Span) -> Result<(), Diagnostic> {
-        let elements = extents.iter().try_fold(1u64, |product, &extent| product.checked_mul(extent));
+        let elements =
+            extents.iter().try_fold(1u64, |product, &extent| product.checked_mul(extent));
         match elements {
             Some(elements) if elements <= MOST_ELEMENTS => Ok(()),
             _ => Err(too_large(span, "a tensor of more than 2^48 elements")),

@@ -52,13 +52,17 @@ impl Lowering<'_> {
                 Ok(())
             }
             Some(first) => {
-                let mut diagnostic =
-                    Diagnostic::error(codes::DUPLICATE_PATH, format!("two operations have the path `{path}`"))
-                        .at(span, "second");
+                let mut diagnostic = Diagnostic::error(
+                    codes::DUPLICATE_PATH,
+                    format!("two operations have the path `{path}`"),
+                )
+                .at(span, "second");
                 if first.span != span {
                     diagnostic = diagnostic.at(first.span, "first");
                 }
-                Err(diagnostic.help("give them different labels, or label the calls of the block they stand in"))
+                Err(diagnostic.help(
+                    "give them different labels, or label the calls of the block they stand in",
+                ))
             }
         }
     }
@@ -77,14 +81,18 @@ impl Lowering<'_> {
         }
         let initialization = self.initialization(frame, parameter)?;
         let rules = &self.architecture.weights;
-        let rule = rules.iter().find_map(|rule| rule.tensor_name(path).map(|name| (name, rule.layout)));
+        let rule =
+            rules.iter().find_map(|rule| rule.tensor_name(path).map(|name| (name, rule.layout)));
         let (name, layout) = rule.unwrap_or_else(|| (path.to_owned(), Layout::OutIn));
         let name = format!("{name}.{tensor}");
         if let Some(first) = self.checkpoint_names.insert(name.clone(), span) {
-            return Err(Diagnostic::error(codes::DUPLICATE_PATH, format!("two tensors of a checkpoint are called `{name}`"))
-                .at(span, format!("`{path}` is called so"))
-                .at(first, "and so is this one")
-                .help("make the rules of `[weights]` give them different names"));
+            return Err(Diagnostic::error(
+                codes::DUPLICATE_PATH,
+                format!("two tensors of a checkpoint are called `{name}`"),
+            )
+            .at(span, format!("`{path}` is called so"))
+            .at(first, "and so is this one")
+            .help("make the rules of `[weights]` give them different names"));
         }
         let transposed = role == Role::Matrix && layout == Layout::InOut;
         let info = ParameterInfo {
@@ -100,17 +108,30 @@ impl Lowering<'_> {
     }
 
     /// How a parameter starts: as the call says, else as the last `use` of its kind says, else its kind's default.
-    fn initialization(&mut self, frame: &Frame, parameter: &Parameter<'_>) -> Result<Initialization, Diagnostic> {
+    fn initialization(
+        &mut self,
+        frame: &Frame,
+        parameter: &Parameter<'_>,
+    ) -> Result<Initialization, Diagnostic> {
         let uses = &self.architecture.body.uses;
-        let used = uses.iter().rev().find(|item| item.kinds.iter().any(|kind| kind.text == parameter.kind));
+        let used = uses
+            .iter()
+            .rev()
+            .find(|item| item.kinds.iter().any(|kind| kind.text == parameter.kind));
         if let Some(written) = parameter.init.or(used.map(|item| &item.distribution)) {
             return self.distribution(frame, written, parameter);
         }
         match parameter.default {
             Some(value) => Ok(Initialization::Constant { value: Real::new(value) }),
-            None => Err(Diagnostic::error(codes::START_VALUES, format!("nothing says how the weight of `{}` starts", parameter.path))
-                .at(parameter.span, "no start values")
-                .help(format!("write `use normal(0, 0.02) for {}` in the body, or `init =` in the call", parameter.kind))),
+            None => Err(Diagnostic::error(
+                codes::START_VALUES,
+                format!("nothing says how the weight of `{}` starts", parameter.path),
+            )
+            .at(parameter.span, "no start values")
+            .help(format!(
+                "write `use normal(0, 0.02) for {}` in the body, or `init =` in the call",
+                parameter.kind
+            ))),
         }
     }
 
@@ -135,7 +156,9 @@ impl Lowering<'_> {
             }
             _ => return Err(not_a_distribution(written.span)),
         };
-        if let Some(declared) = self.architecture.body.inits.iter().find(|init| init.name.text == name) {
+        if let Some(declared) =
+            self.architecture.body.inits.iter().find(|init| init.name.text == name)
+        {
             return self.distribution(frame, &declared.distribution, parameter);
         }
         let (in_features, out_features) = parameter.features;
@@ -147,7 +170,10 @@ impl Lowering<'_> {
         let mut numbers = Vec::with_capacity(arguments.len());
         for argument in arguments {
             let value = expression::evaluate(&argument.value, &names)?;
-            numbers.push((value.as_number().ok_or_else(|| not_a_distribution(argument.value.span))?, argument.value.span));
+            numbers.push((
+                value.as_number().ok_or_else(|| not_a_distribution(argument.value.span))?,
+                argument.value.span,
+            ));
         }
         let not_negative = |(number, span): (f64, Span)| {
             if number >= 0.0 {
@@ -160,9 +186,12 @@ impl Lowering<'_> {
         match (name, numbers.as_slice()) {
             ("normal", &[(mean, span), std]) => {
                 if mean != 0.0 {
-                    return Err(Diagnostic::error(codes::START_VALUES, format!("a mean of {mean} is not supported"))
-                        .at(span, "must be 0")
-                        .help("write normal(0, std)"));
+                    return Err(Diagnostic::error(
+                        codes::START_VALUES,
+                        format!("a mean of {mean} is not supported"),
+                    )
+                    .at(span, "must be 0")
+                    .help("write normal(0, std)"));
                 }
                 Ok(Initialization::Normal { std: not_negative(std)? })
             }

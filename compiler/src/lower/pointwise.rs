@@ -50,9 +50,12 @@ impl Lowering<'_> {
         let mut size = 0;
         expr.walk(&mut |_| size += 1);
         if size > MAX_SIZE {
-            return Err(Diagnostic::error(codes::TOO_LARGE, format!("an expression of {size} parts is too long"))
-                .at(expr.span, format!("more than {MAX_SIZE} numbers, names and operators"))
-                .help("assign parts of it to names first"));
+            return Err(Diagnostic::error(
+                codes::TOO_LARGE,
+                format!("an expression of {size} parts is too long"),
+            )
+            .at(expr.span, format!("more than {MAX_SIZE} numbers, names and operators"))
+            .help("assign parts of it to names first"));
         }
         let mut fused = Fused { builder: Builder::new(), inputs: Vec::new(), wrong: false };
         let register = self.fuse(frame, expr, &mut fused, true)?;
@@ -67,7 +70,8 @@ impl Lowering<'_> {
         }
         let program = builder.finish(&[(register, colac_plan::DType::F32)]);
         let (program, kept) = program.without_unused_inputs();
-        let operands: Vec<(Tensor, Span)> = kept.iter().map(|&at| (inputs[at].0, inputs[at].2)).collect();
+        let operands: Vec<(Tensor, Span)> =
+            kept.iter().map(|&at| (inputs[at].0, inputs[at].2)).collect();
         self.pointwise_node(frame, program, &operands, label, expr.span).map(Bound::Tensor)
     }
 
@@ -87,26 +91,33 @@ impl Lowering<'_> {
         {
             let made = |tensor: Tensor| self.graph.node(tensor.node).origin.span;
             let shape = |tensor: Tensor| self.graph.ty(tensor).shape.to_string();
-            let mut diagnostic =
-                Diagnostic::error(codes::SHAPE_MISMATCH, "values of different shapes cannot be combined element by element")
-                    .at(first_span, format!("this is {}", shape(first)))
-                    .at(other_span, format!("this is {}", shape(other)));
+            let mut diagnostic = Diagnostic::error(
+                codes::SHAPE_MISMATCH,
+                "values of different shapes cannot be combined element by element",
+            )
+            .at(first_span, format!("this is {}", shape(first)))
+            .at(other_span, format!("this is {}", shape(other)));
             for (tensor, used) in [(first, first_span), (other, other_span)] {
                 if let Some(span) = made(tensor).filter(|span| *span != used) {
                     diagnostic = diagnostic.at(span, format!("{} is made here", shape(tensor)));
                 }
             }
-            return Err(diagnostic.help("make both the same, in the body or by the settings their sizes come from"));
+            return Err(diagnostic
+                .help("make both the same, in the body or by the settings their sizes come from"));
         }
         let tensors: Vec<Tensor> = operands.iter().map(|(tensor, _)| *tensor).collect();
         if let Err(reason) = program.check() {
-            return Err(Diagnostic::error(codes::OPERAND, format!("this is not a function of values: {reason}"))
-                .at(span, "computed here")
-                .help("use at least one value of the computation"));
+            return Err(Diagnostic::error(
+                codes::OPERAND,
+                format!("this is not a function of values: {reason}"),
+            )
+            .at(span, "computed here")
+            .help("use at least one value of the computation"));
         }
         let path = label.clone().unwrap_or_else(|| frame.path.clone());
         let origin = self.origin(&path, span);
-        let made = self.graph.op(Op::Pointwise { program }, &tensors, origin, Phase::Forward, frame.scope);
+        let made =
+            self.graph.op(Op::Pointwise { program }, &tensors, origin, Phase::Forward, frame.scope);
         let tensor = made.map_err(|error| self.mismatch(&error, &tensors, span))?[0];
         if let Some(label) = label {
             self.name(label, span)?;
@@ -137,22 +148,29 @@ impl Lowering<'_> {
                 let operand = self.fuse(frame, operand, fused, false)?;
                 Ok(fused.builder.unary(Unary::Negate, operand))
             }
-            ExprKind::Binary { operator, left, right } if activation::arithmetic(*operator).is_some() => {
+            ExprKind::Binary { operator, left, right }
+                if activation::arithmetic(*operator).is_some() =>
+            {
                 let function = activation::arithmetic(*operator).expect("matched by the guard");
                 let a = self.fuse(frame, left, fused, false)?;
                 let b = self.fuse(frame, right, fused, false)?;
                 Ok(fused.builder.binary(function, a, b))
             }
-            ExprKind::Call(call) if self.is_pointwise(&call.name.text) && (outermost || call.label.is_none()) => {
+            ExprKind::Call(call)
+                if self.is_pointwise(&call.name.text) && (outermost || call.label.is_none()) =>
+            {
                 let name = call.name.text.as_str();
                 let many = matches!(name, "max" | "min");
                 let arguments = &call.arguments;
                 let fits = if many { arguments.len() >= 2 } else { arguments.len() == 1 };
                 if !fits || arguments.iter().any(|argument| argument.name.is_some()) {
                     let wanted = if many { "two values or more" } else { "one value" };
-                    return Err(Diagnostic::error(language_codes::ARGUMENTS, format!("`{name}` takes {wanted} without names"))
-                        .at(expr.span, "called here")
-                        .help("write the values alone, in order"));
+                    return Err(Diagnostic::error(
+                        language_codes::ARGUMENTS,
+                        format!("`{name}` takes {wanted} without names"),
+                    )
+                    .at(expr.span, "called here")
+                    .help("write the values alone, in order"));
                 }
                 let mut registers = Vec::with_capacity(arguments.len());
                 for argument in arguments {
@@ -164,25 +182,38 @@ impl Lowering<'_> {
                 let program = named_activation(name, expr.span)?;
                 Ok(fused.builder.inline(&program, &registers)[0])
             }
-            ExprKind::Binary { operator: BinaryOperator::Remainder, .. } | ExprKind::Unary { .. } => {
+            ExprKind::Binary { operator: BinaryOperator::Remainder, .. }
+            | ExprKind::Unary { .. } => {
                 Err(Diagnostic::error(codes::OPERAND, "this operator is only for settings")
                     .at(expr.span, "applied to values")
                     .help("values know + - * / and the pointwise functions"))
             }
             _ => match self.expression(frame, expr)? {
                 Bound::Tensor(tensor) => Ok(fused.input(tensor, expr.span)),
-                Bound::Setting(value) => value.as_number().map(|number| fused.builder.constant(number)).ok_or_else(|| {
-                    Diagnostic::error(codes::OPERAND, format!("arithmetic needs numbers or values, not {}", value.type_name()))
+                Bound::Setting(value) => value
+                    .as_number()
+                    .map(|number| fused.builder.constant(number))
+                    .ok_or_else(|| {
+                        Diagnostic::error(
+                            codes::OPERAND,
+                            format!(
+                                "arithmetic needs numbers or values, not {}",
+                                value.type_name()
+                            ),
+                        )
                         .at(expr.span, format!("this is {value}"))
                         .help("use a number or a value of the computation")
-                }),
+                    }),
                 Bound::Wrong => {
                     fused.wrong = true;
                     Ok(fused.builder.constant(0.0))
                 }
-                other => Err(Diagnostic::error(codes::OPERAND, format!("arithmetic needs numbers or values, not {}", other.describe()))
-                    .at(expr.span, format!("this is {}", other.describe()))
-                    .help("use a number or a value of the computation")),
+                other => Err(Diagnostic::error(
+                    codes::OPERAND,
+                    format!("arithmetic needs numbers or values, not {}", other.describe()),
+                )
+                .at(expr.span, format!("this is {}", other.describe()))
+                .help("use a number or a value of the computation")),
             },
         }
     }

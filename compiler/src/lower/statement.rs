@@ -10,15 +10,21 @@ use crate::graph::{NodeKind, Scope, Value as Tensor};
 use crate::language::codes as language_codes;
 use crate::language::expression::{self, Value};
 use crate::language::operations::{bind, operation};
-use crate::language::syntax::{BinaryOperator, Call, Expr, ExprKind, Repeat, Statement, UnaryOperator};
-use crate::lower::{Bound, Frame, Lowering, MOST_NODES, codes, too_large};
+use crate::language::syntax::{
+    BinaryOperator, Call, Expr, ExprKind, Repeat, Statement, UnaryOperator,
+};
+use crate::lower::{Bound, Frame, Lowering, MOST_NESTED_CALLS, MOST_NODES, codes, too_large};
 
 /// Extents and counts are below this.
 const MOST_EXTENT: i64 = (1 << 31) - 1;
 
 impl Lowering<'_> {
     /// Runs statements; what they return and where.
-    pub(super) fn statements(&mut self, frame: &mut Frame, statements: &[Statement]) -> Option<(Bound, Span)> {
+    pub(super) fn statements(
+        &mut self,
+        frame: &mut Frame,
+        statements: &[Statement],
+    ) -> Option<(Bound, Span)> {
         for statement in statements {
             match statement {
                 Statement::Assign { name, value } => {
@@ -49,10 +55,15 @@ impl Lowering<'_> {
         for index in 0..count {
             frame.path = format!("{path}.{index}");
             let label = repeat.label.text.clone();
-            frame.scope =
-                Some(self.graph.add_scope(Scope { path: frame.path.clone(), label, index, parent: outside.1 }));
+            frame.scope = Some(self.graph.add_scope(Scope {
+                path: frame.path.clone(),
+                label,
+                index,
+                parent: outside.1,
+            }));
             if let Some(name) = &repeat.index {
-                let index = i64::try_from(index).map_err(|_| too_large(repeat.label.span, "too many turns"))?;
+                let index = i64::try_from(index)
+                    .map_err(|_| too_large(repeat.label.span, "too many turns"))?;
                 frame.names.push((name.text.clone(), Bound::Setting(Value::Integer(index))));
             }
             self.statements(frame, &repeat.statements);
@@ -62,7 +73,7 @@ impl Lowering<'_> {
                 break;
             }
             if self.graph.id_bound() > MOST_NODES {
-                return Err(too_large(repeat.label.span, "more than a million operations"));
+                return Err(too_large(repeat.label.span, "more than 262144 operations"));
             }
         }
         (frame.path, frame.scope, _) = outside;
@@ -70,11 +81,17 @@ impl Lowering<'_> {
     }
 
     /// The value of an expression.
-    pub(super) fn expression(&mut self, frame: &mut Frame, expr: &Expr) -> Result<Bound, Diagnostic> {
+    pub(super) fn expression(
+        &mut self,
+        frame: &mut Frame,
+        expr: &Expr,
+    ) -> Result<Bound, Diagnostic> {
         match &expr.kind {
             ExprKind::Literal(value) => Ok(Bound::Setting(value.clone())),
             ExprKind::Name(path) => {
-                if let Some((_, bound)) = frame.names.iter().rev().find(|(known, _)| *known == path.text) {
+                if let Some((_, bound)) =
+                    frame.names.iter().rev().find(|(known, _)| *known == path.text)
+                {
                     return Ok(bound.clone());
                 }
                 match (self.config.get(&path.text), path.text.as_str()) {
@@ -88,15 +105,20 @@ impl Lowering<'_> {
                 if self.condition(frame, condition)? {
                     self.expression(frame, value)
                 } else {
-                    otherwise.as_ref().map_or(Ok(Bound::Absent), |otherwise| self.expression(frame, otherwise))
+                    otherwise
+                        .as_ref()
+                        .map_or(Ok(Bound::Absent), |otherwise| self.expression(frame, otherwise))
                 }
             }
-            ExprKind::Unary { operator: UnaryOperator::Not, .. } => self.setting(frame, expr).map(Bound::Setting),
+            ExprKind::Unary { operator: UnaryOperator::Not, .. } => {
+                self.setting(frame, expr).map(Bound::Setting)
+            }
             ExprKind::Unary { operator: UnaryOperator::Negate, .. } => self.arithmetic(frame, expr),
             ExprKind::Binary { operator, .. } => match operator {
-                BinaryOperator::Add | BinaryOperator::Subtract | BinaryOperator::Multiply | BinaryOperator::Divide => {
-                    self.arithmetic(frame, expr)
-                }
+                BinaryOperator::Add
+                | BinaryOperator::Subtract
+                | BinaryOperator::Multiply
+                | BinaryOperator::Divide => self.arithmetic(frame, expr),
                 _ => self.setting(frame, expr).map(Bound::Setting),
             },
             ExprKind::Call(call) => self.call(frame, expr, call),
@@ -120,9 +142,12 @@ impl Lowering<'_> {
         }
         if call.name.text == "window" {
             let [argument] = call.arguments.as_slice() else {
-                return Err(Diagnostic::error(language_codes::ARGUMENTS, "`window` takes one value")
-                    .at(expr.span, "called here")
-                    .help("write window(n): the number of positions that are seen"));
+                return Err(Diagnostic::error(
+                    language_codes::ARGUMENTS,
+                    "`window` takes one value",
+                )
+                .at(expr.span, "called here")
+                .help("write window(n): the number of positions that are seen"));
             };
             let width = self.extent(frame, &argument.value)?;
             return Ok(Bound::Mask(Mask::Window(u32::try_from(width).unwrap_or(u32::MAX))));
@@ -135,11 +160,20 @@ impl Lowering<'_> {
     }
 
     /// Calls a block; a label adds its path to all that is labelled inside.
-    fn block_call(&mut self, frame: &mut Frame, call: &Call, span: Span) -> Result<Bound, Diagnostic> {
+    fn block_call(
+        &mut self,
+        frame: &mut Frame,
+        call: &Call,
+        span: Span,
+    ) -> Result<Bound, Diagnostic> {
         let architecture = self.architecture;
         let blocks = &architecture.body.blocks;
-        let block = blocks.iter().find(|block| block.name.text == call.name.text).expect("the caller found it");
-        let parameters: Vec<(&str, bool)> = block.parameters.iter().map(|name| (name.text.as_str(), true)).collect();
+        let block = blocks
+            .iter()
+            .find(|block| block.name.text == call.name.text)
+            .expect("the caller found it");
+        let parameters: Vec<(&str, bool)> =
+            block.parameters.iter().map(|name| (name.text.as_str(), true)).collect();
         let bound = bind(call, span, &parameters)?;
         let mut names = Vec::with_capacity(parameters.len());
         for ((name, _), argument) in parameters.iter().zip(bound) {
@@ -148,9 +182,20 @@ impl Lowering<'_> {
             let value = self.expression(frame, &argument.value)?;
             names.push(((*name).to_owned(), value));
         }
-        let path = call.label.as_ref().map_or_else(|| frame.path.clone(), |label| frame.join(&label.text));
+        let path =
+            call.label.as_ref().map_or_else(|| frame.path.clone(), |label| frame.join(&label.text));
         let mut inner = Frame { path, scope: frame.scope, names };
-        let result = self.statements(&mut inner, &block.statements).map_or(Bound::Wrong, |(result, _)| result);
+        self.calls += 1;
+        if self.calls > MOST_NODES || self.graph.id_bound() > MOST_NODES {
+            return Err(too_large(span, "more than 262144 operations or calls of blocks"));
+        }
+        if self.nested_calls == MOST_NESTED_CALLS {
+            return Err(too_large(span, "more than 32 calls of blocks inside each other"));
+        }
+        self.nested_calls += 1;
+        let returned = self.statements(&mut inner, &block.statements);
+        self.nested_calls -= 1;
+        let result = returned.map_or(Bound::Wrong, |(result, _)| result);
         if let (Bound::Tensor(tensor), true) = (&result, call.label.is_some()) {
             self.offer_bypass(tensor, inner.path, span)?;
         }
@@ -158,9 +203,15 @@ impl Lowering<'_> {
     }
 
     /// A labelled block that is one function of one value can be bypassed by its label, as a labelled activation can.
-    fn offer_bypass(&mut self, result: &Tensor, path: String, span: Span) -> Result<(), Diagnostic> {
+    fn offer_bypass(
+        &mut self,
+        result: &Tensor,
+        path: String,
+        span: Span,
+    ) -> Result<(), Diagnostic> {
         let node = self.graph.node(result.node);
-        let pointwise = matches!(node.kind, NodeKind::Op(Op::Pointwise { .. })) && node.origin.path == path;
+        let pointwise =
+            matches!(node.kind, NodeKind::Op(Op::Pointwise { .. })) && node.origin.path == path;
         let [operand] = self.graph.operands(result.node)[..] else { return Ok(()) };
         let same = self.graph.ty(operand).shape.same_extents(&self.graph.ty(*result).shape);
         if pointwise && same && !self.graph.bypassable.contains(&result.node) {
@@ -182,7 +233,9 @@ impl Lowering<'_> {
                 };
             }
             ExprKind::Call(call) => {
-                let constant = expression::CONSTANT_FUNCTIONS.iter().any(|(known, _)| *known == call.name.text);
+                let constant = expression::CONSTANT_FUNCTIONS
+                    .iter()
+                    .any(|(known, _)| *known == call.name.text);
                 only_settings &= constant && call.label.is_none();
             }
             _ => {}
@@ -197,26 +250,37 @@ impl Lowering<'_> {
             if let Some((name, bound)) = local
                 && !matches!(bound, Bound::Setting(_))
             {
-                return Err(Diagnostic::error(codes::OPERAND, format!("only settings can be read here, but `{name}` is {}", bound.describe()))
-                    .at(path.span, "not a setting")
-                    .help("conditions, sizes and attributes read the configuration and repeat indices"));
+                return Err(Diagnostic::error(
+                    codes::OPERAND,
+                    format!("only settings can be read here, but `{name}` is {}", bound.describe()),
+                )
+                .at(path.span, "not a setting")
+                .help(
+                    "conditions, sizes and attributes read the configuration and repeat indices",
+                ));
             }
         }
-        expression::evaluate(expr, &|name| {
-            match frame.names.iter().rev().find(|(known, _)| known == name) {
-                Some((_, Bound::Setting(value))) => Some(value.clone()),
-                Some(_) => None,
-                None => self.config.get(name).cloned(),
-            }
+        expression::evaluate(expr, &|name| match frame
+            .names
+            .iter()
+            .rev()
+            .find(|(known, _)| known == name)
+        {
+            Some((_, Bound::Setting(value))) => Some(value.clone()),
+            Some(_) => None,
+            None => self.config.get(name).cloned(),
         })
     }
 
     pub(super) fn condition(&mut self, frame: &Frame, expr: &Expr) -> Result<bool, Diagnostic> {
         match self.setting(frame, expr)? {
             Value::Boolean(truth) => Ok(truth),
-            other => Err(Diagnostic::error(codes::OPERAND, format!("a condition is true or false, not {}", other.type_name()))
-                .at(expr.span, format!("this is {other}"))
-                .help("compare it with something")),
+            other => Err(Diagnostic::error(
+                codes::OPERAND,
+                format!("a condition is true or false, not {}", other.type_name()),
+            )
+            .at(expr.span, format!("this is {other}"))
+            .help("compare it with something")),
         }
     }
 
@@ -226,10 +290,15 @@ impl Lowering<'_> {
         if let Value::Integer(number @ 1..=MOST_EXTENT) = value {
             return Ok(number.unsigned_abs());
         }
-        let mut diagnostic = Diagnostic::error(codes::EXTENT, format!("a size must be a whole number from 1 to {MOST_EXTENT}"))
-            .at(expr.span, format!("this is {value}"));
+        let mut diagnostic = Diagnostic::error(
+            codes::EXTENT,
+            format!("a size must be a whole number from 1 to {MOST_EXTENT}"),
+        )
+        .at(expr.span, format!("this is {value}"));
         for path in expression::names(expr) {
-            if let (Some(place), Some(value)) = (self.config.place(&path.text), self.config.get(&path.text)) {
+            if let (Some(place), Some(value)) =
+                (self.config.place(&path.text), self.config.get(&path.text))
+            {
                 diagnostic = diagnostic.at(place, format!("`{}` is {value}", path.text));
             }
         }
@@ -240,20 +309,30 @@ impl Lowering<'_> {
     pub(super) fn number(&mut self, frame: &Frame, expr: &Expr) -> Result<f64, Diagnostic> {
         let value = self.setting(frame, expr)?;
         value.as_number().ok_or_else(|| {
-            Diagnostic::error(codes::OPERAND, format!("a number is needed here, not {}", value.type_name()))
-                .at(expr.span, format!("this is {value}"))
-                .help("write a number")
+            Diagnostic::error(
+                codes::OPERAND,
+                format!("a number is needed here, not {}", value.type_name()),
+            )
+            .at(expr.span, format!("this is {value}"))
+            .help("write a number")
         })
     }
 
     /// A value of the computation, or `None` for one that is wrong already.
-    pub(super) fn tensor(&mut self, frame: &mut Frame, expr: &Expr) -> Result<Option<Tensor>, Diagnostic> {
+    pub(super) fn tensor(
+        &mut self,
+        frame: &mut Frame,
+        expr: &Expr,
+    ) -> Result<Option<Tensor>, Diagnostic> {
         match self.expression(frame, expr)? {
             Bound::Tensor(tensor) => Ok(Some(tensor)),
             Bound::Wrong => Ok(None),
-            other => Err(Diagnostic::error(codes::OPERAND, format!("a value of the computation is needed here, not {}", other.describe()))
-                .at(expr.span, "not computed by an operation")
-                .help("give it the result of an operation, a block, or an input of the model")),
+            other => Err(Diagnostic::error(
+                codes::OPERAND,
+                format!("a value of the computation is needed here, not {}", other.describe()),
+            )
+            .at(expr.span, "not computed by an operation")
+            .help("give it the result of an operation, a block, or an input of the model")),
         }
     }
 }
