@@ -90,6 +90,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let began = Instant::now();
     let generation = generate(&mut executor, &tokenizer, &prompt, &options, &stop, &mut |piece| {
         let text = pending.take().unwrap_or_default() + piece;
+        let text = if console::out_is_terminal() { console::printable(&text) } else { text };
         if closed.is_ok() {
             closed = console::out(text);
             if closed.is_err() {

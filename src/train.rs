@@ -405,8 +405,7 @@ impl Report<'_> {
                 (resume_command(self.run_dir, None), "go on to the schedule's end")
             }
             (_, Target::Spec(_)) if self.inspection.form == Form::Cola.name() => {
-                let again = repeated(&self.arguments.target, ["--full-rank"]);
-                (again, "train the dense model to compare with")
+                (repeated_with("--full-rank"), "train the dense model to compare with")
             }
             _ => (console::command(["inspect", &run]), "see what was trained, layer by layer"),
         };
@@ -417,28 +416,23 @@ impl Report<'_> {
     }
 }
 
-/// This command again as it was typed, for a new folder and with more options.
-fn repeated<const N: usize>(target: &str, more: [&str; N]) -> String {
-    let typed = std::env::args().skip(1).collect::<Vec<_>>();
+/// This command again as it was typed, for a new folder and with one more option.
+fn repeated_with(option: &str) -> String {
     let mut arguments = Vec::new();
-    let mut typed = typed.iter().map(String::as_str);
+    let mut typed = std::env::args().skip(1);
     while let Some(argument) = typed.next() {
-        match argument {
+        match argument.as_str() {
             "--out" => _ = typed.next(),
             "--resume" => {}
             _ if argument.starts_with("--out=") => {}
             _ => arguments.push(argument),
         }
     }
-    // A target that looks like an option was written behind `--`, where options are not options any more.
-    if target.starts_with('-') {
-        return console::command(["train", "SPEC"].into_iter().chain(more));
-    }
-    arguments.extend(more);
+    arguments.push(option.to_owned());
     console::command(arguments)
 }
 
-/// Shows what the model says by now to the first words of the validation data.
+/// Shows how the model by now goes on with a few words of the validation data.
 fn sample(
     executor: &mut dyn Executor,
     data: &TrainingData,
@@ -450,13 +444,11 @@ fn sample(
     let sampling =
         Sampling { temperature: 0.8, top_k: 0, top_p: 0.95, seed: executor.plan().recipe.seed };
     let options = GenerateOptions { max_tokens: 80, sampling };
-    let generation = generate(executor, tokenizer, &data.beginning, &options, stop, &mut |_| ())?;
-    let text: Vec<String> = generation
-        .text
+    let generation = generate(executor, tokenizer, &data.prompt, &options, stop, &mut |_| ())?;
+    let text: Vec<String> = console::printable(&generation.text)
         .lines()
         .filter(|line| !line.trim().is_empty())
         .map(|line| format!("    {line}"))
         .collect();
-    let prompt = data.beginning.split_whitespace().collect::<Vec<_>>().join(" ");
-    console::out(format_args!("  sample      after {prompt:?}:\n{}\n", text.join("\n")))
+    console::out(format_args!("  sample      after {:?}:\n{}\n", data.prompt, text.join("\n")))
 }

@@ -34,6 +34,11 @@ pub(crate) fn note(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
+/// Whether results are read on a terminal.
+pub(crate) fn out_is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
 /// Whether progress may be drawn over itself.
 pub(crate) fn is_interactive() -> bool {
     io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
@@ -42,6 +47,17 @@ pub(crate) fn is_interactive() -> bool {
 /// Whether the error output takes colours: it is a terminal, and `NO_COLOR` is not set to anything.
 pub(crate) fn has_colors() -> bool {
     is_interactive() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// A text from a model without what a terminal would obey: its control characters but line ends and tabs are shown as
+/// the replacement character.
+pub(crate) fn printable(text: &str) -> String {
+    let show = |c: char| match c {
+        '\n' | '\t' => c,
+        c if c.is_control() => char::REPLACEMENT_CHARACTER,
+        c => c,
+    };
+    text.chars().map(show).collect()
 }
 
 /// How this program is called, so that the commands it prints can be typed as they stand: as it was called if that was
@@ -132,6 +148,11 @@ mod tests {
         assert_eq!(quoted(OsStr::new("It is a truth")), "'It is a truth'");
         assert_eq!(quoted(OsStr::new("don't")), "'don'\\''t'");
         assert_eq!(quoted(OsStr::new("")), "''");
+    }
+
+    #[test]
+    fn a_model_cannot_command_the_terminal() {
+        assert_eq!(printable("a\x1b[31m\r\tb\n\u{9b}é"), "a\u{fffd}[31m\u{fffd}\tb\n\u{fffd}é");
     }
 
     #[test]

@@ -12,8 +12,8 @@ use clap::Args;
 use colac_plan::Plan;
 use colac_runtime::data::files::{list_text_files, read_text};
 use colac_runtime::data::{
-    EvaluationBatches, PrepareOptions, TokenCorpus, Tokenizer, TrainingBatches, holds_shards,
-    prepare,
+    DataError, EvaluationBatches, PrepareOptions, TokenCorpus, Tokenizer, TrainingBatches,
+    holds_shards, prepare,
 };
 
 use crate::shared::console;
@@ -229,8 +229,8 @@ pub(crate) struct TrainingData {
     pub(crate) validation: Option<EvaluationBatches>,
     /// The tokenizer, where the recipe names one.
     pub(crate) tokenizer: Option<Tokenizer>,
-    /// The first words of the validation data, or nothing.
-    pub(crate) beginning: String,
+    /// A few words of the validation data, or nothing.
+    pub(crate) prompt: String,
 }
 
 /// Where a run's data is looked for and kept.
@@ -281,15 +281,16 @@ impl TrainingPlace<'_> {
         let corpus = training.open(tokenizer.as_ref(), threads)?.corpus;
         check(&corpus, plan, tokenizer.as_ref())?;
         let training =
-            TrainingBatches::new(Arc::clone(&corpus), recipe.data.mode, length, recipe.seed)?;
+            TrainingBatches::new(Arc::clone(&corpus), recipe.data.mode, length, recipe.seed)
+                .map_err(|error| name_as_given(error, &training.paths))?;
         let mut data =
-            TrainingData { training, validation: None, tokenizer, beginning: String::new() };
+            TrainingData { training, validation: None, tokenizer, prompt: String::new() };
         if !validation.paths.is_empty() {
             let held_out = validation.open(data.tokenizer.as_ref(), threads)?.corpus;
             check(&held_out, plan, data.tokenizer.as_ref())?;
             held_out.check_tokenizer(corpus.vocabulary_hash())?;
             if let Some(tokenizer) = &data.tokenizer {
-                data.beginning = beginning(&held_out, tokenizer)?;
+                data.prompt = excerpt(&held_out, tokenizer)?;
             }
             data.validation = Some(EvaluationBatches::new(held_out, recipe.data.mode, length)?);
         }
@@ -297,18 +298,36 @@ impl TrainingPlace<'_> {
     }
 }
 
-/// The first words of a corpus: a prompt that the model was not trained on.
-fn beginning(corpus: &TokenCorpus, tokenizer: &Tokenizer) -> Result<String, Failure> {
-    const PROMPT_TOKENS: u64 = 24;
+/// Tokens of text lie where the user never put anything: an error about them names the text.
+fn name_as_given(error: DataError, paths: &[PathBuf]) -> DataError {
+    match error {
+        DataError::TooShort { path, tokens, sequence_length } => {
+            let path = paths.first().cloned().unwrap_or(path);
+            DataError::TooShort { path, tokens, sequence_length }
+        }
+        other => other,
+    }
+}
+
+/// A prompt that the model was not trained on: some words from the middle of the corpus's first document, from the
+/// beginning of a sentence or line if there is one near.
+fn excerpt(corpus: &TokenCorpus, tokenizer: &Tokenizer) -> Result<String, Failure> {
+    const TOKENS: u64 = 128;
+    const WORDS: usize = 8;
     let document = corpus.document(0);
-    let end = corpus.end_of_text();
-    let mut ids = vec![0; (document.end - document.start).min(PROMPT_TOKENS) as usize];
-    corpus.copy_ids(document.start, &mut ids);
-    let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).filter(|&id| Some(id) != end).collect();
+    let length = document.end - document.start;
+    let start = document.start + length.saturating_sub(TOKENS) / 2;
+    let mut ids = vec![0; length.min(TOKENS) as usize];
+    corpus.copy_ids(start, &mut ids);
+    let end_of_text = corpus.end_of_text();
+    let ids: Vec<u32> =
+        ids.into_iter().map(|id| id as u32).filter(|&id| Some(id) != end_of_text).collect();
     let text = tokenizer.decode(&ids)?;
-    // A model that has not seen many words does best from the end of one.
-    let whole = text.rfind(char::is_whitespace).map_or(text.as_str(), |at| &text[..at]);
-    Ok(if whole.trim().is_empty() { text } else { whole.to_owned() })
+    let sentence = text.find(['.', '\n']).map_or(text.as_str(), |at| &text[at + 1..]);
+    let enough = |text: &str| text.split_whitespace().count() > WORDS;
+    let words = if enough(sentence) { sentence } else { text.as_str() };
+    let words = words.trim_start_matches(|c: char| !c.is_alphanumeric());
+    Ok(words.split_whitespace().take(WORDS).collect::<Vec<_>>().join(" "))
 }
 
 /// The data of an evaluation.
@@ -362,16 +381,17 @@ pub(crate) struct MissingData {
 }
 
 fn missing(parts: &[Part<'_>], plan: &Plan) -> Vec<MissingData> {
-    let mut found = Vec::new();
+    let tokenizer = plan.recipe.data.tokenizer.as_ref().map(PathBuf::from);
+    let mut found: Vec<MissingData> = tokenizer
+        .filter(|path| !path.exists())
+        .map(|path| MissingData { name: "tokenizer", option: "--tokenizer", path })
+        .into_iter()
+        .collect();
     for part in parts {
         for path in part.missing() {
             let name = if part.option == "--data" { "training data" } else { "validation data" };
             found.push(MissingData { name, option: part.option, path: path.to_owned() });
         }
-    }
-    let tokenizer = plan.recipe.data.tokenizer.as_ref().map(PathBuf::from);
-    if let Some(path) = tokenizer.filter(|path| !path.exists()) {
-        found.push(MissingData { name: "tokenizer", option: "--tokenizer", path });
     }
     found
 }

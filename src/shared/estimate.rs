@@ -29,20 +29,26 @@ pub(crate) fn sentence(plan: &Plan, threads: NonZeroUsize) -> String {
     let inspection = Inspection::new(plan);
     let flops = inspection.flops_per_token.total as f64 * inspection.batch.tokens as f64;
     let work = format!(
-        "the whole recipe is {} steps on {} tokens, {} FLOPs",
+        "the whole recipe is {} steps on {} tokens, {}FLOP",
         text::grouped(inspection.batch.steps),
         text::count(inspection.batch.tokens as f64),
-        text::count(flops),
+        spaced(flops),
     );
     match measure(threads) {
         Some(rate) => format!(
             "{work}: about {} on this CPU, at the {}FLOP/s that {PROBE} reaches with {threads} thread{}",
             days(flops / rate),
-            text::count(rate),
+            spaced(rate),
             if threads.get() == 1 { "" } else { "s" },
         ),
         None => work,
     }
+}
+
+/// A count with its unit's prefix: `7.49 E`, for `7.49 EFLOP`.
+fn spaced(count: f64) -> String {
+    let text = text::count(count);
+    if text.contains(' ') { text } else { text + " " }
 }
 
 /// Days if it takes one or more, with a digit behind the point where that says anything.
