@@ -25,8 +25,8 @@ fn results_are_as_stated() {
 enum Change {
     ElementFormat,
     Longer { axis: usize },
-    Without { axis: usize },
-    AnotherAxis,
+    OneAxisLess,
+    OneAxisMore,
 }
 
 /// Every change of every operand: its position and the types with it.
@@ -46,11 +46,11 @@ fn changes(types: &[TensorType]) -> Vec<(usize, Change, Vec<TensorType>)> {
             with(Change::Longer { axis }, TensorType::new(ty.dtype, shape));
             let mut shape = ty.shape.clone();
             shape.0.remove(axis);
-            with(Change::Without { axis }, TensorType::new(ty.dtype, shape));
+            with(Change::OneAxisLess, TensorType::new(ty.dtype, shape));
         }
         let mut shape = ty.shape.clone();
         shape.0.insert(0, Axis::anonymous(2));
-        with(Change::AnotherAxis, TensorType::new(ty.dtype, shape));
+        with(Change::OneAxisMore, TensorType::new(ty.dtype, shape));
     }
     cases
 }
@@ -104,7 +104,7 @@ fn wrong_operands_are_refused() {
                         "{what}"
                     );
                 }
-                Change::Without { .. } | Change::AnotherAxis => {
+                Change::OneAxisLess | Change::OneAxisMore => {
                     let unchanged = accepted.is_some_and(|results| results == sample.results);
                     let sums = matches!(sample.op, Op::ColumnSum) && changed[0].shape.ndim() > 0;
                     assert!(!unchanged || sums, "{what}");
