@@ -54,7 +54,7 @@ fn labels(architecture: &Architecture) -> BTreeSet<&str> {
 }
 
 /// Calls `visit` for every expression of the statements.
-fn walk<'a>(statements: &'a [Statement], visit: &mut dyn FnMut(&'a Expr)) {
+pub(crate) fn walk<'a>(statements: &'a [Statement], visit: &mut dyn FnMut(&'a Expr)) {
     for statement in statements {
         match statement {
             Statement::Assign { value, .. } | Statement::Return { value, .. } => value.walk(visit),

@@ -235,7 +235,9 @@ pub(crate) fn unknown_name<'a>(
             .at(span, "unknown name");
     match nearest(name, known.iter().copied()) {
         Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
-        None if known.is_empty() => diagnostic.help("no names are known here: write a number"),
+        None if known.is_empty() => {
+            diagnostic.help("write a number, or the name of a setting of the model")
+        }
         None => diagnostic.help(format!("known names are {}", known.join(", "))),
     }
 }

@@ -6,6 +6,9 @@ use colac_plan::op::TypeError;
 
 use crate::diagnostics::{Diagnostic, Span};
 use crate::graph::Value as Tensor;
+use crate::language::check::walk;
+use crate::language::expression::names;
+use crate::language::syntax::{Expr, ExprKind};
 use crate::lower::{Lowering, codes};
 
 impl Lowering<'_> {
@@ -55,6 +58,47 @@ impl Lowering<'_> {
                 _ => diagnostic = diagnostic.at(call, format!("this is {shape}")),
             }
         }
-        diagnostic.help(help)
+        let made = operands.iter().filter_map(|tensor| self.graph.node(tensor.node).origin.span);
+        self.blame_settings(diagnostic, made.chain([call])).help(help)
     }
+
+    /// Adds the places of a spec that gave the settings read by the calls at `calls`: where a size came from.
+    pub(super) fn blame_settings(
+        &self,
+        mut diagnostic: Diagnostic,
+        calls: impl IntoIterator<Item = Span>,
+    ) -> Diagnostic {
+        let body = &self.architecture.body;
+        let mut blamed: Vec<&str> = Vec::new();
+        for span in calls {
+            let mut look = |expr: &Expr| {
+                if let (ExprKind::Call(call), true) = (&expr.kind, expr.span == span) {
+                    for argument in &call.arguments {
+                        // Calls inside made operands of their own, which have places of their own.
+                        let names =
+                            self.config.iter().filter(|(name, _)| reads(&argument.value, name));
+                        blamed.extend(names.map(|(name, _)| name));
+                    }
+                }
+            };
+            walk(&body.model.statements, &mut look);
+            body.blocks.iter().for_each(|block| walk(&block.statements, &mut look));
+        }
+        blamed.sort_unstable();
+        blamed.dedup();
+        for name in blamed {
+            let given =
+                self.config.place(name).filter(|place| place.source != self.architecture.source);
+            if let (Some(place), Some(value)) = (given, self.config.get(name)) {
+                diagnostic = diagnostic.at(place, format!("`{name}` is {value}"));
+            }
+        }
+        diagnostic
+    }
+}
+
+/// Whether an argument that is no call itself reads a setting.
+fn reads(argument: &Expr, setting: &str) -> bool {
+    let is_call = matches!(argument.kind, ExprKind::Call(_));
+    !is_call && names(argument).iter().any(|name| name.text == setting)
 }

@@ -102,7 +102,9 @@ impl Lowering<'_> {
                     diagnostic = diagnostic.at(span, format!("{} is made here", shape(tensor)));
                 }
             }
-            return Err(diagnostic
+            let calls = [made(first), made(other)].into_iter().flatten();
+            return Err(self
+                .blame_settings(diagnostic, calls)
                 .help("make both the same, in the body or by the settings their sizes come from"));
         }
         let tensors: Vec<Tensor> = operands.iter().map(|(tensor, _)| *tensor).collect();
