@@ -1,5 +1,7 @@
 //! The file around a plan: what is damaged, cut, of another version or hostile is refused in one line.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail where it unwraps")]
+
 mod common;
 
 use std::path::PathBuf;

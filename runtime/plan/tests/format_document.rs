@@ -1,5 +1,7 @@
 //! `docs/plan-format.md` names every field and alternative of the file, in the order in which they are written.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail where it unwraps")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

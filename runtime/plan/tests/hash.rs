@@ -1,5 +1,7 @@
 //! What each of the three hashes covers.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail where it unwraps")]
+
 mod common;
 
 use colac_plan::hash::{Hashes, hashes};

@@ -3,6 +3,8 @@
 //! `COLAC_PLAN=FILE` points the test to a compiled plan, `COLAC_MUTATIONS=N` changes how often it is damaged (for a large
 //! plan each time costs its whole decoding).
 
+#![allow(clippy::unwrap_used, reason = "a test may fail where it unwraps")]
+
 mod common;
 
 fn damage(seed: u64) {

@@ -178,9 +178,12 @@ pub(super) fn tensors(plan: &Plan) -> Checked {
         let counted = tensor.strides.len() == axes.len();
         let innermost = tensor.strides.last().is_none_or(|&stride| stride == 1);
         let small = tensor.strides.iter().all(|&stride| stride < MAX_ELEMENTS);
-        demand(counted && innermost && small && is_injective(tensor), Rule::Strides, place, || {
-            format!("its strides are {:?} for the shape {}", tensor.strides, tensor.ty.shape)
-        })?;
+        demand(
+            counted && innermost && small && is_injective(tensor),
+            Rule::Strides,
+            place,
+            || format!("its strides are {:?} for the shape {}", tensor.strides, tensor.ty.shape),
+        )?;
         let (segment, size) = (tensor.segment, plan.bytes(tensor.segment));
         demand(segment != Segment::Workspace, Rule::Bounds, place, || {
             "it lies in the workspace".into()

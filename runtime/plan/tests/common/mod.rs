@@ -2,6 +2,7 @@
 //! once, slices of one tensor, views, results in place, a tied table with two gradient writers, constants.
 
 #![allow(dead_code, reason = "each test uses its own part of this module")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
 
 pub(crate) mod mutate;
 
