@@ -72,8 +72,7 @@ pub fn compile(request: Request, sources: &mut Sources) -> Result<Compiled, Diag
     let Model { architecture, config, mut graph } = lower::model(&spec, sources)?;
     dumper.after("lower", &graph)?;
     let bypassed = spec.cola.as_ref().is_some_and(|c| !c.bypass.is_empty());
-    let names = |name: &str| config.get(name).cloned();
-    let linears = passes::cola::run(&mut graph, spec.cola.as_ref(), spec.full_rank, &names, &mut diagnostics);
+    let linears = passes::cola::run(&mut graph, spec.cola.as_ref(), spec.full_rank, &config, &mut diagnostics);
     if diagnostics.has_errors() {
         return Err(diagnostics);
     }

@@ -14,31 +14,29 @@
 //! Assumes: a forward graph, every linear listed in [`Graph::linears`]. Guarantees: types and paths of everything else
 //! are unchanged; every linear of the model is in the report, rewritten or with the reason why not.
 
-use std::collections::BTreeSet;
-
 use colac_plan::op::Real;
 use colac_plan::parameter::{CheckpointName, Initialization, Role};
 use colac_plan::plan::{Decision, LinearReport};
 use colac_plan::program::Phase;
 use colac_plan::{Axis, Op, Shape, TensorType};
 
-use crate::diagnostics::{Diagnostic, Diagnostics, Span, nearest};
+use crate::diagnostics::{Diagnostic, Diagnostics, Span};
 use crate::graph::{ColaPermission, Graph, LinearSite, Origin, ParameterInfo, Value};
 use crate::language::activation::Activation;
+use crate::language::config::Config;
 use crate::language::expression::Value as Setting;
 use crate::language::selector::Selector;
 use crate::passes::codes;
-use crate::spec::{Cola, Override};
+use crate::spec::{Cola, Override, RankSource};
 
 const PASS: &str = "cola";
 
-/// Rewrites the graph as the spec says; without `[cola]` only reports. `names` gives the configuration's values for
-/// rank expressions.
+/// Rewrites the graph as the spec says; without `[cola]` only reports. Rank expressions read the configuration.
 pub fn run(
     graph: &mut Graph,
     cola: Option<&Cola>,
     full_rank: bool,
-    names: &dyn Fn(&str) -> Option<Setting>,
+    config: &Config,
     diagnostics: &mut Diagnostics,
 ) -> Vec<LinearReport> {
     let Some(cola) = cola else {
@@ -46,11 +44,15 @@ pub fn run(
         return graph.linears.iter().map(|site| kept(graph, site, reason.into())).collect();
     };
     check_selectors(graph, cola, diagnostics);
+    check_ranks(cola, config, diagnostics);
+    if diagnostics.has_errors() {
+        return Vec::new();
+    }
     let sites = graph.linears.clone();
     let mut report = Vec::with_capacity(sites.len());
     let mut unprofitable: Vec<(u64, u64, u64, Span, usize)> = Vec::new();
     for site in &sites {
-        match decide(graph, cola, site, names, diagnostics) {
+        match decide(graph, cola, site, config, diagnostics) {
             Err(reason) => report.push(kept(graph, site, reason)),
             Ok((rank, activation, rank_span)) => {
                 let (inputs, outputs) = extents(graph, site);
@@ -105,7 +107,7 @@ fn decide<'a>(
     graph: &Graph,
     cola: &'a Cola,
     site: &LinearSite,
-    names: &dyn Fn(&str) -> Option<Setting>,
+    config: &Config,
     diagnostics: &mut Diagnostics,
 ) -> Result<(u64, &'a Activation, Span), String> {
     if let ColaPermission::Never(reason) = &site.permission {
@@ -138,7 +140,7 @@ fn decide<'a>(
     let lookup = |name: &str| match name {
         "in_features" => Some(Setting::Integer(inputs as i64)),
         "out_features" => Some(Setting::Integer(outputs as i64)),
-        _ => names(name),
+        _ => config.get(name).cloned(),
     };
     match rank.evaluate(&lookup) {
         Ok(value) => Ok((u64::from(value), activation, rank.span)),
@@ -204,6 +206,21 @@ fn bypass(graph: &mut Graph, cola: &Cola) {
     }
 }
 
+/// What a rank expression may read besides the configuration: the widths of the linear it is evaluated for.
+const LINEAR_NAMES: [&str; 2] = ["in_features", "out_features"];
+
+/// A name that no rank can have is reported once, with the nearest that it can.
+fn check_ranks(cola: &Cola, config: &Config, diagnostics: &mut Diagnostics) {
+    let known: Vec<&str> = config.iter().map(|(name, _)| name).chain(LINEAR_NAMES).collect();
+    for rank in cola.overrides.iter().filter_map(|o| o.rank.as_ref()).chain([&cola.rank]) {
+        if let RankSource::Expression(expression) = &rank.value
+            && let Err(diagnostic) = expression.check_names(known.iter().copied())
+        {
+            diagnostics.push(diagnostic);
+        }
+    }
+}
+
 /// A selector that selects nothing, or only what may not be selected, is a mistake.
 fn check_selectors(graph: &Graph, cola: &Cola, diagnostics: &mut Diagnostics) {
     let linears: Vec<&str> = graph.linears.iter().map(|s| s.path.as_str()).collect();
@@ -238,23 +255,11 @@ fn check_selectors(graph: &Graph, cola: &Cola, diagnostics: &mut Diagnostics) {
 }
 
 fn unmatched(selector: &Selector, what: &str, paths: &[&str]) -> Diagnostic {
-    let patterns: BTreeSet<String> = paths.iter().map(|p| generalized(p)).collect();
-    let near = nearest(selector.text(), patterns.iter().map(String::as_str)).map(str::to_string);
-    let help = match near {
+    let help = match selector.suggest(paths.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
-        None if patterns.is_empty() => format!("the architecture has no {what}: remove the selector"),
-        None => {
-            let list: Vec<String> = patterns.iter().map(|p| format!("`{p}`")).collect();
-            format!("select among {}", list.join(", "))
-        }
+        None => format!("the architecture has no {what}: remove the selector"),
     };
     Diagnostic::error(codes::SELECTS_NOTHING, format!("`{}` selects no {what} of the model", selector.text()))
         .at(selector.span(), "matches nothing")
         .help(help)
-}
-
-/// A path with `*` for every number: `layers.3.mlp.up_proj` becomes `layers.*.mlp.up_proj`.
-fn generalized(path: &str) -> String {
-    let segment = |s: &str| if s.bytes().all(|b| b.is_ascii_digit()) { "*".to_string() } else { s.to_string() };
-    path.split('.').map(segment).collect::<Vec<_>>().join(".")
 }
