@@ -181,16 +181,21 @@ impl AttentionBackward {
         let group = head / (self.q.heads / self.k.heads);
         let (p, rest) = scratch.split_at_mut(QUERIES * KEYS);
         let mut tile = Tile { p, ds: &mut rest[..QUERIES * KEYS] };
-        let seen = visible_to_any(self.mask, &queries, self.q.seq);
         let mut beta = Accum::Replace;
-        // Tiles start at multiples of their size, as those of `keys` do, so that both ways add alike.
-        for keys in
-            tiles(seen.start / KEYS * KEYS..seen.end.next_multiple_of(KEYS).min(self.q.seq), KEYS)
-        {
-            self.rebuild(batch, head, &queries, &keys, &mut tile);
-            self.add_query_gradient(batch, head, &queries, group, &keys, beta, &mut tile);
-            beta = Accum::Add;
+        for keys in tiles(0..self.q.seq, KEYS) {
+            let seen = self.seen(&queries, &keys);
+            if !seen.is_empty() {
+                self.rebuild(batch, head, &queries, &seen, &mut tile);
+                self.add_query_gradient(batch, head, &queries, group, &seen, beta, &mut tile);
+                beta = Accum::Add;
+            }
         }
+    }
+
+    /// The part of a tile of keys that some query of a tile sees.
+    fn seen(&self, queries: &Range<usize>, keys: &Range<usize>) -> Range<usize> {
+        let seen = visible_to_any(self.mask, queries, self.q.seq);
+        seen.start.max(keys.start)..seen.end.min(keys.end)
     }
 
     #[expect(clippy::too_many_arguments, reason = "they name one tile of one product")]
@@ -227,39 +232,49 @@ impl AttentionBackward {
         let (ds, rest) = rest.split_at_mut(QUERIES * KEYS);
         let (dk, dv) = rest.split_at_mut(KEYS * dim);
         let mut tile = Tile { p, ds };
-        let mut beta = Accum::Replace;
         let sharing = self.q.heads / self.k.heads;
+        // Queries may see a part of the keys only: all products are added.
+        dk[..keys.len() * dim].fill(0.0);
+        dv[..keys.len() * dim].fill(0.0);
         for head in group * sharing..(group + 1) * sharing {
             for queries in tiles(0..seq, QUERIES) {
-                let seen = visible_to_any(self.mask, &queries, seq);
-                if seen.end <= keys.start || keys.end <= seen.start {
+                let seen = self.seen(&queries, &keys);
+                if seen.is_empty() {
                     continue;
                 }
-                self.rebuild(batch, head, &queries, &keys, &mut tile);
-                let (rows, columns) = (queries.len(), keys.len());
+                self.rebuild(batch, head, &queries, &seen, &mut tile);
+                let (rows, columns) = (queries.len(), seen.len());
                 let (p, ds) =
                     (Matrix::over(tile.p, rows, columns), Matrix::over(tile.ds, rows, columns));
                 let q = self.q.matrix(batch, head, queries.clone());
                 let dout = self.dout.matrix(batch, head, queries.clone());
+                let first = (seen.start - keys.start) * dim;
                 // SAFETY: operands are only read; sums and tile are this task's and apart.
                 unsafe {
-                    multiply(Matrix::over(dv, columns, dim), beta, 1.0, p.transposed(), dout);
-                    multiply(Matrix::over(dk, columns, dim), beta, 1.0, ds.transposed(), q);
+                    multiply(
+                        Matrix::over(&mut dv[first..], columns, dim),
+                        Accum::Add,
+                        1.0,
+                        p.transposed(),
+                        dout,
+                    );
+                    multiply(
+                        Matrix::over(&mut dk[first..], columns, dim),
+                        Accum::Add,
+                        1.0,
+                        ds.transposed(),
+                        q,
+                    );
                 }
-                beta = Accum::Add;
                 if with_queries {
-                    let first = if seen.start / KEYS == keys.start / KEYS {
-                        Accum::Replace
-                    } else {
-                        Accum::Add
-                    };
-                    self.add_query_gradient(batch, head, &queries, group, &keys, first, &mut tile);
+                    let before = visible_to_any(self.mask, &queries, seq).start < keys.start;
+                    let beta = if before { Accum::Add } else { Accum::Replace };
+                    self.add_query_gradient(batch, head, &queries, group, &seen, beta, &mut tile);
                 }
             }
         }
         for (row, position) in keys.enumerate() {
-            // SAFETY: these keys of this group belong to this task. Every key is seen at least by the query at its own
-            // position, so the sums have been written.
+            // SAFETY: these keys of this group belong to this task.
             unsafe {
                 let (dk, dv) = (&dk[row * dim..][..dim], &dv[row * dim..][..dim]);
                 self.dk.vector_mut(batch, position, group).copy_from_slice(dk);

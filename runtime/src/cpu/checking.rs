@@ -4,7 +4,10 @@
 //! bytes, or an executor that reads a tensor after its last planned use, then shows in the results. Must not know
 //! operations.
 
-#![expect(clippy::single_range_in_vec_init, reason = "lists of ranges of bytes, which may hold one")]
+#![expect(
+    clippy::single_range_in_vec_init,
+    reason = "lists of ranges of bytes, which may hold one"
+)]
 
 use std::ops::Range;
 
