@@ -23,7 +23,7 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const HEADER_BYTES: usize = 8 + 4 + 8 + 32;
 
 /// Longest body that is accepted, in bytes. Decoding needs memory in proportion to the body, so this bounds it; a plan
-/// of a model with 7 thousand million parameters is below a thirtieth of it.
+/// of a model with 7 thousand million parameters has below a hundredth of it.
 pub const MAX_BODY_BYTES: u64 = 64 << 20;
 
 /// Why a plan could not be read or written. Each prints as one line.
