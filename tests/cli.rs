@@ -1,5 +1,7 @@
 //! The command line as a user meets it: the built program, run in an empty folder.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
+
 mod common;
 
 use std::fs;
