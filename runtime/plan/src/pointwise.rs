@@ -142,6 +142,9 @@ pub struct Program {
     pub outputs: Vec<Output>,
 }
 
+/// Longest expression that is printed as one.
+const MAX_PRINTED_NODES: u64 = 200;
+
 /// Most instructions a program may have: executors keep one tile per register.
 pub const MAX_INSTRUCTIONS: usize = 256;
 
@@ -200,9 +203,25 @@ impl Program {
         builder.finish(&[(sum, DType::F32)])
     }
 
-    /// The program as one expression per output, e.g. `a * sigmoid(a)`; inputs are `a`, `b`, `c` …
+    /// The program as one expression per output, e.g. `a * sigmoid(a)`; inputs are `a`, `b`, `c` … A program that
+    /// shares registers so much that an expression would repeat itself beyond reading is only counted.
     pub fn expression(&self, output: usize) -> String {
-        self.render(self.outputs[output].register, 0)
+        let register = self.outputs[output].register;
+        let nodes = self.tree_sizes()[register as usize];
+        if nodes > MAX_PRINTED_NODES {
+            return format!("{} instructions", self.instructions.len());
+        }
+        self.render(register, 0)
+    }
+
+    /// Nodes of each register's expression when written as a tree; saturating, because sharing makes it exponential.
+    fn tree_sizes(&self) -> Vec<u64> {
+        let mut sizes: Vec<u64> = Vec::with_capacity(self.instructions.len());
+        for instruction in &self.instructions {
+            let below = instruction.arguments().map(|a| sizes[a as usize]);
+            sizes.push(below.fold(1, u64::saturating_add));
+        }
+        sizes
     }
 
     fn render(&self, register: Register, outer: u8) -> String {
@@ -458,6 +477,12 @@ mod tests {
         assert_eq!(silu.instructions.len(), 3);
         assert_eq!(silu.check(), Ok(()));
         assert_eq!(Program::sum(3).to_string(), "a + b + c");
+    }
+
+    #[test]
+    fn printing_does_not_follow_sharing_without_end() {
+        let doubled = Program::unary(|b, x| (0..200).fold(x, |y, _| b.binary(Binary::Add, y, y)));
+        assert_eq!(doubled.to_string(), "201 instructions");
     }
 
     #[test]
