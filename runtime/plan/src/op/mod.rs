@@ -130,7 +130,7 @@ pub enum Op {
     /// f32), and 1 where every element is finite, else 0.
     GradientNorm,
     /// `gradients[n], norm[], finite[], learning_rate[] → parameters[n], first[n], second[n], step[]`, all four updated
-    /// in place; nothing is written when `finite` is 0.
+    /// in place; nothing is written when `finite` is 0, and elements outside the ranges are never touched.
     ///
     /// With `c = min(1, clip_norm/(norm + 1e-6))` (1 when `clip_norm` is 0), `g = c · gradient`, `t = step + 1`:
     /// `m = β₁m + (1-β₁)g`, `v = β₂v + (1-β₂)g²`,
