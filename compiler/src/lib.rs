@@ -11,4 +11,5 @@ pub mod language;
 pub mod lower;
 pub mod passes;
 pub mod spec;
+mod toml_tree;
 pub mod view;

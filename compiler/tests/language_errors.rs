@@ -63,7 +63,7 @@ fn run_case(name: &str) -> (Diagnostics, Sources) {
         return (lower::model(&spec, &mut sources).expect_err("a case is wrong"), sources);
     }
     let source = sources.add(format!("{name}.toml"), rest);
-    let lowered = Architecture::parse(source, &sources).and_then(|architecture| {
+    let lowered = Architecture::parse(source, &mut sources).and_then(|architecture| {
         let config = Config::resolve(&architecture, &lower::settings(&spec), spec.model_section)?;
         lower::lower(&architecture, &config, Batch { rows: 2, sequence_length: 16 })
     });
@@ -210,7 +210,7 @@ fn no_text_makes_the_parser_panic() {
             );
             let mut sources = Sources::default();
             let source = sources.add("random.toml", text);
-            if let Err(diagnostics) = Architecture::parse(source, &sources) {
+            if let Err(diagnostics) = Architecture::parse(source, &mut sources) {
                 render(&diagnostics, &sources);
             }
             Ok(())

@@ -82,7 +82,7 @@ fn lower(text: &str, line: usize) -> Graph {
     let input = SpecInput::Text { name: "spec.toml".into(), text: SPEC.into() };
     let (spec, _) = Spec::load(input, &[], false, &mut sources).expect("the spec is right");
     let source = sources.add(format!("block at line {line}"), text);
-    let lowered = Architecture::parse(source, &sources).and_then(|architecture| {
+    let lowered = Architecture::parse(source, &mut sources).and_then(|architecture| {
         let config = Config::resolve(&architecture, &lower::settings(&spec), spec.model_section)?;
         lower::lower(&architecture, &config, Batch { rows: 2, sequence_length: 8 })
     });

@@ -263,7 +263,7 @@ fn damaged_architectures_are_refused_or_right() {
         let input = SpecInput::Text { name: "spec.toml".into(), text: SPEC.into() };
         let (spec, _) = Spec::load(input, &[], false, &mut sources).expect("the spec is right");
         let source = sources.add("damaged.toml", words.concat());
-        let lowered = Architecture::parse(source, &sources).and_then(|architecture| {
+        let lowered = Architecture::parse(source, &mut sources).and_then(|architecture| {
             let config =
                 Config::resolve(&architecture, &lower::settings(&spec), spec.model_section)?;
             lower::lower(&architecture, &config, Batch { rows: 3, sequence_length: 16 })

@@ -3,14 +3,15 @@
 //! Owns which sections and keys an architecture has and what their values must be. Must not know specs; what `[config]`
 //! is worth for one model is decided in [`crate::language::config`].
 
-use crate::diagnostics::{Diagnostic, Diagnostics, SourceId, Sources, Span, nearest};
+use crate::diagnostics::{Diagnostic, Diagnostics, SourceId, Sources, Span};
 use crate::language::check;
 use crate::language::codes;
-use crate::language::document::{self, Content, Entry, Node};
+use crate::language::document::{self, table, text, unknown_key, wrong_value};
 use crate::language::expression::{Expression, Value};
 use crate::language::huggingface::HuggingFace;
 use crate::language::syntax::Body;
 use crate::language::weights::WeightRule;
+use crate::toml_tree::{Node, Table, Tree};
 
 /// The version of the language that this compiler reads.
 pub const LANGUAGE_VERSION: i64 = 1;
@@ -139,15 +140,15 @@ pub struct Architecture {
 }
 
 impl Architecture {
-    /// Reads and checks the architecture in a source.
+    /// Reads and checks the architecture in a source; texts with escapes become sources of their own.
     ///
     /// # Errors
     /// Everything that is wrong with the file by itself, in one collection.
-    pub fn parse(source: SourceId, sources: &Sources) -> Result<Architecture, Diagnostics> {
-        let entries = document::parse(source, sources)?;
+    pub fn parse(source: SourceId, sources: &mut Sources) -> Result<Architecture, Diagnostics> {
+        let root = document::parse(source, sources)?;
         let mut reader = Reader { source, diagnostics: Diagnostics::default() };
-        reader.version(&entries)?;
-        let architecture = reader.architecture(&entries);
+        reader.version(&root)?;
+        let architecture = reader.architecture(&root);
         let mut diagnostics = reader.diagnostics;
         match architecture {
             Some(architecture) => {
@@ -169,46 +170,6 @@ impl Architecture {
     }
 }
 
-/// The diagnostic for a key that a table does not have.
-pub(crate) fn unknown_key(entry: &Entry, table: &str, known: &[&str]) -> Diagnostic {
-    let diagnostic =
-        Diagnostic::error(codes::UNKNOWN_KEY, format!("{table} has no `{}`", entry.key))
-            .at(entry.key_span, "unknown");
-    match nearest(&entry.key, known.iter().copied()) {
-        Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
-        None => diagnostic.help(format!("it may have {}", known.join(", "))),
-    }
-}
-
-/// The diagnostic for a value of the wrong type.
-pub(crate) fn wrong_value(node: &Node, wanted: &str) -> Diagnostic {
-    Diagnostic::error(
-        codes::WRONG_VALUE,
-        format!("this must be {wanted}, not {}", node.type_name()),
-    )
-    .at(node.span, format!("is {}", node.type_name()))
-    .help(format!("write {wanted}"))
-}
-
-/// The entries of a table.
-pub(crate) fn table(node: &Node) -> Result<&[Entry], Diagnostic> {
-    match &node.content {
-        Content::Table(entries) => Ok(entries),
-        _ => Err(wrong_value(node, "a table")),
-    }
-}
-
-/// A text and where it begins.
-pub(crate) fn text(node: &Node) -> Result<(&str, usize), Diagnostic> {
-    match &node.content {
-        // A text with escapes is read as if it began at its quote: lines agree, columns do not.
-        Content::Plain(Value::Text(text), start) => {
-            Ok((text, start.unwrap_or(node.span.start as usize)))
-        }
-        _ => Err(wrong_value(node, "a text")),
-    }
-}
-
 struct Reader {
     source: SourceId,
     diagnostics: Diagnostics,
@@ -225,12 +186,12 @@ impl Reader {
     }
 
     /// Nothing else is worth reading in a file of another language.
-    fn version(&self, entries: &[Entry]) -> Result<(), Diagnostics> {
-        let Some(entry) = entries.iter().find(|entry| entry.key == "language") else {
+    fn version(&self, root: &Table) -> Result<(), Diagnostics> {
+        let Some(entry) = root.get("language") else {
             return Err(self.missing("language", "language = 1").into());
         };
-        match &entry.node.content {
-            Content::Plain(Value::Integer(LANGUAGE_VERSION), _) => Ok(()),
+        match &entry.node.value {
+            Tree::Integer(LANGUAGE_VERSION) => Ok(()),
             _ => Err(Diagnostic::error(
                 codes::VERSION,
                 "the file is written in a language that this version does not read",
@@ -247,13 +208,12 @@ impl Reader {
             .help(format!("add `{example}`"))
     }
 
-    fn architecture(&mut self, entries: &[Entry]) -> Option<Architecture> {
-        for entry in entries.iter().filter(|entry| !KEYS.contains(&entry.key.as_str())) {
+    fn architecture(&mut self, root: &Table) -> Option<Architecture> {
+        for entry in root.0.iter().filter(|entry| !KEYS.contains(&entry.key.as_str())) {
             self.diagnostics.push(unknown_key(entry, "an architecture", &KEYS));
         }
-        let find = |key: &str| entries.iter().find(|entry| entry.key == key);
         let mut required = |key: &str, example: &str| {
-            let found = find(key);
+            let found = root.get(key);
             if found.is_none() {
                 let missing = self.missing(key, example);
                 self.diagnostics.push(missing);
@@ -269,9 +229,10 @@ impl Reader {
         let objective_span = objective.map(|entry| entry.span());
         let objective = objective.and_then(|entry| self.objective(&entry.node));
         let config = config.and_then(|entry| self.config(&entry.node));
-        let checks = find("check").map_or(Some(Vec::new()), |entry| self.checks(&entry.node));
-        let weights = find("weights").map_or(Some(Vec::new()), |entry| self.weights(&entry.node));
-        let huggingface = match find("huggingface") {
+        let checks = root.get("check").map_or(Some(Vec::new()), |entry| self.checks(&entry.node));
+        let weights =
+            root.get("weights").map_or(Some(Vec::new()), |entry| self.weights(&entry.node));
+        let huggingface = match root.get("huggingface") {
             Some(entry) => self.keep(HuggingFace::read(&entry.node)),
             None => Some(HuggingFace::default()),
         };
@@ -306,9 +267,9 @@ impl Reader {
 
     fn config(&mut self, node: &Node) -> Option<Vec<ConfigEntry>> {
         let mut config: Vec<ConfigEntry> = Vec::new();
-        for entry in self.keep(table(node))? {
+        for entry in &self.keep(table(node))?.0 {
             if entry.key == "required" {
-                let Content::List(names) = &entry.node.content else {
+                let Tree::List(names) = &entry.node.value else {
                     self.diagnostics.push(wrong_value(&entry.node, "a list of names"));
                     continue;
                 };
@@ -428,8 +389,9 @@ impl Reader {
 
     fn checks(&mut self, node: &Node) -> Option<Vec<Check>> {
         let mut checks = Vec::new();
-        for entry in self.keep(table(node))? {
-            let condition = Expression::parse(&entry.key, self.source, entry.key_text_start());
+        for entry in &self.keep(table(node))?.0 {
+            let condition =
+                Expression::parse(&entry.key, entry.key_text.source, entry.key_text.start as usize);
             let reason = text(&entry.node).map(|(reason, _)| reason.to_owned());
             if let (Some(condition), Some(reason)) = (self.keep(condition), self.keep(reason)) {
                 checks.push(Check { condition, reason });
@@ -440,15 +402,15 @@ impl Reader {
 
     fn weights(&mut self, node: &Node) -> Option<Vec<WeightRule>> {
         let entries = self.keep(table(node))?;
-        Some(entries.iter().filter_map(|entry| self.keep(WeightRule::read(entry))).collect())
+        Some(entries.0.iter().filter_map(|entry| self.keep(WeightRule::read(entry))).collect())
     }
 
     fn body(&mut self, node: &Node) -> Option<Body> {
         let entries = self.keep(table(node))?;
-        for entry in entries.iter().filter(|entry| entry.key != "text") {
+        for entry in entries.0.iter().filter(|entry| entry.key != "text") {
             self.diagnostics.push(unknown_key(entry, "`[body]`", &["text"]));
         }
-        let Some(entry) = entries.iter().find(|entry| entry.key == "text") else {
+        let Some(entry) = entries.get("text") else {
             self.diagnostics.push(
                 Diagnostic::error(codes::MISSING_KEY, "`[body]` needs `text`")
                     .at(node.span, "no text in here")
@@ -456,11 +418,8 @@ impl Reader {
             );
             return None;
         };
-        let Content::Plain(Value::Text(text), start) = &entry.node.content else {
-            self.diagnostics.push(wrong_value(&entry.node, "a text"));
-            return None;
-        };
-        let Some(start) = start else {
+        let (text, span) = self.keep(text(&entry.node))?;
+        if span.source != self.source {
             self.diagnostics.push(
                 Diagnostic::error(
                     codes::BODY_QUOTES,
@@ -470,8 +429,8 @@ impl Reader {
                 .help("write the body between ''' and ''', where a backslash is only a backslash"),
             );
             return None;
-        };
-        match crate::language::body::parse(text, self.source, *start) {
+        }
+        match crate::language::body::parse(text, self.source, span.start as usize) {
             Ok(body) => Some(body),
             Err(errors) => {
                 self.diagnostics.extend(errors);
@@ -483,30 +442,25 @@ impl Reader {
 
 /// Kind and default of a setting.
 fn config_value(node: &Node) -> Result<(ConfigKind, ConfigDefault), Diagnostic> {
-    Ok(match &node.content {
-        Content::Plain(value @ Value::Integer(_), _) => {
-            (ConfigKind::Integer, ConfigDefault::Value(value.clone()))
-        }
-        Content::Plain(value @ Value::Float(_), _) => {
-            (ConfigKind::Number, ConfigDefault::Value(value.clone()))
-        }
-        Content::Plain(value @ Value::Boolean(_), _) => {
-            (ConfigKind::Boolean, ConfigDefault::Value(value.clone()))
-        }
-        Content::Plain(Value::Text(_), _) => {
-            let (text, start) = text(node)?;
-            let expression = Expression::parse(text, node.span.source, start)?;
+    Ok(match &node.value {
+        Tree::Text(text, span) => {
             // The kind is found once all settings are known.
-            (ConfigKind::Integer, ConfigDefault::Expression(expression))
+            (
+                ConfigKind::Integer,
+                ConfigDefault::Expression(Expression::parse(
+                    text,
+                    span.source,
+                    span.start as usize,
+                )?),
+            )
         }
-        Content::Table(entries) => {
-            for entry in entries {
+        Tree::Table(entries) => {
+            for entry in &entries.0 {
                 if !["one_of", "default"].contains(&entry.key.as_str()) {
                     return Err(unknown_key(entry, "a choice", &["one_of", "default"]));
                 }
             }
-            let find =
-                |key: &str| entries.iter().find(|entry| entry.key == key).map(|entry| &entry.node);
+            let find = |key: &str| entries.get(key).map(|entry| &entry.node);
             let (Some(one_of), Some(default)) = (find("one_of"), find("default")) else {
                 return Err(Diagnostic::error(
                     codes::MISSING_KEY,
@@ -515,7 +469,7 @@ fn config_value(node: &Node) -> Result<(ConfigKind, ConfigDefault), Diagnostic> 
                 .at(node.span, "this choice")
                 .help("write { one_of = [\"a\", \"b\"], default = \"a\" }"));
             };
-            let Content::List(texts) = &one_of.content else {
+            let Tree::List(texts) = &one_of.value else {
                 return Err(wrong_value(one_of, "a list of texts"));
             };
             let texts = texts
@@ -534,7 +488,12 @@ fn config_value(node: &Node) -> Result<(ConfigKind, ConfigDefault), Diagnostic> 
             }
             (ConfigKind::OneOf(texts), ConfigDefault::Value(Value::Text(chosen)))
         }
-        Content::List(_) => {
+        Tree::Integer(number) => {
+            (ConfigKind::Integer, ConfigDefault::Value(Value::Integer(*number)))
+        }
+        Tree::Float(number) => (ConfigKind::Number, ConfigDefault::Value(Value::Float(*number))),
+        Tree::Boolean(truth) => (ConfigKind::Boolean, ConfigDefault::Value(Value::Boolean(*truth))),
+        Tree::HugeInteger(_) | Tree::Datetime(_) | Tree::List(_) => {
             return Err(wrong_value(node, "a number, true, false, an expression or a choice"));
         }
     })

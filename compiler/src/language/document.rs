@@ -1,167 +1,90 @@
-//! An architecture file as a TOML document in which every key and value knows its place.
+//! An architecture file as a TOML tree, and the readers of its values that every section shares.
 //!
-//! Owns reading TOML and the place of a text inside its quotes. Must not know which keys an architecture has.
+//! Owns which values of TOML no architecture may hold, and what is said of a key or value that is not as it must be.
+//! Must not know which keys an architecture has.
 
-use toml::de::{DeTable, DeValue};
-
-use crate::diagnostics::{Diagnostic, Diagnostics, SourceId, Sources, Span};
+use crate::diagnostics::{Diagnostic, Diagnostics, SourceId, Sources, Span, nearest};
 use crate::language::codes;
 use crate::language::expression::Value;
+use crate::toml_tree::{self, Entry, Node, Table, Tree};
 
-/// A key and its value.
-#[derive(Clone, Debug)]
-pub(crate) struct Entry {
-    /// The key, quotes taken off.
-    pub(crate) key: String,
-    /// The key as written, with quotes if it has them.
-    pub(crate) key_span: Span,
-    /// The value.
-    pub(crate) node: Node,
-}
-
-impl Entry {
-    /// Where the text of the key begins: after its quote, if it has one.
-    pub(crate) fn key_text_start(&self) -> usize {
-        let quoted = (self.key_span.end - self.key_span.start) as usize > self.key.len();
-        self.key_span.start as usize + usize::from(quoted)
-    }
-
-    /// Key and value.
-    pub(crate) fn span(&self) -> Span {
-        self.key_span.to(self.node.span)
-    }
-}
-
-/// A value and its place.
-#[derive(Clone, Debug)]
-pub(crate) struct Node {
-    /// The value.
-    pub(crate) content: Content,
-    /// As written, with quotes.
-    pub(crate) span: Span,
-}
-
-/// A value of a document.
-#[derive(Clone, Debug)]
-pub(crate) enum Content {
-    /// A number, truth value or text; for a text also the byte where it begins behind its quotes, or `None` if escapes
-    /// shift its bytes against the file's.
-    Plain(Value, Option<usize>),
-    /// `[a, b]`.
-    List(Vec<Node>),
-    /// A section or `{ a = b }`, in the order written.
-    Table(Vec<Entry>),
-}
-
-impl Node {
-    /// What a message calls it.
-    pub(crate) fn type_name(&self) -> &'static str {
-        match &self.content {
-            Content::Plain(value, _) => value.type_name(),
-            Content::List(_) => "a list",
-            Content::Table(_) => "a table",
-        }
-    }
-}
-
-/// Reads a whole document.
+/// Reads a whole file.
 ///
 /// # Errors
-/// `language::toml`: every syntax error of TOML; dates and numbers of more than 64 bits, which no key takes.
-pub(crate) fn parse(source: SourceId, sources: &Sources) -> Result<Vec<Entry>, Diagnostics> {
-    let text = &sources.get(source).text;
-    let (table, errors) = DeTable::parse_recoverable(text);
+/// `language::toml`: syntax errors of TOML, and values that no key takes: dates, numbers that are not finite or need
+/// more than 64 bits.
+pub(crate) fn parse(source: SourceId, sources: &mut Sources) -> Result<Table, Diagnostics> {
+    let table = toml_tree::parse(source, codes::TOML, sources)?;
     let mut diagnostics = Diagnostics::default();
-    for error in &errors {
-        let span = error.span().unwrap_or_default();
-        let start = span.start.min(text.len());
-        diagnostics.push(
-            Diagnostic::error(codes::TOML, "this is not TOML")
-                .at(Span::new(source, start..span.end.clamp(start, text.len())), error.message())
-                .help("write `key = value` lines under `[section]` headers; texts stand in quotes"),
-        );
+    for entry in &table.0 {
+        refuse_foreign_values(&entry.node, &mut diagnostics);
     }
-    let reader = Reader { source, text };
-    let entries = reader.table(table.get_ref(), &mut diagnostics);
-    if diagnostics.has_errors() { Err(diagnostics) } else { Ok(entries) }
+    if diagnostics.has_errors() { Err(diagnostics) } else { Ok(table) }
 }
 
-struct Reader<'a> {
-    source: SourceId,
-    text: &'a str,
+/// Reports every value in `node` that [`Value`] cannot hold.
+fn refuse_foreign_values(node: &Node, diagnostics: &mut Diagnostics) {
+    let (reason, help) = match &node.value {
+        Tree::HugeInteger(_) => ("the number is too large", "write a number of at most 64 bits"),
+        Tree::Float(number) if !number.is_finite() => {
+            ("the number is not finite", "write a finite number")
+        }
+        Tree::Datetime(_) => ("an architecture has no dates", "write a number or a text"),
+        Tree::Text(..) | Tree::Integer(_) | Tree::Float(_) | Tree::Boolean(_) => return,
+        Tree::List(nodes) => {
+            return nodes.iter().for_each(|node| refuse_foreign_values(node, diagnostics));
+        }
+        Tree::Table(table) => {
+            let entries = table.0.iter();
+            return entries.for_each(|entry| refuse_foreign_values(&entry.node, diagnostics));
+        }
+    };
+    diagnostics
+        .push(Diagnostic::error(codes::TOML, reason).at(node.span, "not a value here").help(help));
 }
 
-impl Reader<'_> {
-    fn table(&self, table: &DeTable<'_>, diagnostics: &mut Diagnostics) -> Vec<Entry> {
-        let mut entries: Vec<Entry> = table
-            .iter()
-            .map(|(key, value)| Entry {
-                key: key.get_ref().to_string(),
-                key_span: Span::new(self.source, key.span()),
-                node: self.node(value.get_ref(), value.span(), diagnostics),
-            })
-            .collect();
-        // The crate orders keys by name; the order of the text decides between rules and for messages.
-        entries.sort_by_key(|entry| entry.key_span);
-        entries
+/// The number, truth value or text of a node; `None` for what has parts.
+pub(crate) fn plain(node: &Node) -> Option<Value> {
+    match &node.value {
+        Tree::Text(text, _) => Some(Value::Text(text.clone())),
+        Tree::Integer(number) => Some(Value::Integer(*number)),
+        Tree::Float(number) => Some(Value::Float(*number)),
+        Tree::Boolean(truth) => Some(Value::Boolean(*truth)),
+        Tree::HugeInteger(_) | Tree::Datetime(_) | Tree::List(_) | Tree::Table(_) => None,
     }
+}
 
-    fn node(
-        &self,
-        value: &DeValue<'_>,
-        range: std::ops::Range<usize>,
-        diagnostics: &mut Diagnostics,
-    ) -> Node {
-        let span = Span::new(self.source, range.clone());
-        let mut refuse = |what: &str, help: &str| {
-            diagnostics
-                .push(Diagnostic::error(codes::TOML, what).at(span, "not a value here").help(help));
-            Content::Plain(Value::Integer(0), None)
-        };
-        let content = match value {
-            DeValue::String(text) => {
-                Content::Plain(Value::Text(text.to_string()), self.text_start(text, range))
-            }
-            DeValue::Integer(integer) => {
-                match i64::from_str_radix(integer.as_str(), integer.radix()) {
-                    Ok(number) => Content::Plain(Value::Integer(number), None),
-                    Err(_) => {
-                        refuse("the number is too large", "write a number of at most 64 bits")
-                    }
-                }
-            }
-            DeValue::Float(float) => match float.as_str().parse::<f64>() {
-                Ok(number) if number.is_finite() => Content::Plain(Value::Float(number), None),
-                _ => refuse("the number is not finite", "write a finite number"),
-            },
-            DeValue::Boolean(truth) => Content::Plain(Value::Boolean(*truth), None),
-            DeValue::Datetime(_) => {
-                refuse("an architecture has no dates", "write a number or a text")
-            }
-            DeValue::Array(values) => Content::List(
-                values
-                    .iter()
-                    .map(|value| self.node(value.get_ref(), value.span(), diagnostics))
-                    .collect(),
-            ),
-            DeValue::Table(table) => Content::Table(self.table(table, diagnostics)),
-        };
-        Node { content, span }
+/// The entries of a table.
+pub(crate) fn table(node: &Node) -> Result<&Table, Diagnostic> {
+    match &node.value {
+        Tree::Table(table) => Ok(table),
+        _ => Err(wrong_value(node, "a table")),
     }
+}
 
-    /// The byte where a string's text begins, if it stands in the file byte for byte.
-    fn text_start(&self, text: &str, range: std::ops::Range<usize>) -> Option<usize> {
-        let written = self.text.get(range.clone())?;
-        let quotes = ["\"\"\"", "'''", "\"", "'"]
-            .into_iter()
-            .find(|quotes| written.starts_with(quotes))?
-            .len();
-        let inner = written.get(quotes..written.len().checked_sub(quotes)?)?;
-        // A line break right after three quotes does not belong to the text.
-        let line_break = [("\r\n", 2), ("\n", 1)]
-            .into_iter()
-            .find(|(br, _)| quotes == 3 && inner.starts_with(br));
-        let skipped = line_break.map_or(0, |(_, length)| length);
-        (inner.get(skipped..)? == text).then_some(range.start + quotes + skipped)
+/// A text and its bytes, without quotes.
+pub(crate) fn text(node: &Node) -> Result<(&str, Span), Diagnostic> {
+    match &node.value {
+        Tree::Text(text, span) => Ok((text, *span)),
+        _ => Err(wrong_value(node, "a text")),
     }
+}
+
+/// The diagnostic for a key that a table does not have.
+pub(crate) fn unknown_key(entry: &Entry, table: &str, known: &[&str]) -> Diagnostic {
+    let diagnostic =
+        Diagnostic::error(codes::UNKNOWN_KEY, format!("{table} has no `{}`", entry.key))
+            .at(entry.key_span, "unknown");
+    match nearest(&entry.key, known.iter().copied()) {
+        Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
+        None => diagnostic.help(format!("it may have {}", known.join(", "))),
+    }
+}
+
+/// The diagnostic for a value of the wrong type.
+pub(crate) fn wrong_value(node: &Node, wanted: &str) -> Diagnostic {
+    let found = node.type_name();
+    Diagnostic::error(codes::WRONG_VALUE, format!("this must be {wanted}, not {found}"))
+        .at(node.span, format!("is {found}"))
+        .help(format!("write {wanted}"))
 }

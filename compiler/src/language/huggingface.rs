@@ -6,11 +6,11 @@
 use serde_json::{Map, Value as Json};
 
 use crate::diagnostics::{Diagnostic, nearest};
-use crate::language::architecture::{table, text, unknown_key, wrong_value};
 use crate::language::codes;
 use crate::language::config::Config;
-use crate::language::document::{Content, Entry, Node};
+use crate::language::document::{plain, table, text, unknown_key, wrong_value};
 use crate::language::expression::{Expression, Names, Value};
+use crate::toml_tree::{Entry, Node, Tree};
 
 /// Names that expressions of this section may read besides the configuration.
 ///
@@ -59,7 +59,7 @@ impl HuggingFace {
     /// Reads the section.
     pub(crate) fn read(node: &Node) -> Result<HuggingFace, Diagnostic> {
         let mut read = HuggingFace::default();
-        for entry in table(node)? {
+        for entry in &table(node)?.0 {
             match entry.key.as_str() {
                 "full_rank" => read.full_rank = Some(said(&entry.node)?),
                 "cola" => read.cola = Some(said(&entry.node)?),
@@ -157,15 +157,15 @@ fn renamed(entry: &Entry) -> Result<Renamed, Diagnostic> {
     let setting = entry.key.clone();
     let mut renamed =
         Renamed { name: setting.clone(), setting, entry_span: entry.key_span, values: Vec::new() };
-    let Content::Table(parts) = &entry.node.content else {
+    let Tree::Table(parts) = &entry.node.value else {
         renamed.name = text(&entry.node)?.0.to_owned();
         return Ok(renamed);
     };
-    for part in parts {
+    for part in &parts.0 {
         match part.key.as_str() {
             "name" => renamed.name = text(&part.node)?.0.to_owned(),
             "values" => {
-                for value in table(&part.node)? {
+                for value in &table(&part.node)?.0 {
                     renamed.values.push((value.key.clone(), text(&value.node)?.0.to_owned()));
                 }
             }
@@ -178,17 +178,17 @@ fn renamed(entry: &Entry) -> Result<Renamed, Diagnostic> {
 /// Literals, or `{ expression = "…" }`.
 fn said(node: &Node) -> Result<Vec<(String, Said)>, Diagnostic> {
     let mut all = Vec::new();
-    for entry in table(node)? {
-        let said = match &entry.node.content {
-            Content::Table(parts) => {
-                let [part] = parts.as_slice() else {
+    for entry in &table(node)?.0 {
+        let said = match &entry.node.value {
+            Tree::Table(parts) => {
+                let [part] = parts.0.as_slice() else {
                     return Err(wrong_value(&entry.node, "{ expression = \"…\" }"));
                 };
                 if part.key != "expression" {
                     return Err(unknown_key(part, "a computed value", &["expression"]));
                 }
-                let (text, start) = text(&part.node)?;
-                Said::Expression(Expression::parse(text, part.node.span.source, start)?)
+                let (text, span) = text(&part.node)?;
+                Said::Expression(Expression::parse(text, span.source, span.start as usize)?)
             }
             _ => Said::Literal(literal(&entry.node)?),
         };
@@ -198,11 +198,12 @@ fn said(node: &Node) -> Result<Vec<(String, Said)>, Diagnostic> {
 }
 
 fn literal(node: &Node) -> Result<Json, Diagnostic> {
-    match &node.content {
-        Content::Plain(value, _) => Ok(to_json(value)),
-        Content::List(nodes) => {
+    match &node.value {
+        Tree::List(nodes) => {
             nodes.iter().map(literal).collect::<Result<Vec<_>, _>>().map(Json::from)
         }
-        Content::Table(_) => Err(wrong_value(node, "a number, text, truth value or list")),
+        _ => plain(node)
+            .map(|value| to_json(&value))
+            .ok_or_else(|| wrong_value(node, "a number, text, truth value or list")),
     }
 }

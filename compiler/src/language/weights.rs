@@ -3,10 +3,10 @@
 //! Owns the section `[weights]`. Must not know which paths a model has or which parameters stand under them.
 
 use crate::diagnostics::{Diagnostic, Span, nearest};
-use crate::language::architecture::{text, unknown_key, wrong_value};
 use crate::language::codes;
-use crate::language::document::{Content, Entry, Node};
+use crate::language::document::{text, unknown_key, wrong_value};
 use crate::language::selector::Selector;
+use crate::toml_tree::{Entry, Node, Tree};
 
 /// Order of the two axes of a matrix in a checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,11 +32,12 @@ pub struct WeightRule {
 impl WeightRule {
     /// Reads one entry of the section.
     pub(crate) fn read(entry: &Entry) -> Result<WeightRule, Diagnostic> {
-        let pattern = Selector::parse(&entry.key, entry.key_span.source, entry.key_text_start())?;
+        let pattern =
+            Selector::parse(&entry.key, entry.key_text.source, entry.key_text.start as usize)?;
         let (mut tensor, mut layout) = (None, Layout::default());
-        match &entry.node.content {
-            Content::Table(entries) => {
-                for part in entries {
+        match &entry.node.value {
+            Tree::Table(entries) => {
+                for part in &entries.0 {
                     match part.key.as_str() {
                         "tensor" => tensor = Some(template(&part.node, &pattern)?),
                         "layout" => layout = read_layout(&part.node)?,

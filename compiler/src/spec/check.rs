@@ -4,8 +4,8 @@
 
 use super::codes;
 use super::schema::{Key, Kind, LARGEST_RANK};
-use super::tree::{Node, Tree};
 use crate::diagnostics::{Diagnostic, nearest};
+use crate::toml_tree::{Node, Tree};
 
 /// Checks a value against its key's kind; a whole number given for a number becomes a float.
 pub(super) fn check(key: &Key, node: Node) -> Result<Node, Diagnostic> {

@@ -13,12 +13,12 @@ use super::names::{missing_key, unknown_key, unknown_section};
 use super::resolved::Resolved;
 use super::schema::{self, Default, Key};
 use super::spanned::Spanned;
-use super::tree::{self, Entry, Node, Table, Tree};
 use super::{ModelSetting, Precision, Spec, codes, recipe};
 use crate::diagnostics::{Diagnostic, Diagnostics, SourceId, Sources, Span};
 use crate::language::activation::Activation;
 use crate::language::expression::{Expression, Value};
 use crate::language::selector::Selector;
+use crate::toml_tree::{self, Entry, Node, Table, Tree};
 
 /// What is known of a spec besides its tree.
 pub(super) struct File {
@@ -68,7 +68,8 @@ fn defaults(sources: &mut Sources) -> Table {
         }
     }
     let source = sources.add("default", text);
-    tree::parse(source, sources).expect("the defaults of the table are TOML, which a test checks")
+    toml_tree::parse(source, codes::SYNTAX, sources)
+        .expect("the defaults of the table are TOML, which a test checks")
 }
 
 /// A section of the spec while it is decoded.

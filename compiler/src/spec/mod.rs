@@ -18,7 +18,6 @@ mod recipe;
 mod resolved;
 mod settings;
 mod spanned;
-mod tree;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,6 +27,7 @@ use colac_plan::recipe::Recipe;
 
 use crate::diagnostics::{Diagnostics, SourceId, Sources, Span};
 use crate::language::expression::Value;
+use crate::toml_tree;
 
 pub use cola::{Cola, Override, Rank, RankSource};
 pub use input::SpecInput;
@@ -102,7 +102,7 @@ impl Spec {
         let input = input.read()?;
         let text: Arc<str> = input.text.into();
         let source = sources.add(input.name, Arc::clone(&text));
-        let mut root = tree::parse(source, sources)?;
+        let mut root = toml_tree::parse(source, codes::SYNTAX, sources)?;
         let mut diagnostics = Diagnostics::default();
         for setting in settings {
             if let Err(error) = settings::apply(setting, &mut root, sources) {

@@ -4,8 +4,8 @@
 
 use super::codes;
 use super::schema::{self, Key};
-use super::tree::Entry;
 use crate::diagnostics::{Diagnostic, Span, nearest};
+use crate::toml_tree::Entry;
 
 /// A required key that its section, with this header, lacks.
 pub(super) fn missing_key(key: &Key, header: Span) -> Diagnostic {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::schema;
-use super::tree::Tree;
+use crate::toml_tree::Tree;
 
 /// Values that hold, by section and key.
 #[derive(Debug, Default)]

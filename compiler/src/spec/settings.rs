@@ -4,8 +4,11 @@
 //! point into the argument.
 
 use super::codes;
-use super::tree::{self, Node, Table, Tree};
 use crate::diagnostics::{Diagnostic, SourceId, Sources, Span};
+use crate::toml_tree::{self, Node, Table, Tree};
+
+/// More parts than this no key of a spec has; the tree is walked by recursion, which an argument must not exhaust.
+const MAX_PARTS: usize = 16;
 
 /// Applies one argument, registering it as a source of its own.
 ///
@@ -58,6 +61,11 @@ fn key_path(
                 .at(span, "letters, digits, `_` and `-` only")
                 .help("write `--set section.key=value`"));
         }
+        if path.len() == MAX_PARTS {
+            return Err(Diagnostic::error(codes::INVALID_SETTING, "a key does not lie so deep")
+                .at(span, format!("part {} of the key", MAX_PARTS + 1))
+                .help("write `--set section.key=value`"));
+        }
         path.push((key.to_owned(), span));
         start += part.len() + 1;
     }
@@ -80,9 +88,23 @@ fn value(
             .at(Span::new(source, 0..setting.len()), "nothing after `=`")
             .help("write `--set section.key=value`"));
     }
-    match tree::parse_value(source, text_start, sources) {
+    match toml_tree::parse_value(source, text_start, codes::SYNTAX, sources) {
         Ok(node) => Ok(node),
         Err(error) if text.starts_with(['"', '\'', '[', '{']) => Err(error),
         Err(_) => Ok(Node { value: Tree::Text(text.to_owned(), span), span }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_many_parts_is_refused() {
+        let mut sources = Sources::default();
+        let setting = format!("{}a=1", "a.".repeat(60_000));
+        let error = apply(&setting, &mut Table::default(), &mut sources).expect_err("too deep");
+        assert_eq!(error.code, codes::INVALID_SETTING);
+        assert_eq!(sources.slice(error.labels[0].span), "a");
     }
 }

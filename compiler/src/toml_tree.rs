@@ -1,31 +1,33 @@
 //! TOML as a tree in which every key and value knows its place, whatever source it came from.
 //!
-//! Owns the conversion from the `toml` crate's spanned values, TOML syntax errors, and insertion of a value under a
-//! dotted path. Must not know which keys a spec has.
+//! Owns the conversion from the `toml` crate's spanned values, TOML syntax errors, the place of a text inside its
+//! quotes, and insertion of a value under a dotted path. Must not know which keys a spec or an architecture has, nor
+//! the codes of their errors: callers pass the code under which their stage reports a syntax error.
 
 use std::fmt;
 
 use toml::de::{DeTable, DeValue};
 
-use super::codes;
 use crate::diagnostics::{Diagnostic, Diagnostics, SourceId, Sources, Span};
 
 /// A value and its place.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) value: Tree,
-    pub(super) span: Span,
+pub(crate) struct Node {
+    pub(crate) value: Tree,
+    /// As written, with quotes and brackets.
+    pub(crate) span: Span,
 }
 
 /// A TOML value.
 #[derive(Clone, Debug)]
-pub(super) enum Tree {
-    /// The span covers the text without quotes; for a string with escapes it lies in a source of its own, because
-    /// positions inside the text would otherwise not agree with the file.
+pub(crate) enum Tree {
+    /// A string and the bytes of its text, without quotes; for one with escapes they lie in a source of its own,
+    /// because positions inside the text would otherwise not agree with the file.
     Text(String, Span),
     Integer(i64),
     /// A whole number that 64 bits cannot hold, as written.
     HugeInteger(String),
+    /// May be infinite or not a number.
     Float(f64),
     Boolean(bool),
     Datetime(String),
@@ -35,46 +37,70 @@ pub(super) enum Tree {
 
 /// The entries of a table in the order written.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Table(pub(super) Vec<Entry>);
+pub(crate) struct Table(pub(crate) Vec<Entry>);
 
 /// A key with its value.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
-    pub(super) key: String,
-    pub(super) key_span: Span,
-    pub(super) node: Node,
+pub(crate) struct Entry {
+    /// Quotes taken off.
+    pub(crate) key: String,
+    /// As written, with quotes if it has them.
+    pub(crate) key_span: Span,
+    /// The bytes of the key's text, as those of [`Tree::Text`].
+    pub(crate) key_text: Span,
+    pub(crate) node: Node,
+}
+
+impl Entry {
+    /// Key and value; the key alone if they were written in different sources.
+    pub(crate) fn span(&self) -> Span {
+        match self.node.span.source == self.key_span.source {
+            true => self.key_span.to(self.node.span),
+            false => self.key_span,
+        }
+    }
+}
+
+impl Node {
+    /// What it is, with an article, for messages.
+    pub(crate) fn type_name(&self) -> &'static str {
+        self.value.type_name()
+    }
 }
 
 impl Tree {
     /// What it is, with an article, for messages.
-    pub(super) fn type_name(&self) -> &'static str {
+    pub(crate) fn type_name(&self) -> &'static str {
         match self {
             Tree::Text(..) => "a text",
-            Tree::Integer(_) | Tree::HugeInteger(_) => "an integer",
+            Tree::Integer(_) => "an integer",
+            Tree::HugeInteger(_) => "an integer of more than 64 bits",
             Tree::Float(_) => "a number with a fraction",
             Tree::Boolean(_) => "a truth value",
             Tree::Datetime(_) => "a date or time",
             Tree::List(_) => "a list",
-            Tree::Table(_) => "a section",
+            Tree::Table(_) => "a table",
         }
     }
 }
 
 impl Table {
-    pub(super) fn get(&self, key: &str) -> Option<&Entry> {
+    pub(crate) fn get(&self, key: &str) -> Option<&Entry> {
         self.0.iter().find(|entry| entry.key == key)
     }
 
-    /// Puts `value` under `path`, creating tables on the way and replacing what was there.
+    /// Puts `value` under `path`, bare keys with their places, creating tables on the way and replacing what was
+    /// there.
     ///
     /// # Errors
     ///
     /// The span of the key on the way that is not a table.
-    pub(super) fn insert(&mut self, path: &[(String, Span)], value: Node) -> Result<(), Span> {
+    pub(crate) fn insert(&mut self, path: &[(String, Span)], value: Node) -> Result<(), Span> {
         let Some(((key, key_span), rest)) = path.split_first() else { return Ok(()) };
         let at = self.0.iter().position(|entry| entry.key == *key);
         if rest.is_empty() {
-            let entry = Entry { key: key.clone(), key_span: *key_span, node: value };
+            let entry =
+                Entry { key: key.clone(), key_span: *key_span, key_text: *key_span, node: value };
             match at {
                 Some(at) => self.0[at] = entry,
                 None => self.0.push(entry),
@@ -83,7 +109,7 @@ impl Table {
         }
         let at = at.unwrap_or_else(|| {
             let node = Node { value: Tree::Table(Table::default()), span: *key_span };
-            self.0.push(Entry { key: key.clone(), key_span: *key_span, node });
+            self.0.push(Entry { key: key.clone(), key_span: *key_span, key_text: *key_span, node });
             self.0.len() - 1
         });
         match &mut self.0[at].node.value {
@@ -97,16 +123,20 @@ impl Table {
 ///
 /// # Errors
 ///
-/// Every syntax error, at most one a line, because one mistake often makes the rest of its line unreadable.
-pub(super) fn parse(source: SourceId, sources: &mut Sources) -> Result<Table, Diagnostics> {
+/// Every syntax error under `code`, at most one a line, because one mistake often makes the rest of its line unreadable.
+pub(crate) fn parse(
+    source: SourceId,
+    code: &'static str,
+    sources: &mut Sources,
+) -> Result<Table, Diagnostics> {
     let text = std::sync::Arc::clone(&sources.get(source).text);
     let (table, errors) = DeTable::parse_recoverable(&text);
     if errors.is_empty() {
         return Ok(Converter { source, shift: 0, sources }.table(table.get_ref()));
     }
     let help = "write `key = value` lines under `[section]` headers; texts stand in quotes";
-    let mut found: Vec<_> =
-        errors.iter().map(|error| syntax_error(error, source, 0, &text).help(help)).collect();
+    let fault = |error| syntax_error(error, code, source, 0, &text).help(help);
+    let mut found: Vec<_> = errors.iter().map(fault).collect();
     let line =
         |diagnostic: &Diagnostic| diagnostic.labels.first().map(|label| line_of(&text, label.span));
     found.sort_by_key(line);
@@ -127,22 +157,29 @@ fn line_of(text: &str, span: Span) -> usize {
 ///
 /// # Errors
 ///
-/// The first syntax error.
-pub(super) fn parse_value(
+/// The first syntax error, under `code`.
+pub(crate) fn parse_value(
     source: SourceId,
     offset: usize,
+    code: &'static str,
     sources: &mut Sources,
 ) -> Result<Node, Diagnostic> {
     let text = std::sync::Arc::clone(&sources.get(source).text);
     let value = DeValue::parse(&text[offset..]).map_err(|error| {
-        syntax_error(&error, source, offset, &text)
+        syntax_error(&error, code, source, offset, &text)
             .help("complete the value: every quote and bracket must be closed")
     })?;
     Ok(Converter { source, shift: offset, sources }.node(value.get_ref(), value.span()))
 }
 
 /// A syntax error of the `toml` crate as a diagnostic.
-fn syntax_error(error: &toml::de::Error, source: SourceId, shift: usize, text: &str) -> Diagnostic {
+fn syntax_error(
+    error: &toml::de::Error,
+    code: &'static str,
+    source: SourceId,
+    shift: usize,
+    text: &str,
+) -> Diagnostic {
     let found = error.span().unwrap_or_default();
     let (mut start, mut end) =
         ((found.start + shift).min(text.len()), (found.end + shift).min(text.len()));
@@ -151,7 +188,7 @@ fn syntax_error(error: &toml::de::Error, source: SourceId, shift: usize, text: &
         // Nothing stands where the text ends too early: the error points at the last character before.
         (start, end) = (at, at + character.len_utf8());
     }
-    Diagnostic::error(codes::SYNTAX, "this is not TOML")
+    Diagnostic::error(code, "this is not TOML")
         .at(Span::new(source, start..end.max(start)), error.message())
 }
 
@@ -173,9 +210,10 @@ impl Converter<'_> {
         for (key, value) in table {
             let key_span = self.span(key.span());
             let node = self.node(value.get_ref(), value.span());
-            entries.push(Entry { key: key.get_ref().clone().into_owned(), key_span, node });
+            let key = key.get_ref().clone().into_owned();
+            entries.push(Entry { key_text: self.text_span(&key, key_span), key, key_span, node });
         }
-        // The crate orders keys by name; messages come in the order of the text.
+        // The crate orders keys by name; the order of the text decides between rules and for messages.
         entries.sort_by_key(|entry| entry.key_span);
         Table(entries)
     }
@@ -213,7 +251,7 @@ impl Converter<'_> {
         let inner = written.get(quotes..written.len().saturating_sub(quotes)).unwrap_or_default();
         // A line break right after three quotes does not belong to the text.
         let trimmed = if quotes == 3 {
-            inner.trim_start_matches('\r').strip_prefix('\n').unwrap_or(inner)
+            inner.strip_prefix("\r\n").or_else(|| inner.strip_prefix('\n')).unwrap_or(inner)
         } else {
             inner
         };
@@ -258,5 +296,122 @@ impl fmt::Display for Tree {
                 f.write_str(" }")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CODE: &str = "test::syntax";
+
+    fn parsed(text: &str) -> (Table, Sources) {
+        let mut sources = Sources::default();
+        let source = sources.add("file.toml", text);
+        let table = parse(source, CODE, &mut sources).expect(text);
+        (table, sources)
+    }
+
+    #[test]
+    fn spans_of_texts_hold_the_text_however_it_is_quoted() {
+        for (value, escaped) in [
+            (r#""a b""#, false),
+            ("'a b'", false),
+            (r#""a\u0020\tb""#, true),
+            (r#""""#, false),
+            ("''", false),
+            ("'é'", false),
+            ("'''a b'''", false),
+            ("'''\na\nb'''", false),
+            (r#""""a b""""#, false),
+            ("\"\"\"\na\\\n  b\"\"\"", true),
+            ("''''''", false),
+        ] {
+            let (table, sources) = parsed(&format!("# é\nkey = {value}\n"));
+            let node = &table.get("key").expect("the key").node;
+            let Tree::Text(text, span) = &node.value else { panic!("{value} is a text") };
+            assert_eq!(sources.slice(*span), text, "{value}");
+            assert_eq!(sources.slice(node.span), value);
+            assert_eq!(span.source != node.span.source, escaped, "{value} has its own source");
+        }
+    }
+
+    #[test]
+    fn windows_line_ends_keep_texts_in_their_file() {
+        let (table, sources) = parsed("key = '''\r\na\r\nb'''\r\nother = 1\r\n");
+        let Tree::Text(text, span) = &table.0[0].node.value else { panic!("a text") };
+        assert_eq!(sources.slice(*span), text);
+        assert_eq!(span.source, table.0[0].key_span.source);
+        assert_eq!(table.0[1].key, "other");
+    }
+
+    #[test]
+    fn keys_know_their_text_and_the_order_written() {
+        let (table, sources) =
+            parsed("z = 1\n\"a.*\" = 2\n'b' = 3\n\"c\\td\" = 4\n[s.t]\nkey = 5\n");
+        let keys: Vec<_> = table.0.iter().map(|entry| entry.key.as_str()).collect();
+        assert_eq!(keys, ["z", "a.*", "b", "c\td", "s"]);
+        for entry in &table.0 {
+            assert_eq!(sources.slice(entry.key_text), entry.key);
+        }
+        assert_eq!(sources.slice(table.0[1].span()), "\"a.*\" = 2");
+    }
+
+    #[test]
+    fn syntax_errors_are_one_a_line_in_order_and_lie_in_the_text() {
+        for text in [
+            "a = = 1\nb = [1,\n",
+            "a = \"x",
+            "a",
+            "é = ",
+            "[a\n[b\nc = 1 2\n",
+            "a = '''é",
+            "a = 1\na = 2\nb = 'é\nc = é\n",
+        ] {
+            let mut sources = Sources::default();
+            let source = sources.add("file.toml", text);
+            let errors = parse(source, CODE, &mut sources).expect_err(text);
+            let spans: Vec<Span> = errors.iter().map(|error| error.labels[0].span).collect();
+            assert!(!spans.is_empty() && errors.iter().all(|error| error.code == CODE));
+            assert!(spans.windows(2).all(|pair| line_of(text, pair[0]) < line_of(text, pair[1])));
+            for span in spans {
+                assert!(text.get(span.start as usize..span.end as usize).is_some(), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn depth_is_an_error_not_the_end_of_the_stack() {
+        let (opened, dotted) = ("[".repeat(100_000), "a.".repeat(100_000));
+        for text in [format!("a = {opened}"), format!("{dotted}a = 1"), format!("[{dotted}a]")] {
+            let mut sources = Sources::default();
+            let source = sources.add("file.toml", text);
+            assert!(parse(source, CODE, &mut sources).is_err());
+        }
+    }
+
+    #[test]
+    fn a_value_in_the_middle_of_a_source_keeps_its_place() {
+        let mut sources = Sources::default();
+        let source = sources.add("argument", "a.b=[1, 'x']");
+        let node = parse_value(source, 4, CODE, &mut sources).expect("a list");
+        assert_eq!(sources.slice(node.span), "[1, 'x']");
+        let Tree::List(nodes) = &node.value else { panic!("a list") };
+        assert_eq!(sources.slice(nodes[1].span), "'x'");
+        assert_eq!(parse_value(source, 5, CODE, &mut sources).expect_err("no value").code, CODE);
+    }
+
+    #[test]
+    fn insertion_creates_replaces_and_refuses() {
+        let (mut table, _) = parsed("a = 1\n[s]\nb = 2\n");
+        let span = Span::new(SourceId(0), 0..1);
+        let path =
+            |keys: &[&str]| keys.iter().map(|key| ((*key).to_owned(), span)).collect::<Vec<_>>();
+        let node = || Node { value: Tree::Integer(7), span };
+        assert_eq!(table.insert(&path(&["s", "b"]), node()), Ok(()));
+        assert_eq!(table.insert(&path(&["new", "c"]), node()), Ok(()));
+        assert_eq!(table.insert(&path(&["a", "d"]), node()), Err(span));
+        let written = Tree::Table(table).to_string();
+        assert_eq!(written, r#"{ "a" = 1, "s" = { "b" = 7 }, "new" = { "c" = 7 } }"#);
     }
 }
