@@ -14,8 +14,8 @@ use nom::sequence::delimited;
 use crate::diagnostics::{Diagnostic, SourceId, Span, nearest};
 use crate::language::codes;
 
-/// Alternatives multiply; more than this many is a mistake, not a selector.
-const MAX_ALTERNATIVES: usize = 4096;
+/// Alternatives multiply; more than this many pieces in all of them together is a mistake, not a selector.
+const MAX_PIECES: usize = 1 << 16;
 
 /// Braces inside each other, so that no text exhausts the stack.
 const MAX_NESTING: usize = 8;
@@ -67,26 +67,33 @@ fn pieces(text: &str) -> nom::IResult<&str, Vec<Piece>> {
     many1(piece).parse(text)
 }
 
-/// Every combination of the alternatives, each a flat list without [`Piece::Choice`].
+/// Every combination of the alternatives, each a flat list without [`Piece::Choice`]; `None` if they have more than
+/// [`MAX_PIECES`] together.
 fn multiply_out(pieces: &[Piece]) -> Option<Vec<Vec<Piece>>> {
     let mut all: Vec<Vec<Piece>> = vec![Vec::new()];
+    // An empty alternative counts as well: it takes its place in the list.
+    let weight = |lists: &[Vec<Piece>]| lists.iter().map(|list| list.len() + 1).sum::<usize>();
+    let mut total = 1;
     for piece in pieces {
-        let endings = match piece {
-            Piece::Choice(choices) => {
-                let mut endings = Vec::new();
-                for choice in choices {
-                    endings.extend(multiply_out(choice)?);
-                }
-                endings
+        let Piece::Choice(choices) = piece else {
+            all.iter_mut().for_each(|head| head.push(piece.clone()));
+            total += all.len();
+            if total > MAX_PIECES {
+                return None;
             }
-            plain => vec![vec![plain.clone()]],
+            continue;
         };
-        if all.len().checked_mul(endings.len())? > MAX_ALTERNATIVES {
+        let mut endings = Vec::new();
+        for choice in choices {
+            endings.extend(multiply_out(choice)?);
+        }
+        total = total * endings.len() + weight(&endings) * all.len();
+        if total > MAX_PIECES {
             return None;
         }
         all = all
             .iter()
-            .flat_map(|head| endings.iter().map(|tail| [head.clone(), tail.clone()].concat()))
+            .flat_map(|head| endings.iter().map(|tail| [head.as_slice(), tail].concat()))
             .collect();
     }
     Some(all)
@@ -142,29 +149,47 @@ fn match_glob(glob: &[String], segment: &str, captured: &mut Vec<String>) -> boo
     }
 }
 
-fn match_segments(pattern: &[Segment], path: &[&str], captured: &mut Vec<String>) -> bool {
-    let Some((first, rest)) = pattern.split_first() else { return path.is_empty() };
-    match first {
-        Segment::Any => (0..=path.len()).any(|taken| {
-            let before = captured.len();
-            captured.push(path[..taken].join("."));
-            let matched = match_segments(rest, &path[taken..], captured);
-            if !matched {
-                captured.truncate(before);
-            }
-            matched
-        }),
-        Segment::Glob(glob) => {
-            let before = captured.len();
-            let matched = path.split_first().is_some_and(|(segment, others)| {
-                match_glob(glob, segment, captured) && match_segments(rest, others, captured)
-            });
-            if !matched {
-                captured.truncate(before);
-            }
-            matched
+/// Matches a whole path; returns the text each star stood for. Where several readings are possible, every `**` takes
+/// as few segments as it can, the first one first.
+///
+/// Whether an ending of the pattern matches an ending of the path is found once for every pair of endings, so that
+/// the time grows with the product of both lengths, whatever stars stand in the pattern.
+fn match_segments(pattern: &[Segment], path: &[&str]) -> Option<Vec<String>> {
+    let glob_matches = |glob: &[String], segment: &str| match_glob(glob, segment, &mut Vec::new());
+    // matches[i][j]: the pattern from its i-th segment on matches the path from its j-th.
+    let mut matches = vec![vec![false; path.len() + 1]; pattern.len() + 1];
+    matches[pattern.len()][path.len()] = true;
+    for (i, segment) in pattern.iter().enumerate().rev() {
+        for j in (0..=path.len()).rev() {
+            matches[i][j] = match segment {
+                // Either it takes no more segments, or one more and then what it can.
+                Segment::Any => matches[i + 1][j] || (j < path.len() && matches[i][j + 1]),
+                Segment::Glob(glob) => {
+                    j < path.len() && matches[i + 1][j + 1] && glob_matches(glob, path[j])
+                }
+            };
         }
     }
+    if !matches[0][0] {
+        return None;
+    }
+    let (mut captured, mut j) = (Vec::new(), 0);
+    for (i, segment) in pattern.iter().enumerate() {
+        let start = j;
+        match segment {
+            Segment::Any => {
+                while !matches[i + 1][j] {
+                    j += 1;
+                }
+                captured.push(path[start..j].join("."));
+            }
+            Segment::Glob(glob) => {
+                match_glob(glob, path[j], &mut captured);
+                j += 1;
+            }
+        }
+    }
+    Some(captured)
 }
 
 /// How far two patterns are apart: a segment more, less or different costs 6, a near word 2, a star for a word 3.
@@ -241,10 +266,7 @@ impl Selector {
     /// What the stars stood for, in order, if the path is selected; the first alternative that matches counts.
     pub fn captures(&self, path: &str) -> Option<Vec<String>> {
         let path: Vec<&str> = path.split('.').collect();
-        self.alternatives.iter().find_map(|pattern| {
-            let mut captured = Vec::new();
-            match_segments(pattern, &path, &mut captured).then_some(captured)
-        })
+        self.alternatives.iter().find_map(|pattern| match_segments(pattern, &path))
     }
 
     /// The stars of every alternative, in order: `*` or `**`.
@@ -348,6 +370,34 @@ mod tests {
     }
 
     #[test]
+    fn many_double_stars_take_time_that_grows_with_the_lengths_only() {
+        // Tried one way after the other, the readings of these would not end.
+        let path = vec!["a"; 400].join(".");
+        let stars = |count: usize, last: &str| format!("{}{last}", "**.a.".repeat(count));
+        assert!(!selector(&stars(100, "b")).matches(&path));
+        assert!(!selector(&stars(401, "**")).matches(&path));
+        let captured = selector(&stars(100, "**")).captures(&path).expect("400 segments of `a`");
+        assert_eq!(captured.len(), 101);
+        assert!(captured[..100].iter().all(String::is_empty), "the first take as few as they can");
+        assert_eq!(captured[100], vec!["a"; 300].join("."));
+        let globs = format!("{}b", "*a".repeat(200));
+        assert!(!selector(&globs).matches(&"a".repeat(2_000)));
+    }
+
+    #[test]
+    fn the_first_double_star_takes_the_fewest_segments() {
+        assert_eq!(
+            selector("**.x.**").captures("a.x.b.x.c"),
+            Some(vec!["a".into(), "b.x.c".into()])
+        );
+        assert_eq!(selector("**.x").captures("x.a.x"), Some(vec!["x.a".into()]));
+        assert_eq!(
+            selector("**.*_q.**.x").captures("a_q.b_q.x"),
+            Some(vec![String::new(), "a".into(), "b_q".into()])
+        );
+    }
+
+    #[test]
     fn suggestions_are_patterns_that_select() {
         let paths: Vec<String> = (0..2)
             .flat_map(|i| ["attn.q", "attn.k", "mlp.up"].map(|name| format!("h.{i}.{name}")))
@@ -377,5 +427,8 @@ mod tests {
         assert_eq!(error.code, codes::SELECTOR_SYNTAX);
         assert!(Selector::parse(&"{".repeat(100_000), SourceId(0), 0).is_err());
         assert!(Selector::parse("a.**.**.b", SourceId(0), 0).is_err());
+        let long = format!("{}{}", "{a,b}".repeat(11), ".a".repeat(50_000));
+        assert!(Selector::parse(&long, SourceId(0), 0).is_err());
+        assert!(Selector::parse(&"{a,b}".repeat(11), SourceId(0), 0).is_ok());
     }
 }
