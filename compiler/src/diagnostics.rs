@@ -31,7 +31,11 @@ impl Span {
     /// The smallest span that covers both; both must lie in one source.
     pub fn to(self, other: Span) -> Span {
         debug_assert_eq!(self.source, other.source);
-        Span { source: self.source, start: self.start.min(other.start), end: self.end.max(other.end) }
+        Span {
+            source: self.source,
+            start: self.start.min(other.start),
+            end: self.end.max(other.end),
+        }
     }
 }
 
@@ -109,7 +113,13 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// An error without labels yet.
     pub fn error(code: &'static str, message: impl Into<String>) -> Diagnostic {
-        Diagnostic { code, severity: Severity::Error, message: message.into(), labels: Vec::new(), help: None }
+        Diagnostic {
+            code,
+            severity: Severity::Error,
+            message: message.into(),
+            labels: Vec::new(),
+            help: None,
+        }
     }
 
     /// A warning without labels yet.
@@ -172,12 +182,13 @@ impl From<Diagnostic> for Diagnostics {
 
 /// A diagnostic together with the texts it points into, ready for miette's renderer.
 ///
-/// miette shows one source per diagnostic: labels that lie in other sources follow as related diagnostics.
+/// miette shows one source per diagnostic: labels that lie in other sources follow as related diagnostics, which are
+/// advice without a code, so that nobody counts them as mistakes of their own.
 #[derive(Debug)]
 pub struct Rendered {
     message: String,
-    code: &'static str,
-    severity: Severity,
+    code: Option<&'static str>,
+    severity: miette::Severity,
     help: Option<String>,
     source: Option<miette::NamedSource<String>>,
     labels: Vec<miette::LabeledSpan>,
@@ -200,13 +211,16 @@ impl Rendered {
                 let (start, end) = (label.span.start as usize, label.span.end as usize);
                 miette::LabeledSpan::new_with_span(Some(label.text.clone()), start..end)
             });
-            (miette::NamedSource::new(&source.name, source.text.to_string()), spans.collect::<Vec<_>>())
+            (
+                miette::NamedSource::new(&source.name, source.text.to_string()),
+                spans.collect::<Vec<_>>(),
+            )
         });
         let (source, labels) = parts.next().map_or((None, Vec::new()), |(s, l)| (Some(s), l));
         let related = parts.map(|(source, labels)| Rendered {
-            message: "and here".into(),
-            code: diagnostic.code,
-            severity: diagnostic.severity,
+            message: format!("see also {}", source.name()),
+            code: None,
+            severity: miette::Severity::Advice,
             help: None,
             source: Some(source),
             labels,
@@ -214,8 +228,11 @@ impl Rendered {
         });
         Rendered {
             message: diagnostic.message.clone(),
-            code: diagnostic.code,
-            severity: diagnostic.severity,
+            code: Some(diagnostic.code),
+            severity: match diagnostic.severity {
+                Severity::Error => miette::Severity::Error,
+                Severity::Warning => miette::Severity::Warning,
+            },
             help: diagnostic.help.clone(),
             source,
             labels,
@@ -234,14 +251,11 @@ impl std::error::Error for Rendered {}
 
 impl miette::Diagnostic for Rendered {
     fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        Some(Box::new(self.code))
+        self.code.map(|code| Box::new(code) as Box<dyn fmt::Display>)
     }
 
     fn severity(&self) -> Option<miette::Severity> {
-        Some(match self.severity {
-            Severity::Error => miette::Severity::Error,
-            Severity::Warning => miette::Severity::Warning,
-        })
+        Some(self.severity)
     }
 
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
@@ -261,24 +275,149 @@ impl miette::Diagnostic for Rendered {
     }
 }
 
-/// The name among `names` nearest to `wrong` by edit distance, if it is near enough to be meant.
+/// The name among `names` nearest to `wrong` by edit distance, if it is near enough to be meant: an edit for every three
+/// letters, at least one. Up to three letters a name is so easily hit by chance that the first must agree too.
 pub fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let limit = (wrong.chars().count() / 3).max(1) + 1;
-    names.into_iter().map(|name| (edit_distance(wrong, name), name)).filter(|&(d, _)| d <= limit).min().map(|(_, n)| n)
+    let length = wrong.chars().count();
+    let limit = (length / 3).max(1);
+    names
+        .into_iter()
+        .filter(|name| length > 3 || wrong.chars().next() == name.chars().next())
+        .map(|name| (edit_distance(wrong, name), name))
+        .filter(|&(distance, _)| distance <= limit)
+        .min()
+        .map(|(_, name)| name)
 }
 
-/// Levenshtein distance over characters.
+/// Characters to insert, remove or replace, or neighbours to swap, until `a` is `b`: the optimal string alignment
+/// distance.
 fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let substitution = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = substitution.min(row[j] + 1).min(diagonal + 1);
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    // The distances of the beginnings of `b` from those of `a` that end two, one and no characters before here.
+    let mut rows: [Vec<usize>; 3] = [Vec::new(), Vec::new(), (0..=b.len()).collect()];
+    for i in 1..=a.len() {
+        rows.rotate_left(1);
+        let [two_before, before, row] = &mut rows;
+        row.clear();
+        row.push(i);
+        for j in 1..=b.len() {
+            let replaced = before[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut least = replaced.min(before[j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(two_before[j - 2] + 1);
+            }
+            row.push(least);
         }
     }
-    row[b.len()]
+    rows[2][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances_count_edits() {
+        for (a, b, distance) in [
+            ("", "", 0),
+            ("", "abc", 3),
+            ("abc", "", 3),
+            ("kitten", "sitting", 3),
+            ("mpl", "mlp", 1),
+            ("lenght", "length", 1),
+            ("é", "e", 1),
+            ("ab", "ba", 1),
+            ("abcd", "badc", 2),
+        ] {
+            assert_eq!(edit_distance(a, b), distance, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn short_names_are_not_hit_by_chance() {
+        let names = ["exp", "log", "max", "min", "tanh", "relu", "silu", "eps", "a"];
+        let near = |wrong: &str| nearest(wrong, names);
+        for wrong in ["foo", "q", "x", "bog", "fin", "abs", "", "nim", "cosh", "base"] {
+            assert_eq!(near(wrong), None, "{wrong}");
+        }
+        for (wrong, meant) in [
+            ("lg", "log"),
+            ("mxa", "max"),
+            ("mn", "min"),
+            ("tan", "tanh"),
+            ("sillu", "silu"),
+            ("ep", "eps"),
+        ] {
+            assert_eq!(near(wrong), Some(meant), "{wrong}");
+        }
+        assert_eq!(nearest("hiden_sizes", ["hidden_size", "head_size"]), Some("hidden_size"));
+        assert_eq!(nearest("width", ["hidden_size", "head_size"]), None);
+    }
+
+    /// A diagnostic with labels in two sources, and its texts.
+    fn in_two_sources() -> (Diagnostic, Sources) {
+        let mut sources = Sources::default();
+        let spec = sources.add("spec.toml", "steps = 3\n");
+        let argument = sources.add("--set", "train.steps=50");
+        let diagnostic = Diagnostic::error("test::code", "two places disagree")
+            .at(Span::new(spec, 8..9), "three")
+            .at(Span::new(argument, 12..14), "fifty")
+            .help("change one");
+        (diagnostic, sources)
+    }
+
+    #[test]
+    fn a_second_source_is_pointed_out_and_is_no_second_error() {
+        let (diagnostic, sources) = in_two_sources();
+        let rendered = Rendered::new(&diagnostic, &sources);
+        let mut drawn = String::new();
+        miette::GraphicalReportHandler::new_themed(miette::GraphicalTheme::unicode_nocolor())
+            .render_report(&mut drawn, &rendered)
+            .expect("a text takes any report");
+        let mut told = String::new();
+        miette::NarratableReportHandler::new()
+            .render_report(&mut told, &rendered)
+            .expect("a text takes any report");
+        // The frames of both end some lines in spaces, which no one sees.
+        let text: String = format!("{drawn}\n{told}")
+            .lines()
+            .map(|line| format!("{}\n", line.trim_end()))
+            .collect();
+        insta::assert_snapshot!(text, @r"
+    test::code
+
+      × two places disagree
+       ╭─[spec.toml:1:9]
+     1 │ steps = 3
+       ·         ┬
+       ·         ╰── three
+       ╰────
+      help: change one
+
+    Advice:
+      ☞ see also --set
+       ╭─[--set:1:13]
+     1 │ train.steps=50
+       ·             ─┬
+       ·              ╰── fifty
+       ╰────
+
+    two places disagree
+        Diagnostic severity: error
+    Begin snippet for spec.toml starting at line 1, column 1
+
+    snippet line 1: steps = 3
+        label at line 1, column 9: three
+    diagnostic help: change one
+    diagnostic code: test::code
+
+    Advice: see also --set
+        Diagnostic severity: advice
+
+    Begin snippet for --set starting at line 1, column 1
+
+    snippet line 1: train.steps=50
+        label at line 1, columns 13 to 14: fifty
+    ");
+    }
 }
