@@ -1,6 +1,6 @@
 //! `colac eval`: perplexity of trained weights.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -15,7 +15,7 @@ use crate::shared::interrupt;
 use crate::shared::machine::MachineOptions;
 use crate::shared::progress::{self, Busy};
 use crate::shared::run_folder::VALIDATION_TOKENS;
-use crate::shared::target::{SpecOptions, Target};
+use crate::shared::target::{SpecOptions, Target, text_setting};
 
 /// Measure the perplexity of trained weights
 ///
@@ -67,10 +67,15 @@ struct Report<'a> {
 pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { target, checkpoint, data, tokens, machine, json, options } = arguments;
     let target = Target::from_argument(&target)?;
+    let weights = target.weights(checkpoint.as_deref())?;
     let mut settings = data.settings();
+    let given = data.tokenizer.as_ref().map(Path::new);
+    if let Some(beside) = corpus::checkpoint_tokenizer(&weights, given)?.filter(|_| given.is_none())
+    {
+        settings.push(text_setting("data.tokenizer", &beside.to_string_lossy()));
+    }
     settings.extend(tokens.map(|tokens| format!("evaluation.tokens={tokens}")));
     let plan = Arc::new(target.plan(&options, &settings)?);
-    let weights = target.weights(checkpoint.as_deref())?;
     let kept = target.run_dir().map(|run_dir| run_dir.join(VALIDATION_TOKENS));
     machine.check_memory(&plan)?;
     let mut data = corpus::validation(&plan, kept.as_deref(), machine.threads())?;

@@ -9,9 +9,10 @@ use colac_plan::Plan;
 use colac_runtime::data::Tokenizer;
 use colac_runtime::generate::sample::Sampling;
 use colac_runtime::generate::{Finish, Options, generate};
-use colac_runtime::train::checkpoint::{TOKENIZER_FILE, load_weights};
+use colac_runtime::train::checkpoint::load_weights;
 
 use crate::shared::console;
+use crate::shared::corpus;
 use crate::shared::failure::Failure;
 use crate::shared::interrupt;
 use crate::shared::machine::MachineOptions;
@@ -117,10 +118,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
 
 /// The tokenizer given, or that of the checkpoint, or that of the plan.
 fn tokenizer(given: Option<PathBuf>, weights: &Path, plan: &Plan) -> Result<Tokenizer, Failure> {
-    let beside = weights.join(TOKENIZER_FILE);
-    let path = given
-        .or_else(|| beside.is_file().then_some(beside))
-        .or_else(|| plan.recipe.data.tokenizer.as_ref().map(PathBuf::from));
+    let beside = corpus::checkpoint_tokenizer(weights, given.as_deref())?;
+    let path = given.or(beside).or_else(|| plan.recipe.data.tokenizer.as_ref().map(PathBuf::from));
     match path {
         Some(path) => Ok(Tokenizer::from_file(&path)?),
         None => Err(Failure::line(format!("{} comes without a tokenizer", weights.display()))

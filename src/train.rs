@@ -175,6 +175,11 @@ enum Place {
 
 impl Place {
     fn choose(arguments: &Arguments, target: &Target, plan: &Plan) -> Result<Place, Failure> {
+        if let Some(out) = arguments.out.as_ref().filter(|out| out.is_file()) {
+            return Err(Failure::line(format!("{} is a file", out.display())).or_help(|| {
+                "--out takes the folder of the run; it is made if it does not exist".to_owned()
+            }));
+        }
         if !arguments.resume {
             return match (&arguments.out, target.run_dir()) {
                 (None, None) => Ok(Place::Next),

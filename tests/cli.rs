@@ -336,7 +336,7 @@ fn damaged_plans_get_one_line() {
         for command in ["inspect", "train"] {
             folder.fails(&[command, name], &[name, piece]);
         }
-        folder.fails(&["eval", name, "--checkpoint", "."], &[name, piece]);
+        folder.fails(&["eval", name, "--checkpoint", "plan.bin"], &[name, piece]);
     }
     folder.fails(
         &["train", "missing.bin"],
@@ -506,6 +506,19 @@ fn the_life_of_a_run() {
     assert_eq!(generate(&["--temperature", "0"]), generate(&["--top-k", "1", "--seed", "5"]));
     let refused = folder.run(&["generate", "runs/small-1", "--temperature", "-1"]);
     assert_eq!((refused.code, refused.out.as_str()), (Some(1), ""));
+
+    // Ids mean to a model what they meant in training.
+    let large = common::repository("examples/corpus/tokenizer-4096.json");
+    for command in ["eval", "generate"] {
+        folder.fails(
+            &[command, "runs/small-1", "--tokenizer", large.to_str().unwrap()],
+            &["another vocabulary"],
+        );
+    }
+    let weights = "runs/small-1/checkpoints/step-000008/model.safetensors";
+    folder.fails(&["eval", weights], &["file of weights", "--checkpoint"]);
+    folder.run(&["eval", "small.toml", "--checkpoint", weights]).succeeds();
+    folder.fails(&["train", "small.toml", "--out", "small.toml"], &["small.toml is a file"]);
 
     // A run is not trained over.
     folder.fails(

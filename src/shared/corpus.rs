@@ -15,6 +15,7 @@ use colac_runtime::data::{
     DataError, EvaluationBatches, PrepareOptions, TokenCorpus, Tokenizer, TrainingBatches,
     holds_shards, prepare,
 };
+use colac_runtime::train::checkpoint::TOKENIZER_FILE;
 
 use crate::shared::console;
 use crate::shared::failure::Failure;
@@ -30,7 +31,7 @@ pub(crate) struct ValidationOptions {
 
     /// The tokenizer.json to read text with, instead of the spec's
     #[arg(long, value_name = "FILE")]
-    tokenizer: Option<String>,
+    pub(crate) tokenizer: Option<String>,
 }
 
 impl ValidationOptions {
@@ -411,6 +412,28 @@ fn options(missing: &[MissingData]) -> String {
     let mut options: Vec<String> = missing.iter().map(|m| m.option.to_owned()).collect();
     options.dedup();
     console::listed(&options)
+}
+
+/// The tokenizer that lies in a checkpoint, if one does. `given` has to have the same vocabulary: ids mean to a model
+/// what they meant in training.
+pub(crate) fn checkpoint_tokenizer(
+    weights: &Path,
+    given: Option<&Path>,
+) -> Result<Option<PathBuf>, Failure> {
+    let beside = weights.join(TOKENIZER_FILE);
+    if !beside.is_file() {
+        return Ok(None);
+    }
+    if let Some(given) = given
+        && Tokenizer::from_file(given)?.hash() != Tokenizer::from_file(&beside)?.hash()
+    {
+        return Err(Failure::line(format!(
+            "{} has another vocabulary than the model was trained with",
+            given.display()
+        ))
+        .or_help(|| format!("leave out --tokenizer: {} is used", beside.display())));
+    }
+    Ok(Some(beside))
 }
 
 /// The tokenizer that the recipe names, if its ids fit into the model.

@@ -51,13 +51,13 @@ fn spaced(count: f64) -> String {
     if text.contains(' ') { text } else { text + " " }
 }
 
-/// Days if it takes one or more, with a digit behind the point where that says anything.
+/// In days if it takes one or more.
 fn days(seconds: f64) -> String {
     let days = seconds / 86_400.0;
     match days {
         d if d >= 10.0 => format!("{} days", text::grouped(d.round() as u64)),
         d if d >= 1.0 => format!("{d:.1} days"),
-        _ => format!("{days:.2} days ({})", console::duration(seconds)),
+        _ => console::duration(seconds),
     }
 }
 

@@ -61,6 +61,14 @@ impl Target {
         if path.is_dir() {
             return Target::folder(path);
         }
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            return Err(Failure::line(format!(
+                "{argument} is named as a file of weights, which has no plan"
+            ))
+            .or_help(|| {
+                "name the spec or the plan first, and the weights by --checkpoint".to_owned()
+            }));
+        }
         let plan_name = path.extension().is_some_and(|extension| extension == "bin");
         if path.is_file() {
             return Ok(match plan_name || begins_as_plan(path)? {
