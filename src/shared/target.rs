@@ -27,7 +27,7 @@ pub(crate) struct SpecOptions {
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub(crate) set: Vec<String>,
 
-    /// Compile the dense baseline: the same spec without its [cola] section
+    /// Compile the dense baseline: the same spec without its `cola` section
     #[arg(long)]
     pub(crate) full_rank: bool,
 }
