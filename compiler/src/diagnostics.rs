@@ -289,6 +289,15 @@ pub fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Opt
         .map(|(_, name)| name)
 }
 
+/// The help for a wrong name: the nearest of `names` if one is near enough to be meant, else what `otherwise` says.
+pub fn did_you_mean<'a>(
+    wrong: &str,
+    names: impl IntoIterator<Item = &'a str>,
+    otherwise: impl FnOnce() -> String,
+) -> String {
+    nearest(wrong, names).map_or_else(otherwise, |near| format!("did you mean `{near}`?"))
+}
+
 /// Characters to insert, remove or replace, or neighbours to swap, until `a` is `b`: the optimal string alignment
 /// distance.
 fn edit_distance(a: &str, b: &str) -> usize {

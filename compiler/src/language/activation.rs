@@ -4,7 +4,7 @@
 
 use colac_plan::pointwise::{Binary, Builder, MAX_INSTRUCTIONS, Program, Register, Unary};
 
-use crate::diagnostics::{Diagnostic, SourceId, Span, nearest};
+use crate::diagnostics::{Diagnostic, SourceId, Span, did_you_mean};
 use crate::language::codes;
 use crate::language::expression::{parse_tree, unknown_function};
 use crate::language::syntax::{BinaryOperator, Expr, ExprKind, UnaryOperator};
@@ -54,26 +54,7 @@ impl Activation {
         let written = parse_tree(text, source, offset)?;
         let formula = match &written.kind {
             ExprKind::Name(name) if name.text != "x" => {
-                let known = NAMED.iter().find(|(known, _)| *known == name.text);
-                let (_, formula) = known.ok_or_else(|| {
-                    let names: Vec<&str> = NAMED.iter().map(|(known, _)| *known).collect();
-                    let near = nearest(&name.text, names.iter().copied());
-                    let diagnostic = Diagnostic::error(
-                        codes::ACTIVATION,
-                        format!("there is no activation `{}`", name.text),
-                    )
-                    .at(name.span, "unknown activation");
-                    diagnostic.help(near.map_or_else(
-                        || {
-                            format!(
-                                "use one of {}, or a formula in x such as \"x * sigmoid(1.7 * x)\"",
-                                names.join(", ")
-                            )
-                        },
-                        |near| format!("did you mean `{near}`?"),
-                    ))
-                })?;
-                parse_tree(formula, source, offset)?
+                parse_tree(formula_of(&name.text, name.span)?, source, offset)?
             }
             _ => written,
         };
@@ -149,15 +130,12 @@ pub(crate) fn formula_of(name: &str, span: Span) -> Result<&'static str, Diagnos
     let known = NAMED.iter().find(|(known, _)| *known == name);
     known.map(|(_, formula)| *formula).ok_or_else(|| {
         let names = NAMED.map(|(known, _)| known);
-        let help = nearest(name, names).map_or_else(
-            || {
-                format!(
-                    "use one of {}, or a formula in x such as \"x * sigmoid(1.7 * x)\"",
-                    names.join(", ")
-                )
-            },
-            |near| format!("did you mean `{near}`?"),
-        );
+        let help = did_you_mean(name, names, || {
+            format!(
+                "use one of {}, or a formula in x such as \"x * sigmoid(1.7 * x)\"",
+                names.join(", ")
+            )
+        });
         let message = format!("there is no activation `{name}`");
         Diagnostic::error(codes::ACTIVATION, message).at(span, "unknown activation").help(help)
     })

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::diagnostics::{Diagnostic, Diagnostics, Span, nearest};
+use crate::diagnostics::{Diagnostic, Diagnostics, Span, did_you_mean};
 use crate::language::activation;
 use crate::language::architecture::{Architecture, ConfigDefault, ConfigKind};
 use crate::language::codes;
@@ -127,11 +127,9 @@ impl<'a> Checker<'a> {
             self.distribution(&item.distribution);
             for kind in item.kinds.iter().filter(|kind| !INITIALIZED.contains(&kind.text.as_str()))
             {
-                let near = nearest(&kind.text, INITIALIZED);
-                let help = near.map_or_else(
-                    || format!("`use` speaks of {}", INITIALIZED.join(", ")),
-                    |near| format!("did you mean `{near}`?"),
-                );
+                let help = did_you_mean(&kind.text, INITIALIZED, || {
+                    format!("`use` speaks of {}", INITIALIZED.join(", "))
+                });
                 let message = format!("no parameters are of kind `{}`", kind.text);
                 self.push(
                     Diagnostic::error(codes::INITIALIZATION, message)
@@ -464,12 +462,10 @@ impl<'a> Checker<'a> {
         match &value.kind {
             ExprKind::Name(path) if self.labels.contains(path.text.as_str()) => {}
             ExprKind::Name(path) => {
-                let near = nearest(&path.text, self.labels.iter().copied());
-                let labels = self.labels.iter().copied().collect::<Vec<_>>().join(", ");
-                let help = near.map_or_else(
-                    || format!("labels are {labels}"),
-                    |near| format!("did you mean `{near}`?"),
-                );
+                let labels = || self.labels.iter().copied();
+                let help = did_you_mean(&path.text, labels(), || {
+                    format!("labels are {}", labels().collect::<Vec<_>>().join(", "))
+                });
                 let message = format!("there is no label `{}`", path.text);
                 self.push(
                     Diagnostic::error(codes::UNKNOWN_LABEL, message)
@@ -508,11 +504,9 @@ impl<'a> Checker<'a> {
                 .map(|(name, _)| *name)
                 .chain(inits.iter().map(|i| i.name.text.as_str()))
                 .collect();
-            let near = nearest(&name.text, names.iter().copied());
-            let help = near.map_or_else(
-                || format!("distributions are {}", names.join(", ")),
-                |near| format!("did you mean `{near}`?"),
-            );
+            let help = did_you_mean(&name.text, names.iter().copied(), || {
+                format!("distributions are {}", names.join(", "))
+            });
             let message = format!("there is no distribution `{}`", name.text);
             return self.push(
                 Diagnostic::error(codes::INITIALIZATION, message)

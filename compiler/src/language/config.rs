@@ -3,7 +3,7 @@
 //! Owns the meeting of a spec's `[model]` with an architecture's `[config]` and `[check]`. Must not know the rest of a
 //! spec, nor what the settings do.
 
-use crate::diagnostics::{Diagnostic, Diagnostics, SourceId, Span, nearest};
+use crate::diagnostics::{Diagnostic, Diagnostics, SourceId, Span, did_you_mean, nearest};
 use crate::language::architecture::{Architecture, ConfigDefault, ConfigEntry, ConfigKind};
 use crate::language::codes;
 use crate::language::expression::{Expression, Value};
@@ -151,13 +151,11 @@ impl Config {
 
 fn unknown_setting(setting: &Setting<'_>, architecture: &Architecture) -> Diagnostic {
     let message = format!("the architecture has no setting `{}`", setting.name);
-    let diagnostic =
-        Diagnostic::error(codes::UNKNOWN_SETTING, message).at(setting.name_span, "unknown");
-    match nearest(setting.name, architecture.config_names()) {
-        Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
-        None => diagnostic
-            .help(format!("it has {}", architecture.config_names().collect::<Vec<_>>().join(", "))),
-    }
+    let names = architecture.config_names();
+    let all = || format!("it has {}", names.clone().collect::<Vec<_>>().join(", "));
+    Diagnostic::error(codes::UNKNOWN_SETTING, message)
+        .at(setting.name_span, "unknown")
+        .help(did_you_mean(setting.name, names.clone(), all))
 }
 
 #[derive(Clone, Debug)]

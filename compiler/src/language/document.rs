@@ -3,7 +3,7 @@
 //! Owns which values of TOML no architecture may hold, and what is said of a key or value that is not as it must be.
 //! Must not know which keys an architecture has.
 
-use crate::diagnostics::{Diagnostic, Diagnostics, SourceId, Sources, Span, nearest};
+use crate::diagnostics::{Diagnostic, Diagnostics, SourceId, Sources, Span, did_you_mean};
 use crate::language::codes;
 use crate::language::expression::Value;
 use crate::toml_tree::{self, Entry, Node, Table, Tree};
@@ -72,13 +72,10 @@ pub(crate) fn text(node: &Node) -> Result<(&str, Span), Diagnostic> {
 
 /// The diagnostic for a key that a table does not have.
 pub(crate) fn unknown_key(entry: &Entry, table: &str, known: &[&str]) -> Diagnostic {
-    let diagnostic =
-        Diagnostic::error(codes::UNKNOWN_KEY, format!("{table} has no `{}`", entry.key))
-            .at(entry.key_span, "unknown");
-    match nearest(&entry.key, known.iter().copied()) {
-        Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
-        None => diagnostic.help(format!("it may have {}", known.join(", "))),
-    }
+    let all = || format!("it may have {}", known.join(", "));
+    Diagnostic::error(codes::UNKNOWN_KEY, format!("{table} has no `{}`", entry.key))
+        .at(entry.key_span, "unknown")
+        .help(did_you_mean(&entry.key, known.iter().copied(), all))
 }
 
 /// The diagnostic for a value of the wrong type.

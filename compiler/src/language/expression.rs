@@ -3,7 +3,7 @@
 //! Owns their values and how they are computed, exactly and equally on every machine. Must not know where the names
 //! come from.
 
-use crate::diagnostics::{Diagnostic, SourceId, Span, nearest};
+use crate::diagnostics::{Diagnostic, SourceId, Span, did_you_mean};
 use crate::language::architecture::ConfigKind;
 use crate::language::codes;
 use crate::language::grammar;
@@ -230,16 +230,13 @@ pub(crate) fn unknown_name<'a>(
     known: impl IntoIterator<Item = &'a str>,
 ) -> Diagnostic {
     let known: Vec<&str> = known.into_iter().collect();
-    let diagnostic =
-        Diagnostic::error(codes::UNKNOWN_NAME, format!("`{name}` stands for nothing here"))
-            .at(span, "unknown name");
-    match nearest(name, known.iter().copied()) {
-        Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
-        None if known.is_empty() => {
-            diagnostic.help("write a number, or the name of a setting of the model")
-        }
-        None => diagnostic.help(format!("known names are {}", known.join(", "))),
-    }
+    let help = did_you_mean(name, known.iter().copied(), || match known.as_slice() {
+        [] => "write a number, or the name of a setting of the model".to_owned(),
+        known => format!("known names are {}", known.join(", ")),
+    });
+    Diagnostic::error(codes::UNKNOWN_NAME, format!("`{name}` stands for nothing here"))
+        .at(span, "unknown name")
+        .help(help)
 }
 
 /// The value of a tree; an absent one is an error.
@@ -543,13 +540,10 @@ pub(crate) fn unknown_function<'a>(
 ) -> Diagnostic {
     let known: Vec<&str> = known.into_iter().collect();
     let name = &call.name.text;
-    let diagnostic =
-        Diagnostic::error(codes::UNKNOWN_FUNCTION, format!("there is no `{name}` to call here"))
-            .at(call.name.span, "unknown");
-    match nearest(name, known.iter().copied()) {
-        Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
-        None => diagnostic.help(format!("known are {}", known.join(", "))),
-    }
+    let all = || format!("known are {}", known.join(", "));
+    Diagnostic::error(codes::UNKNOWN_FUNCTION, format!("there is no `{name}` to call here"))
+        .at(call.name.span, "unknown")
+        .help(did_you_mean(name, known.iter().copied(), all))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value as Json};
 
-use crate::diagnostics::{Diagnostic, nearest};
+use crate::diagnostics::{Diagnostic, did_you_mean};
 use crate::language::codes;
 use crate::language::config::Config;
 use crate::language::document::{plain, table, text, unknown_key, wrong_value};
@@ -77,9 +77,8 @@ impl HuggingFace {
         let mut wrong = Vec::new();
         for renamed in &self.renamed {
             if !settings.clone().any(|known| known == renamed.setting) {
-                let near = nearest(&renamed.setting, settings.clone());
-                let help = near.map_or("declare it in `[config]`".to_owned(), |near| {
-                    format!("did you mean `{near}`?")
+                let help = did_you_mean(&renamed.setting, settings.clone(), || {
+                    "declare it in `[config]`".to_owned()
                 });
                 let message = format!("`[config]` has no `{}` to rename", renamed.setting);
                 wrong.push(

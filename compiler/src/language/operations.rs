@@ -2,7 +2,7 @@
 //!
 //! Owns their names and signatures. Must not know what they compute: lowering does.
 
-use crate::diagnostics::{Diagnostic, Span, nearest};
+use crate::diagnostics::{Diagnostic, Span, did_you_mean};
 use crate::language::codes;
 use crate::language::syntax::{Argument, Call};
 
@@ -195,13 +195,13 @@ pub(crate) fn bind<'a>(
         let at = match &argument.name {
             Some(name) => {
                 parameters.iter().position(|(known, _)| *known == name.text).ok_or_else(|| {
-                    let near = nearest(&name.text, parameters.iter().map(|(known, _)| *known));
+                    let names = parameters.iter().map(|(known, _)| *known);
                     Diagnostic::error(
                         codes::ARGUMENTS,
                         format!("`{called}` has no argument `{}`", name.text),
                     )
                     .at(name.span, "unknown argument")
-                    .help(near.map_or_else(takes, |near| format!("did you mean `{near}`?")))
+                    .help(did_you_mean(&name.text, names, takes))
                 })?
             }
             None if position < parameters.len() => {
