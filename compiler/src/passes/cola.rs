@@ -70,7 +70,7 @@ pub fn run(
         }
     }
     for (inputs, outputs, rank, span, count) in unprofitable {
-        let even = inputs * outputs / (inputs + outputs);
+        let even = (inputs * outputs).div_ceil(inputs + outputs);
         diagnostics.push(
             Diagnostic::warning(
                 codes::RANK_DOES_NOT_PAY,
