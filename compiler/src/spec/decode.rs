@@ -276,17 +276,27 @@ impl<'t> Decoder<'t> {
         Some(table.get(key.name)?.node.clone())
     }
 
+    /// The checked value of a key whose kind in [`schema`] is one that `read` takes.
+    fn single<T>(
+        &mut self,
+        section: &Section<'_>,
+        name: &'static str,
+        read: impl FnOnce(Tree) -> Option<T>,
+    ) -> Option<Spanned<T>> {
+        let node = self.value(section, name)?;
+        Some(Spanned::new(read(node.value)?, node.span))
+    }
+
     /// A text key.
     pub(super) fn text(
         &mut self,
         section: &Section<'_>,
         name: &'static str,
     ) -> Option<Spanned<String>> {
-        let node = self.value(section, name)?;
-        match node.value {
-            Tree::Text(text, _) => Some(Spanned::new(text, node.span)),
+        self.single(section, name, |value| match value {
+            Tree::Text(text, _) => Some(text),
             _ => None,
-        }
+        })
     }
 
     /// A whole number; its range in [`schema`] has no negative numbers.
@@ -295,11 +305,10 @@ impl<'t> Decoder<'t> {
         section: &Section<'_>,
         name: &'static str,
     ) -> Option<Spanned<u64>> {
-        let node = self.value(section, name)?;
-        match node.value {
-            Tree::Integer(number) => Some(Spanned::new(u64::try_from(number).ok()?, node.span)),
+        self.single(section, name, |value| match value {
+            Tree::Integer(number) => u64::try_from(number).ok(),
             _ => None,
-        }
+        })
     }
 
     /// A whole number whose range in [`schema`] fits 32 bits.
@@ -318,11 +327,10 @@ impl<'t> Decoder<'t> {
         section: &Section<'_>,
         name: &'static str,
     ) -> Option<Spanned<f64>> {
-        let node = self.value(section, name)?;
-        match node.value {
-            Tree::Float(number) => Some(Spanned::new(number, node.span)),
+        self.single(section, name, |value| match value {
+            Tree::Float(number) => Some(number),
             _ => None,
-        }
+        })
     }
 
     /// `true` or `false`.
@@ -331,11 +339,10 @@ impl<'t> Decoder<'t> {
         section: &Section<'_>,
         name: &'static str,
     ) -> Option<Spanned<bool>> {
-        let node = self.value(section, name)?;
-        match node.value {
-            Tree::Boolean(flag) => Some(Spanned::new(flag, node.span)),
+        self.single(section, name, |value| match value {
+            Tree::Boolean(flag) => Some(flag),
             _ => None,
-        }
+        })
     }
 
     /// One path or several.
