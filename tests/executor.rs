@@ -68,7 +68,8 @@ fn nothing_outside_the_planned_bytes_and_lives() {
         let plan = small(full_rank);
         assert!(plan.bytes(Segment::Activations) > 0);
         let plain = run(&plan, CpuOptions { threads: 2, ..CpuOptions::default() }, 4);
-        let guarded = CpuOptions { threads: 2, checking: true, arena: ArenaPlacement::BeforeProtectedPage };
+        let guarded =
+            CpuOptions { threads: 2, checking: true, arena: ArenaPlacement::BeforeProtectedPage };
         assert_eq!(plain, run(&plan, guarded, 4), "full_rank={full_rank}");
     }
 }
@@ -79,7 +80,11 @@ fn threads_do_not_change_a_bit() {
         let plan = small(full_rank);
         let one = run(&plan, CpuOptions { threads: 1, ..CpuOptions::default() }, 5);
         for threads in [2, 3] {
-            assert_eq!(one, run(&plan, CpuOptions { threads, ..CpuOptions::default() }, 5), "{threads} threads");
+            assert_eq!(
+                one,
+                run(&plan, CpuOptions { threads, ..CpuOptions::default() }, 5),
+                "{threads} threads"
+            );
         }
     }
 }
@@ -108,20 +113,25 @@ fn forty_steps_are_twenty_and_twenty_after_a_resume() {
     let plan = small(false);
     let part = |run_dir: &Path, start: Start, stop_at: Option<u64>, threads: usize| {
         let options = CpuOptions { threads, ..CpuOptions::default() };
-        let mut executor = CpuExecutor::new(Arc::clone(&plan), options).expect("the CPU runs f32 plans");
+        let mut executor =
+            CpuExecutor::new(Arc::clone(&plan), options).expect("the CPU runs f32 plans");
         let mut rows = rows(&plan);
-        let options = Options { run_dir: run_dir.to_path_buf(), start, stop_at, tokenizer_json: None };
+        let options =
+            Options { run_dir: run_dir.to_path_buf(), start, stop_at, tokenizer_json: None };
         let rows = Rows { training: &mut rows, validation: None };
-        train(&mut executor, rows, &options, &AtomicBool::new(false), &mut Silent).expect("the run ends well")
+        train(&mut executor, rows, &options, &AtomicBool::new(false), &mut Silent)
+            .expect("the run ends well")
     };
-    let (whole, parts) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let (whole, parts) =
+        (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
     assert_eq!(part(whole.path(), Start::Fresh, None, 2).step, 40);
     assert_eq!(part(parts.path(), Start::Fresh, Some(20), 1).step, 20);
     assert_eq!(part(parts.path(), Start::Resume, None, 2).step, 40);
     let checkpoint = |run_dir: &Path| contents(&run_dir.join("checkpoints").join("step-000040"));
     let (one, other) = (checkpoint(whole.path()), checkpoint(parts.path()));
     assert!(one.iter().any(|(name, _)| name == "model.safetensors"));
-    let names = |files: &[(String, Vec<u8>)]| files.iter().map(|(n, _)| n.clone()).collect::<Vec<_>>();
+    let names =
+        |files: &[(String, Vec<u8>)]| files.iter().map(|(n, _)| n.clone()).collect::<Vec<_>>();
     assert_eq!(names(&one), names(&other));
     for ((name, a), (_, b)) in one.iter().zip(&other) {
         if name == "state.json" {

@@ -8,7 +8,12 @@ mod common;
 /// Together with the hand-built plans of the plan crate more than 10⁵ mutations are tried.
 #[test]
 fn mutated_plans_are_refused_or_verified() {
-    let settings = ["model.num_hidden_layers=1", "model.hidden_size=16", "model.intermediate_size=24", "cola.rank=4"];
+    let settings = [
+        "model.num_hidden_layers=1",
+        "model.hidden_size=16",
+        "model.intermediate_size=24",
+        "cola.rank=4",
+    ];
     let plan = common::plan("llama-nano", &settings, false);
     let count = 20_000;
     let outcome = mutate::run(&plan, count, 99);

@@ -29,7 +29,8 @@ impl Fixture {
         let read = |t: &TensorView<'_>| -> Vec<f64> {
             match t.dtype() {
                 Dtype::F32 => {
-                    let word = |c: &[u8]| f64::from(f32::from_le_bytes(c.try_into().expect("four bytes")));
+                    let word =
+                        |c: &[u8]| f64::from(f32::from_le_bytes(c.try_into().expect("four bytes")));
                     t.data().chunks_exact(4).map(word).collect()
                 }
                 Dtype::F64 => {
@@ -37,13 +38,18 @@ impl Fixture {
                     t.data().chunks_exact(8).map(word).collect()
                 }
                 Dtype::I32 => {
-                    let word = |c: &[u8]| f64::from(i32::from_le_bytes(c.try_into().expect("four bytes")));
+                    let word =
+                        |c: &[u8]| f64::from(i32::from_le_bytes(c.try_into().expect("four bytes")));
                     t.data().chunks_exact(4).map(word).collect()
                 }
                 other => panic!("fixtures hold no {other:?}"),
             }
         };
-        let tensors = file.tensors().iter().map(|(n, t)| (n.clone(), (t.shape().to_vec(), read(t)))).collect();
+        let tensors = file
+            .tensors()
+            .iter()
+            .map(|(n, t)| (n.clone(), (t.shape().to_vec(), read(t))))
+            .collect();
         Fixture { tensors }
     }
 
@@ -118,8 +124,11 @@ fn run(plan: &Arc<Plan>, executor: &mut dyn Executor, fixture: &Fixture) -> Devi
         executor.write_f32(parameter.tensor, &values);
     }
     let sequence = plan.recipe.sequence_length as usize;
-    let mut rows =
-        FixedRows { tokens: fixture.integers("tokens"), labels: fixture.integers("labels"), sequence };
+    let mut rows = FixedRows {
+        tokens: fixture.integers("tokens"),
+        labels: fixture.integers("labels"),
+        sequence,
+    };
 
     // Logits of each row of the first micro-batch, one row at a time.
     let expected = fixture.get("logits");
@@ -147,7 +156,8 @@ fn run(plan: &Arc<Plan>, executor: &mut dyn Executor, fixture: &Fixture) -> Devi
             for parameter in &plan.parameters {
                 let shape = plan.tensor(parameter.tensor).ty.shape.extents();
                 let name = &parameter.checkpoint;
-                let expected = fixture.oriented(&format!("grad.{}", name.name), &shape, name.transposed);
+                let expected =
+                    fixture.oriented(&format!("grad.{}", name.name), &shape, name.transposed);
                 let found = distance(&read_tensor(executor, parameter.gradient), &expected);
                 deviation.gradient = deviation.gradient.max(found);
             }
@@ -160,13 +170,15 @@ fn run(plan: &Arc<Plan>, executor: &mut dyn Executor, fixture: &Fixture) -> Devi
         }
         deviation.late_loss = deviation.late_loss.max(off);
         let norm = f64::from(report.gradient_norm.expect("every step has labels"));
-        deviation.gradient_norm = deviation.gradient_norm.max((norm - norms[update]).abs() / norms[update]);
+        deviation.gradient_norm =
+            deviation.gradient_norm.max((norm - norms[update]).abs() / norms[update]);
     }
     for parameter in &plan.parameters {
         let shape = plan.tensor(parameter.tensor).ty.shape.extents();
         let name = &parameter.checkpoint;
         let expected = fixture.oriented(&format!("final.{}", name.name), &shape, name.transposed);
-        deviation.weights = deviation.weights.max(distance(&read_tensor(executor, parameter.tensor), &expected));
+        deviation.weights =
+            deviation.weights.max(distance(&read_tensor(executor, parameter.tensor), &expected));
     }
     deviation
 }

@@ -62,7 +62,10 @@ fn memory_is_that_of_the_segments_and_near_its_bound() {
             assert_eq!(memory.total, Segment::ALL.iter().map(|&s| plan.bytes(s)).sum::<u64>());
             assert!(memory.activations_lower_bound <= memory.activations);
             let overhead = memory.activations as f64 / memory.activations_lower_bound as f64;
-            assert!(overhead <= 1.03, "{name} full_rank={full_rank}: arena is {overhead:.4} of its bound");
+            assert!(
+                overhead <= 1.03,
+                "{name} full_rank={full_rank}: arena is {overhead:.4} of its bound"
+            );
         }
     }
 }
@@ -125,7 +128,8 @@ fn equal_specs_give_equal_bytes() {
 #[test]
 fn comments_orphan_no_checkpoint() {
     let folder = tempfile::tempdir().expect("a folder");
-    let text = std::fs::read_to_string(common::repository("specs/llama-nano.toml")).expect("shipped");
+    let text =
+        std::fs::read_to_string(common::repository("specs/llama-nano.toml")).expect("shipped");
     let mut hashes = Vec::new();
     for (name, extra) in [("a.toml", ""), ("b.toml", "# a comment\n")] {
         let path = folder.path().join(name);

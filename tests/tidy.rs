@@ -71,7 +71,12 @@ fn no_trailing_space_and_no_tabs() {
 /// Nothing that says of itself that it is not done.
 #[test]
 fn nothing_unfinished_by_its_own_words() {
-    let words = [["TO", "DO"].concat(), ["FIX", "ME"].concat(), ["todo", "!("].concat(), ["unimplemented", "!("].concat()];
+    let words = [
+        ["TO", "DO"].concat(),
+        ["FIX", "ME"].concat(),
+        ["todo", "!("].concat(),
+        ["unimplemented", "!("].concat(),
+    ];
     for folder in ["src", "compiler/src", "runtime/src", "runtime/plan/src"] {
         for path in files(folder, "rs") {
             let text = text(&path);
@@ -89,6 +94,10 @@ fn compiler_and_runtime_do_not_know_each_other() {
     assert!(!text(&common::repository("runtime/Cargo.toml")).contains("colac-compiler"));
     for path in files("runtime/src", "rs") {
         let text = text(&path);
-        assert!(!text.contains("petgraph") && !text.contains("colac_compiler"), "{}", path.display());
+        assert!(
+            !text.contains("petgraph") && !text.contains("colac_compiler"),
+            "{}",
+            path.display()
+        );
     }
 }

@@ -6,7 +6,7 @@ use colac_plan::Plan;
 use colac_plan::plan::{Decision, Form, LinearReport, Origin};
 use colac_plan::program::ProgramKind;
 
-use crate::diagnostics::{Diagnostic, Diagnostics, Sources, nearest};
+use crate::diagnostics::{Diagnostic, Diagnostics, Sources, did_you_mean};
 use crate::emit::{self, Details, Scheduled};
 use crate::graph::{Graph, Output, PrintOptions};
 use crate::language::architecture::Architecture;
@@ -68,11 +68,18 @@ pub struct Compiled {
 /// in `sources`, so that the diagnostics can be rendered.
 pub fn compile(request: Request, sources: &mut Sources) -> Result<Compiled, Diagnostics> {
     let mut dumper = Dumper::new(request.dump)?;
-    let (spec, mut diagnostics) = Spec::load(request.input, &request.settings, request.full_rank, sources)?;
+    let (spec, mut diagnostics) =
+        Spec::load(request.input, &request.settings, request.full_rank, sources)?;
     let Model { architecture, config, mut graph } = lower::model(&spec, sources)?;
     dumper.after("lower", &graph)?;
     let bypassed = spec.cola.as_ref().is_some_and(|c| !c.bypass.is_empty());
-    let linears = passes::cola::run(&mut graph, spec.cola.as_ref(), spec.full_rank, &config, &mut diagnostics);
+    let linears = passes::cola::run(
+        &mut graph,
+        spec.cola.as_ref(),
+        spec.full_rank,
+        &config,
+        &mut diagnostics,
+    );
     if diagnostics.has_errors() {
         return Err(diagnostics);
     }
@@ -155,7 +162,8 @@ fn checkpoint_config(
         "bypassed" => Some(Value::Boolean(bypassed)),
         _ => None,
     };
-    let form = if spec.cola.is_some() { huggingface::Form::Cola } else { huggingface::Form::FullRank };
+    let form =
+        if spec.cola.is_some() { huggingface::Form::Cola } else { huggingface::Form::FullRank };
     let json = architecture.huggingface.config_json(config, form, &names)?.unwrap_or_default();
     Ok(serde_json::to_string_pretty(&json).expect("a JSON object can be written"))
 }
@@ -177,10 +185,8 @@ impl Dumper {
             && !PASSES.iter().any(|p| p.name == dump.pass)
         {
             let names: Vec<&str> = PASSES.iter().map(|p| p.name).collect();
-            let help = match nearest(&dump.pass, names.iter().copied()) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("write one of {}", names.join(", ")),
-            };
+            let otherwise = || format!("write one of {}", names.join(", "));
+            let help = did_you_mean(&dump.pass, names.iter().copied(), otherwise);
             let message = format!("there is no pass `{}`", dump.pass);
             return Err(Diagnostic::error(UNKNOWN_PASS, message).help(help));
         }
@@ -200,7 +206,9 @@ impl Dumper {
 
     fn after_schedule(&mut self, scheduled: &Scheduled) {
         if let Some(options) = self.wants("schedule") {
-            let place = |value| scheduled.placement.offsets.get(&value).map(|offset| format!("at {offset}"));
+            let place = |value| {
+                scheduled.placement.offsets.get(&value).map(|offset| format!("at {offset}"))
+            };
             self.text = Some(scheduled.graph.print_ordered(&scheduled.order, &place, options));
         }
     }

@@ -54,7 +54,8 @@ impl Layout {
         let mut table = Vec::with_capacity(order.len());
         for (id, info) in order {
             let tensor = self.slice(&info.path, info.ty.clone(), parameters, offset);
-            let gradient = self.slice(&format!("{}.gradient", info.path), info.ty.clone(), gradients, offset);
+            let gradient =
+                self.slice(&format!("{}.gradient", info.path), info.ty.clone(), gradients, offset);
             offset += aligned(info.ty.bytes());
             let parameter = Parameter {
                 path: info.path.clone(),
@@ -92,19 +93,37 @@ impl Layout {
     }
 
     /// A packed tensor on bytes of another one, `offset` bytes into it.
-    pub(super) fn slice(&mut self, name: &str, ty: TensorType, parent: TensorId, offset: u64) -> TensorId {
+    pub(super) fn slice(
+        &mut self,
+        name: &str,
+        ty: TensorType,
+        parent: TensorId,
+        offset: u64,
+    ) -> TensorId {
         let (segment, base) = (self.tensor(parent).segment, self.tensor(parent).offset);
         self.push(name, ty, segment, base + offset, Some(parent))
     }
 
-    fn push(&mut self, name: &str, ty: TensorType, segment: Segment, offset: u64, parent: Option<TensorId>) -> TensorId {
+    fn push(
+        &mut self,
+        name: &str,
+        ty: TensorType,
+        segment: Segment,
+        offset: u64,
+        parent: Option<TensorId>,
+    ) -> TensorId {
         let strides = Tensor::packed_strides(&ty);
         self.tensors.push(Tensor { name: name.into(), ty, strides, segment, offset, parent });
         TensorId(self.tensors.len() as u32 - 1)
     }
 
     /// The tensor of a table; equal tables share one.
-    pub(super) fn constant(&mut self, name: &str, content: ConstantContent, ty: &TensorType) -> TensorId {
+    pub(super) fn constant(
+        &mut self,
+        name: &str,
+        content: ConstantContent,
+        ty: &TensorType,
+    ) -> TensorId {
         let same = |c: &&Constant| c.content == content && self.tensor(c.tensor).ty == *ty;
         if let Some(constant) = self.constants.iter().find(same) {
             return constant.tensor;

@@ -6,12 +6,12 @@
 mod layout;
 mod program;
 
+use colac_plan::op::UpdateRange;
 use colac_plan::op::cost::aligned;
+use colac_plan::parameter::Role;
 use colac_plan::plan::{BatchInputs, Form, LinearReport, Origin, Plan, Roles, RuntimeScalar};
 use colac_plan::program::{Operation, Phase, Program, ProgramKind, When, Write};
 use colac_plan::recipe::{Optimizer, Recipe};
-use colac_plan::op::UpdateRange;
-use colac_plan::parameter::Role;
 use colac_plan::verify::VerifyError;
 use colac_plan::{DType, Op, Real, Segment, Shape, TensorId, TensorType};
 
@@ -87,7 +87,8 @@ pub fn run(programs: &[Scheduled], details: Details) -> Result<Plan, VerifyError
             state: [whole.parameters, first_moment, second_moment, step],
         },
     );
-    let io = |kind: ProgramKind| &written[programs.iter().position(|p| p.kind == kind).expect("given")];
+    let io =
+        |kind: ProgramKind| &written[programs.iter().position(|p| p.kind == kind).expect("given")];
     let (train, evaluate, logits) =
         (io(ProgramKind::ForwardBackward), io(ProgramKind::Evaluate), io(ProgramKind::Logits));
     let batch = |w: &program::Written| BatchInputs {
@@ -145,7 +146,8 @@ pub fn run(programs: &[Scheduled], details: Details) -> Result<Plan, VerifyError
         origin: details.origin,
     };
     for index in 0..plan.programs.len() {
-        plan.programs[index].arena_lower_bound = colac_plan::verify::arena_lower_bound(&plan, &plan.programs[index]);
+        plan.programs[index].arena_lower_bound =
+            colac_plan::verify::arena_lower_bound(&plan, &plan.programs[index]);
     }
     colac_plan::verify::verify(&plan)?;
     Ok(plan)
@@ -176,7 +178,10 @@ fn update_program(
         let start = tensor.offset / DType::F32.bytes();
         let length = aligned(tensor.ty.bytes()) / DType::F32.bytes();
         match ranges.last_mut() {
-            Some(range) if range.weight_decay == Real::new(decay) && range.start + range.length == start => {
+            Some(range)
+                if range.weight_decay == Real::new(decay)
+                    && range.start + range.length == start =>
+            {
                 range.length += length;
             }
             _ => ranges.push(UpdateRange {
@@ -195,9 +200,12 @@ fn update_program(
         ranges,
     };
     let operation = |op: Op, operands: Vec<TensorId>, results: Vec<TensorId>, path: &str| {
-        let types = |ids: &[TensorId]| -> Vec<TensorType> { ids.iter().map(|&t| layout.tensor(t).ty.clone()).collect() };
+        let types = |ids: &[TensorId]| -> Vec<TensorType> {
+            ids.iter().map(|&t| layout.tensor(t).ty.clone()).collect()
+        };
         let (read, made) = (types(&operands), types(&results));
-        let workspace = op.workspace_bytes(&read.iter().collect::<Vec<_>>(), &made.iter().collect::<Vec<_>>());
+        let workspace =
+            op.workspace_bytes(&read.iter().collect::<Vec<_>>(), &made.iter().collect::<Vec<_>>());
         Operation {
             writes: vec![Write::Overwrite; results.len()],
             op,

@@ -27,7 +27,8 @@ pub(super) fn write(
     accumulate: TensorId,
 ) -> Written {
     let graph = &scheduled.graph;
-    let parameters: BTreeMap<ParameterId, &Parameter> = parameters.iter().map(|(id, p)| (*id, p)).collect();
+    let parameters: BTreeMap<ParameterId, &Parameter> =
+        parameters.iter().map(|(id, p)| (*id, p)).collect();
     let mut tensors: BTreeMap<Value, TensorId> = BTreeMap::new();
     let (mut tokens, mut labels) = (None, None);
     let prefix = scheduled.kind.name();
@@ -37,17 +38,22 @@ pub(super) fn write(
             NodeKind::Parameter(id) => parameters[id].tensor,
             NodeKind::Constant(content) => layout.constant(&node.origin.path, *content, ty),
             NodeKind::Input(Input::LossScale) => loss_scale,
-            NodeKind::Input(Input::Tokens) => {
-                *tokens.insert(layout.root(&format!("{prefix}.tokens"), ty.clone(), Segment::Inputs))
-            }
-            NodeKind::Input(Input::Labels) => {
-                *labels.insert(layout.root(&format!("{prefix}.labels"), ty.clone(), Segment::Inputs))
-            }
+            NodeKind::Input(Input::Tokens) => *tokens.insert(layout.root(
+                &format!("{prefix}.tokens"),
+                ty.clone(),
+                Segment::Inputs,
+            )),
+            NodeKind::Input(Input::Labels) => *labels.insert(layout.root(
+                &format!("{prefix}.labels"),
+                ty.clone(),
+                Segment::Inputs,
+            )),
             NodeKind::Op(_) | NodeKind::View(_) => continue,
         };
         tensors.insert(Value::of(node.id), tensor);
     }
-    let outputs: BTreeMap<Value, Output> = graph.outputs().iter().map(|&(output, value)| (value, output)).collect();
+    let outputs: BTreeMap<Value, Output> =
+        graph.outputs().iter().map(|&(output, value)| (value, output)).collect();
     let mut written_gradients: Vec<TensorId> = Vec::new();
     let (mut loss, mut logits) = (None, None);
     let mut operations: Vec<Operation> = Vec::new();
@@ -69,7 +75,11 @@ pub(super) fn write(
         let mut writes = Vec::with_capacity(node.results.len());
         for (r, ty) in node.results.iter().enumerate() {
             let value = Value { node: id, result: r as u16 };
-            let name = if node.results.len() == 1 { node.origin.path.clone() } else { format!("{}.{r}", node.origin.path) };
+            let name = if node.results.len() == 1 {
+                node.origin.path.clone()
+            } else {
+                format!("{}.{r}", node.origin.path)
+            };
             let mut write = Write::Overwrite;
             let tensor = match outputs.get(&value) {
                 Some(Output::Gradient(parameter)) => {
@@ -79,12 +89,16 @@ pub(super) fn write(
                     written_gradients.push(gradient);
                     gradient
                 }
-                Some(Output::Loss) => {
-                    *loss.insert(layout.root(&format!("{prefix}.loss"), ty.clone(), Segment::Outputs))
-                }
-                Some(Output::Logits) => {
-                    *logits.insert(layout.root(&format!("{prefix}.logits"), ty.clone(), Segment::Outputs))
-                }
+                Some(Output::Loss) => *loss.insert(layout.root(
+                    &format!("{prefix}.loss"),
+                    ty.clone(),
+                    Segment::Outputs,
+                )),
+                Some(Output::Logits) => *logits.insert(layout.root(
+                    &format!("{prefix}.logits"),
+                    ty.clone(),
+                    Segment::Outputs,
+                )),
                 None => layout.placed(&name, ty.clone(), scheduled.placement.offsets[&value]),
             };
             tensors.insert(value, tensor);
@@ -93,7 +107,11 @@ pub(super) fn write(
         }
         let workspace = workspace(graph, id);
         operation_of.insert(id, operations.len() as u32);
-        let after = graph.controls(id).iter().filter_map(|before| operation_of.get(before).copied()).collect();
+        let after = graph
+            .controls(id)
+            .iter()
+            .filter_map(|before| operation_of.get(before).copied())
+            .collect();
         operations.push(Operation {
             op,
             operands,

@@ -17,8 +17,8 @@
 mod print;
 mod verify;
 
-use std::collections::BinaryHeap;
 use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 use colac_plan::op::TypeError;
 use colac_plan::parameter::{CheckpointName, ConstantContent, Initialization, Role};
@@ -464,7 +464,10 @@ impl Graph {
 
     /// Makes every reader of `old`, and every output, read `new` instead.
     pub fn replace(&mut self, old: Value, new: Value) {
-        debug_assert!(self.ty(old).shape.same_extents(&self.ty(new).shape), "a replacement has the same shape");
+        debug_assert!(
+            self.ty(old).shape.same_extents(&self.ty(new).shape),
+            "a replacement has the same shape"
+        );
         let edges: Vec<_> = self
             .inner
             .edges_directed(self.position(old.node), Direction::Outgoing)
@@ -491,7 +494,9 @@ impl Graph {
     pub fn remove(&mut self, id: NodeId) {
         let position = self.position(id);
         debug_assert!(
-            self.inner.edges_directed(position, Direction::Outgoing).all(|e| *e.weight() == Edge::Control),
+            self.inner
+                .edges_directed(position, Direction::Outgoing)
+                .all(|e| *e.weight() == Edge::Control),
             "a removed node has no readers"
         );
         if let NodeKind::Parameter(parameter) = self.inner[position].kind {
@@ -526,7 +531,8 @@ impl Graph {
     pub fn with_batch(&self, batch: u64) -> Result<Graph, TypeError> {
         let mut graph = self.clone();
         for id in self.order() {
-            let operands: Vec<TensorType> = self.operands(id).iter().map(|&v| graph.ty(v).clone()).collect();
+            let operands: Vec<TensorType> =
+                self.operands(id).iter().map(|&v| graph.ty(v).clone()).collect();
             let types: Vec<&TensorType> = operands.iter().collect();
             let node = self.node(id);
             let results = match &node.kind {
@@ -563,7 +569,8 @@ impl View {
             View::SplitHeads { head_dim } => {
                 let width = shape.width();
                 if shape.ndim() == 0 || head_dim == 0 || !width.is_multiple_of(head_dim) {
-                    let reason = format!("a width of {width} does not divide into heads of {head_dim}");
+                    let reason =
+                        format!("a width of {width} does not divide into heads of {head_dim}");
                     return Err(TypeError::Rule { op: "heads", reason });
                 }
                 let mut axes = shape.leading().to_vec();

@@ -34,8 +34,11 @@ impl Graph {
         note: &dyn Fn(Value) -> Option<String>,
         options: PrintOptions,
     ) -> String {
-        let constant = |id: &NodeId| matches!(self.node(*id).kind, NodeKind::Constant(_)) && !order.contains(id);
-        let order: Vec<NodeId> = self.order().into_iter().filter(constant).chain(order.iter().copied()).collect();
+        let constant = |id: &NodeId| {
+            matches!(self.node(*id).kind, NodeKind::Constant(_)) && !order.contains(id)
+        };
+        let order: Vec<NodeId> =
+            self.order().into_iter().filter(constant).chain(order.iter().copied()).collect();
         let shown = |id: NodeId| {
             let mut scope = self.node(id).scope;
             while let Some(s) = scope {
@@ -59,7 +62,11 @@ impl Graph {
                 NodeKind::Parameter(p) => format!("@{}", self.parameter_info(*p).path),
                 NodeKind::Input(input) => format!("${}", input.name()),
                 NodeKind::Constant(_) | NodeKind::Op(_) | NodeKind::View(_) => {
-                    let suffix = if node.results.len() > 1 { format!(".{}", value.result) } else { String::new() };
+                    let suffix = if node.results.len() > 1 {
+                        format!(".{}", value.result)
+                    } else {
+                        String::new()
+                    };
                     match numbers.get(&value.node) {
                         Some(number) => format!("%{number}{suffix}"),
                         None => format!("%<{}>{suffix}", node.origin.path),
@@ -74,9 +81,15 @@ impl Graph {
             match shown(node) {
                 Ok(()) => {
                     let (path, ty) = (&info.path, &info.ty);
-                    let _ = writeln!(text, "parameter @{path} : {ty} {:?} {:?}", info.role, info.initialization);
+                    let _ = writeln!(
+                        text,
+                        "parameter @{path} : {ty} {:?} {:?}",
+                        info.role, info.initialization
+                    );
                 }
-                Err(label) => *folded.entry(format!("parameters of other {label}")).or_default() += 1,
+                Err(label) => {
+                    *folded.entry(format!("parameters of other {label}")).or_default() += 1
+                }
             }
         }
         for id in order {
@@ -88,7 +101,10 @@ impl Graph {
                 *folded.entry(format!("nodes of other {label}")).or_default() += 1;
                 continue;
             }
-            let result = |(r, ty): (usize, &colac_plan::TensorType)| match note(Value { node: id, result: r as u16 }) {
+            let result = |(r, ty): (usize, &colac_plan::TensorType)| match note(Value {
+                node: id,
+                result: r as u16,
+            }) {
                 Some(note) => format!("{ty} {note}"),
                 None => ty.to_string(),
             };
@@ -96,10 +112,14 @@ impl Graph {
             let operands: Vec<String> = self.operands(id).into_iter().map(name).collect();
             let (what, attributes) = match &node.kind {
                 NodeKind::Op(op) => (op.name().to_string(), op.attributes()),
-                NodeKind::View(View::SplitHeads { .. }) => ("view.split_heads".into(), String::new()),
+                NodeKind::View(View::SplitHeads { .. }) => {
+                    ("view.split_heads".into(), String::new())
+                }
                 NodeKind::View(View::MergeHeads) => ("view.merge_heads".into(), String::new()),
                 NodeKind::Constant(content) => ("constant".into(), format!("{content:?}")),
-                NodeKind::Parameter(_) | NodeKind::Input(_) => unreachable!("parameters and inputs are not numbered"),
+                NodeKind::Parameter(_) | NodeKind::Input(_) => {
+                    unreachable!("parameters and inputs are not numbered")
+                }
             };
             let _ = write!(text, "%{} = {what}", numbers[&id]);
             for (i, operand) in operands.iter().enumerate() {
@@ -130,7 +150,12 @@ impl Graph {
                 Output::Loss => writeln!(text, "output loss = {}", name(value)),
                 Output::Logits => writeln!(text, "output logits = {}", name(value)),
                 Output::Gradient(p) => {
-                    writeln!(text, "output gradient of @{} = {}", self.parameter_info(p).path, name(value))
+                    writeln!(
+                        text,
+                        "output gradient of @{} = {}",
+                        self.parameter_info(p).path,
+                        name(value)
+                    )
                 }
             };
         }

@@ -41,10 +41,16 @@ impl Graph {
             for operand in &operands {
                 let source = self.node(operand.node);
                 if operand.result as usize >= source.results.len() {
-                    return fail(format!("reads result {} of {}", operand.result, source.origin.path));
+                    return fail(format!(
+                        "reads result {} of {}",
+                        operand.result, source.origin.path
+                    ));
                 }
                 if node.phase == Phase::Forward && source.phase != Phase::Forward {
-                    return fail(format!("a forward node reads {} of a later phase", source.origin.path));
+                    return fail(format!(
+                        "a forward node reads {} of a later phase",
+                        source.origin.path
+                    ));
                 }
             }
             let types: Vec<&TensorType> = operands.iter().map(|&v| self.ty(v)).collect();
@@ -63,16 +69,26 @@ impl Graph {
                 Err(error) => return fail(error.to_string()),
                 Ok(results) => {
                     let same = results.len() == node.results.len()
-                        && results.iter().zip(&node.results).all(|(a, b)| a.shape.same_extents(&b.shape));
+                        && results
+                            .iter()
+                            .zip(&node.results)
+                            .all(|(a, b)| a.shape.same_extents(&b.shape));
                     if !same {
-                        return fail(format!("results are {:?}, the shape rule says {results:?}", node.results));
+                        return fail(format!(
+                            "results are {:?}, the shape rule says {results:?}",
+                            node.results
+                        ));
                     }
                 }
             }
         }
         for &(output, value) in self.outputs() {
-            let fail = |reason: &str| Err(GraphError { path: format!("{output:?}"), reason: reason.into() });
-            if !self.contains(value.node) || self.node(value.node).results.len() <= value.result as usize {
+            let fail = |reason: &str| {
+                Err(GraphError { path: format!("{output:?}"), reason: reason.into() })
+            };
+            if !self.contains(value.node)
+                || self.node(value.node).results.len() <= value.result as usize
+            {
                 return fail("does not exist");
             }
             if let Output::Gradient(parameter) = output {
@@ -80,7 +96,8 @@ impl Graph {
                     return fail("a gradient has another shape than its parameter");
                 }
                 let node = self.node(value.node);
-                if !matches!(&node.kind, NodeKind::Op(op) if op.accumulates(value.result as usize)) {
+                if !matches!(&node.kind, NodeKind::Op(op) if op.accumulates(value.result as usize))
+                {
                     return fail("a gradient comes from a result that does not accumulate");
                 }
             }
@@ -88,7 +105,10 @@ impl Graph {
         let (mut paths, mut names) = (BTreeSet::new(), BTreeSet::new());
         for (_, info) in self.parameters() {
             if !paths.insert(&info.path) || !names.insert(&info.checkpoint.name) {
-                let reason = format!("two parameters are called so, or `{}` in a checkpoint", info.checkpoint.name);
+                let reason = format!(
+                    "two parameters are called so, or `{}` in a checkpoint",
+                    info.checkpoint.name
+                );
                 return Err(GraphError { path: info.path.clone(), reason });
             }
         }

@@ -8,7 +8,7 @@ use colac_plan::pointwise::{Binary, Builder, InputForm, Program};
 use colac_plan::program::Phase;
 use colac_plan::{DType, Op, Shape, TensorType};
 
-use crate::diagnostics::{Diagnostic, Span};
+use crate::diagnostics::{Diagnostic, Span, did_you_mean};
 use crate::graph::{ColaPermission, LinearSite, ParameterId, Value as Tensor, View};
 use crate::language::expression::Value;
 use crate::language::operations::{Operation, OperationKind, bind};
@@ -283,16 +283,14 @@ impl Lowering<'_> {
             .iter()
             .filter(|(_, labelled)| labelled.weight.is_some())
             .map(|(path, _)| path.as_str());
-        let near = crate::diagnostics::nearest(label, known);
+        let otherwise =
+            || "share the weight of an `embedding` or `linear` that stands before".to_owned();
         Diagnostic::error(
             codes::UNKNOWN_WEIGHT,
             format!("no operation with a weight is called `{label}` before this one"),
         )
         .at(span, "no such weight here")
-        .help(near.map_or_else(
-            || "share the weight of an `embedding` or `linear` that stands before".to_owned(),
-            |near| format!("did you mean `{near}`?"),
-        ))
+        .help(did_you_mean(label, known, otherwise))
     }
 
     fn embedding(

@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 use colac_plan::op::Real;
 use colac_plan::{Axis, DType, Shape, TensorType};
 
-use crate::diagnostics::{Diagnostic, Diagnostics, SourceId, Sources, Span, nearest};
+use crate::diagnostics::{Diagnostic, Diagnostics, SourceId, Sources, Span, did_you_mean};
 use crate::graph::{Graph, Input, Origin, ParameterId, ScopeId, Value as Tensor};
 use crate::language::architecture::Architecture;
 use crate::language::config::{Config, Setting};
@@ -115,15 +115,12 @@ fn architecture_source(spec: &Spec, sources: &mut Sources) -> Result<SourceId, D
             Some(text) => Ok(sources.add(format!("{name} (shipped architecture)"), text)),
             None => {
                 let known = shipped::architectures().iter().map(|(known, _)| *known);
-                let help = nearest(name, known.clone()).map_or_else(
-                    || {
-                        format!(
-                            "shipped are {}; a file is named by a path such as ./{name}.toml",
-                            known.collect::<Vec<_>>().join(", ")
-                        )
-                    },
-                    |near| format!("did you mean `{near}`?"),
-                );
+                let help = did_you_mean(name, known.clone(), || {
+                    format!(
+                        "shipped are {}; a file is named by a path such as ./{name}.toml",
+                        known.collect::<Vec<_>>().join(", ")
+                    )
+                });
                 Err(Diagnostic::error(
                     codes::UNKNOWN_ARCHITECTURE,
                     format!("there is no architecture `{name}`"),

@@ -57,14 +57,17 @@ pub fn run(
             Ok((rank, activation, rank_span)) => {
                 let (inputs, outputs) = extents(graph, site);
                 if rank * (inputs + outputs) >= inputs * outputs {
-                    let same = |w: &&mut (u64, u64, u64, Span, usize)| (w.0, w.1, w.2) == (inputs, outputs, rank);
+                    let same = |w: &&mut (u64, u64, u64, Span, usize)| {
+                        (w.0, w.1, w.2) == (inputs, outputs, rank)
+                    };
                     match unprofitable.iter_mut().find(same) {
                         Some(warning) => warning.4 += 1,
                         None => unprofitable.push((inputs, outputs, rank, rank_span, 1)),
                     }
                 }
                 rewrite(graph, site, rank, activation);
-                let decision = Decision::Rewritten { rank, activation: activation.text().to_string() };
+                let decision =
+                    Decision::Rewritten { rank, activation: activation.text().to_string() };
                 report.push(LinearReport { path: site.path.clone(), inputs, outputs, decision });
             }
         }
@@ -80,7 +83,9 @@ pub fn run(
                 ),
             )
             .at(span, format!("gives {rank}; a pair is smaller than the dense weight below {even}"))
-            .help(format!("choose a rank below {even}, or keep these linears dense with an override")),
+            .help(format!(
+                "choose a rank below {even}, or keep these linears dense with an override"
+            )),
         );
     }
     bypass(graph, cola);
@@ -95,7 +100,12 @@ fn extents(graph: &Graph, site: &LinearSite) -> (u64, u64) {
 
 fn kept(graph: &Graph, site: &LinearSite, reason: String) -> LinearReport {
     let (inputs, outputs) = extents(graph, site);
-    LinearReport { path: site.path.clone(), inputs, outputs, decision: Decision::KeptDense { reason } }
+    LinearReport {
+        path: site.path.clone(),
+        inputs,
+        outputs,
+        decision: Decision::KeptDense { reason },
+    }
 }
 
 fn matched<'a>(one: &'a Override, path: &str) -> Option<&'a Override> {
@@ -116,7 +126,8 @@ fn decide<'a>(
     if !cola.targets.iter().any(|t| t.matches(&site.path)) {
         return Err("not selected by cola.targets".into());
     }
-    let overrides: Vec<&Override> = cola.overrides.iter().filter_map(|o| matched(o, &site.path)).collect();
+    let overrides: Vec<&Override> =
+        cola.overrides.iter().filter_map(|o| matched(o, &site.path)).collect();
     if overrides.last().is_some_and(|o| o.dense) {
         return Err("an override keeps it dense".into());
     }
@@ -125,9 +136,14 @@ fn decide<'a>(
     if readers.iter().any(|&(node, _)| node != site.node) {
         let mut diagnostic = Diagnostic::error(
             codes::SHARED_WEIGHT,
-            format!("`{}` cannot become a low-rank pair, because its weight is used elsewhere too", site.path),
+            format!(
+                "`{}` cannot become a low-rank pair, because its weight is used elsewhere too",
+                site.path
+            ),
         )
-        .help("write `cola = never` in the architecture, or select other linears with cola.targets");
+        .help(
+            "write `cola = never` in the architecture, or select other linears with cola.targets",
+        );
         if let Some(span) = site.span {
             diagnostic = diagnostic.at(span, "this linear");
         }
@@ -136,7 +152,8 @@ fn decide<'a>(
     }
     let (inputs, outputs) = extents(graph, site);
     let rank = overrides.iter().rev().find_map(|o| o.rank.as_ref()).unwrap_or(&cola.rank);
-    let activation = overrides.iter().rev().find_map(|o| o.activation.as_ref()).unwrap_or(&cola.activation);
+    let activation =
+        overrides.iter().rev().find_map(|o| o.activation.as_ref()).unwrap_or(&cola.activation);
     let lookup = |name: &str| match name {
         "in_features" => Some(Setting::Integer(inputs as i64)),
         "out_features" => Some(Setting::Integer(outputs as i64)),
@@ -146,7 +163,10 @@ fn decide<'a>(
         Ok(value) => Ok((u64::from(value), activation, rank.span)),
         Err(diagnostic) => {
             // One mistake in the expression shows at every linear: say it once.
-            if !diagnostics.iter().any(|d| d.code == diagnostic.code && d.message == diagnostic.message) {
+            if !diagnostics
+                .iter()
+                .any(|d| d.code == diagnostic.code && d.message == diagnostic.message)
+            {
                 diagnostics.push(diagnostic);
             }
             Err("its rank is not known".into())
@@ -162,7 +182,8 @@ fn rewrite(graph: &mut Graph, site: &LinearSite, rank: u64, activation: &Activat
     let (inputs, outputs) = extents(graph, site);
     // Two square roots are correctly rounded everywhere, a platform's powf is not.
     let std = 1.0 / ((rank as f64) * ((inputs + outputs) as f64)).sqrt().sqrt();
-    let base = old.checkpoint.name.strip_suffix(".weight").unwrap_or(&old.checkpoint.name).to_string();
+    let base =
+        old.checkpoint.name.strip_suffix(".weight").unwrap_or(&old.checkpoint.name).to_string();
     let origin = |part: &str| Origin { path: format!("{}.{part}", site.path), span, pass: PASS };
     let mut factor = |name: &str, role: Role, shape: [Axis; 2]| {
         let info = ParameterInfo {
@@ -184,8 +205,11 @@ fn rewrite(graph: &mut Graph, site: &LinearSite, rank: u64, activation: &Activat
         results.expect("the factors have the widths of the linear they replace")[0]
     };
     let z = add(Op::Linear, &[input, a], "down");
-    let hidden =
-        if activation.is_identity() { z } else { add(Op::Pointwise { program: activation.program() }, &[z], "activation") };
+    let hidden = if activation.is_identity() {
+        z
+    } else {
+        add(Op::Pointwise { program: activation.program() }, &[z], "activation")
+    };
     let y = add(Op::Linear, &[hidden, b], "up");
     graph.replace(Value::of(site.node), y);
     graph.remove(site.node);
@@ -224,10 +248,12 @@ fn check_ranks(cola: &Cola, config: &Config, diagnostics: &mut Diagnostics) {
 /// A selector that selects nothing, or only what may not be selected, is a mistake.
 fn check_selectors(graph: &Graph, cola: &Cola, diagnostics: &mut Diagnostics) {
     let linears: Vec<&str> = graph.linears.iter().map(|s| s.path.as_str()).collect();
-    let nodes: Vec<&str> = graph.bypassable.iter().map(|&id| graph.node(id).origin.path.as_str()).collect();
+    let nodes: Vec<&str> =
+        graph.bypassable.iter().map(|&id| graph.node(id).origin.path.as_str()).collect();
     let lists = cola.overrides.iter().flat_map(|o| &o.targets);
     for target in cola.targets.iter().chain(lists) {
-        let found: Vec<&LinearSite> = graph.linears.iter().filter(|s| target.matches(&s.path)).collect();
+        let found: Vec<&LinearSite> =
+            graph.linears.iter().filter(|s| target.matches(&s.path)).collect();
         if found.is_empty() {
             diagnostics.push(unmatched(target, "linear", &linears));
         }
@@ -239,10 +265,12 @@ fn check_selectors(graph: &Graph, cola: &Cola, diagnostics: &mut Diagnostics) {
             })
             .collect();
         if let Some(reasons) = reasons.filter(|r| !r.is_empty()) {
-            let mut diagnostic =
-                Diagnostic::error(codes::STAYS_DENSE, format!("`{}` stays dense: {}", found[0].path, reasons[0]))
-                    .at(target.span(), "selects only linears that stay dense")
-                    .help("remove the selector");
+            let mut diagnostic = Diagnostic::error(
+                codes::STAYS_DENSE,
+                format!("`{}` stays dense: {}", found[0].path, reasons[0]),
+            )
+            .at(target.span(), "selects only linears that stay dense")
+            .help("remove the selector");
             if let Some(span) = found[0].span {
                 diagnostic = diagnostic.at(span, "declared here");
             }
@@ -259,7 +287,10 @@ fn unmatched(selector: &Selector, what: &str, paths: &[&str]) -> Diagnostic {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("the architecture has no {what}: remove the selector"),
     };
-    Diagnostic::error(codes::SELECTS_NOTHING, format!("`{}` selects no {what} of the model", selector.text()))
-        .at(selector.span(), "matches nothing")
-        .help(help)
+    Diagnostic::error(
+        codes::SELECTS_NOTHING,
+        format!("`{}` selects no {what} of the model", selector.text()),
+    )
+    .at(selector.span(), "matches nothing")
+    .help(help)
 }

@@ -75,7 +75,11 @@ pub fn run(graph: &Graph, order: &[NodeId]) -> Placement {
                 let same = operands[o] == roots[o]
                     && read.dtype.bytes() == made.dtype.bytes()
                     && read.shape.same_extents(&made.shape);
-                let free = once && dies && same && op.in_place(o, result as usize) && !taken.contains(&block);
+                let free = once
+                    && dies
+                    && same
+                    && op.in_place(o, result as usize)
+                    && !taken.contains(&block);
                 free.then_some(block)
             });
             let block = match reuse {

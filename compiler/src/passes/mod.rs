@@ -26,6 +26,12 @@ pub const PASSES: [PassInfo; 6] = [
     PassInfo { name: "cola", about: "selected linears are low-rank pairs" },
     PassInfo { name: "simplify", about: "dead nodes and common subexpressions are gone" },
     PassInfo { name: "precision", about: "every value has its storage format" },
-    PassInfo { name: "autodiff", about: "the training program with its backward graph, simplified again" },
-    PassInfo { name: "schedule", about: "the training program in the order of execution, with places in the arena" },
+    PassInfo {
+        name: "autodiff",
+        about: "the training program with its backward graph, simplified again",
+    },
+    PassInfo {
+        name: "schedule",
+        about: "the training program in the order of execution, with places in the arena",
+    },
 ];

@@ -69,7 +69,9 @@ pub fn run(graph: &mut Graph, precision: Precision) {
     for id in graph.order() {
         let node = graph.node(id);
         let formats: Vec<DType> = match &node.kind {
-            NodeKind::Op(op) => (0..node.results.len()).map(|r| storage(precision, class(op, r))).collect(),
+            NodeKind::Op(op) => {
+                (0..node.results.len()).map(|r| storage(precision, class(op, r))).collect()
+            }
             NodeKind::Parameter(_) => vec![storage(precision, Class::Parameter)],
             NodeKind::View(_) => vec![graph.ty(graph.operands(id)[0]).dtype],
             NodeKind::Input(input) => vec![input.dtype()],

@@ -43,19 +43,23 @@ impl Lives {
         }
         for node in graph.nodes() {
             let i = node.id.0 as usize;
-            let mut reads: Vec<Value> = graph.operands(node.id).iter().map(|&v| root(graph, v)).collect();
+            let mut reads: Vec<Value> =
+                graph.operands(node.id).iter().map(|&v| root(graph, v)).collect();
             reads.sort_unstable();
             reads.dedup();
             lives.reads[i] = reads;
             if matches!(node.kind, NodeKind::Op(_)) {
-                let elsewhere = |r: usize| kept[i].iter().any(|&(result, arena)| result as usize == r && !arena);
+                let elsewhere = |r: usize| {
+                    kept[i].iter().any(|&(result, arena)| result as usize == r && !arena)
+                };
                 let bytes = |r: usize| if elsewhere(r) { 0 } else { node.results[r].bytes() };
                 lives.made[i] = (0..node.results.len()).map(|r| (bytes(r), 0)).collect();
             }
         }
         for node in graph.nodes() {
             for read in lives.reads[node.id.0 as usize].clone() {
-                if let Some(value) = lives.made[read.node.0 as usize].get_mut(read.result as usize) {
+                if let Some(value) = lives.made[read.node.0 as usize].get_mut(read.result as usize)
+                {
                     value.1 += 1;
                 }
             }
@@ -135,12 +139,17 @@ fn list_schedule(graph: &Graph, lives: &Lives, natural: &[NodeId]) -> Vec<NodeId
             start += 1;
         }
         let window = &waiting[start..(start + WINDOW).min(waiting.len())];
-        let ready = window.iter().enumerate().filter(|(_, id)| !done[id.0 as usize] && before[id.0 as usize] == 0);
+        let ready = window
+            .iter()
+            .enumerate()
+            .filter(|(_, id)| !done[id.0 as usize] && before[id.0 as usize] == 0);
         let best = ready.min_by_key(|&(position, &id)| {
             let (born, dies) = lives.change(id, &left);
             (i128::from(born) - i128::from(dies), position)
         });
-        let id = *best.expect("the oldest waiting node is ready, because the natural order is topological").1;
+        let id = *best
+            .expect("the oldest waiting node is ready, because the natural order is topological")
+            .1;
         done[id.0 as usize] = true;
         lives.read(id, &mut left);
         for &next in &after[id.0 as usize] {

@@ -34,7 +34,8 @@ pub fn remove_dead(graph: &mut Graph) {
             stack.extend(graph.controls(id));
         }
     }
-    let mut dead: Vec<NodeId> = graph.order().into_iter().filter(|id| !needed[id.0 as usize]).collect();
+    let mut dead: Vec<NodeId> =
+        graph.order().into_iter().filter(|id| !needed[id.0 as usize]).collect();
     dead.reverse();
     graph.linears.retain(|site| needed[site.node.0 as usize]);
     graph.bypassable.retain(|id| needed[id.0 as usize]);
@@ -48,7 +49,9 @@ fn skip_identities(graph: &mut Graph) {
     for id in graph.order() {
         let NodeKind::Op(Op::Pointwise { program }) = &graph.node(id).kind else { continue };
         let [output] = program.outputs[..] else { continue };
-        let Instruction::Input(input) = program.instructions[output.register as usize] else { continue };
+        let Instruction::Input(input) = program.instructions[output.register as usize] else {
+            continue;
+        };
         let operand = graph.operands(id)[input as usize];
         let whole = program.inputs[input as usize] == InputForm::Elements;
         if whole && graph.ty(operand).dtype == output.dtype {
@@ -61,7 +64,8 @@ fn merge_common(graph: &mut Graph) {
     let mut seen: BTreeMap<u64, Vec<NodeId>> = BTreeMap::new();
     for id in graph.order() {
         let node = graph.node(id);
-        if matches!(node.kind, NodeKind::Input(_) | NodeKind::Parameter(_) | NodeKind::Constant(_)) {
+        if matches!(node.kind, NodeKind::Input(_) | NodeKind::Parameter(_) | NodeKind::Constant(_))
+        {
             continue;
         }
         let (operands, controls) = (graph.operands(id), graph.controls(id));

@@ -280,7 +280,12 @@ fn memory(plan: &Plan) -> Memory {
         gradients: plan.bytes(Segment::Gradients),
         optimizer: plan.bytes(Segment::Optimizer),
         activations: plan.bytes(Segment::Activations),
-        activations_lower_bound: plan.programs.iter().map(|p| p.arena_lower_bound).max().unwrap_or(0),
+        activations_lower_bound: plan
+            .programs
+            .iter()
+            .map(|p| p.arena_lower_bound)
+            .max()
+            .unwrap_or(0),
         workspace: plan.bytes(Segment::Workspace),
         other: other.into_iter().map(|s| plan.bytes(s)).sum(),
         total: plan.total_bytes(),
@@ -289,15 +294,20 @@ fn memory(plan: &Plan) -> Memory {
 
 /// The outermost scope that a path lies in.
 fn layer_of<'p>(layers: &[&'p str], path: &str) -> Option<&'p str> {
-    layers.iter().copied().find(|layer| path.strip_prefix(layer).is_some_and(|rest| rest.starts_with('.')))
+    layers
+        .iter()
+        .copied()
+        .find(|layer| path.strip_prefix(layer).is_some_and(|rest| rest.starts_with('.')))
 }
 
 fn per_layer(plan: &Plan, tokens: u64) -> Vec<Layer> {
     // Outermost: no other scope's path is a prefix.
     let outermost = |s: &&str| !plan.scopes.iter().any(|o| s.starts_with(&format!("{o}.")));
-    let layers: Vec<&str> = plan.scopes.iter().map(String::as_str).filter(|s| outermost(s)).collect();
+    let layers: Vec<&str> =
+        plan.scopes.iter().map(String::as_str).filter(|s| outermost(s)).collect();
     let names = layers.iter().copied().chain(["rest"]);
-    let mut rows: Vec<Layer> = names.map(|path| Layer { path: path.into(), ..Layer::default() }).collect();
+    let mut rows: Vec<Layer> =
+        names.map(|path| Layer { path: path.into(), ..Layer::default() }).collect();
     let index: BTreeMap<&str, usize> = layers.iter().enumerate().map(|(i, &l)| (l, i)).collect();
     let outer_of_scope: Vec<usize> = plan
         .scopes
@@ -314,7 +324,9 @@ fn per_layer(plan: &Plan, tokens: u64) -> Vec<Layer> {
         }
     }
     let training = plan.program(ProgramKind::ForwardBackward);
-    let row_of = |operation: &Operation| operation.scope.map_or(layers.len(), |s| outer_of_scope[s as usize]);
+    let row_of = |operation: &Operation| {
+        operation.scope.map_or(layers.len(), |s| outer_of_scope[s as usize])
+    };
     let mut flops = vec![Flops::default(); rows.len()];
     for operation in &training.operations {
         flops[row_of(operation)].add(operation, cost(plan, operation));
@@ -367,7 +379,8 @@ fn operations(plan: &Plan) -> Vec<OperationRow> {
     for program in &plan.programs {
         for (index, operation) in program.operations.iter().enumerate() {
             let price = cost(plan, operation);
-            let printed = |ids: &[TensorId]| types(plan, ids).iter().map(ToString::to_string).collect();
+            let printed =
+                |ids: &[TensorId]| types(plan, ids).iter().map(ToString::to_string).collect();
             rows.push(OperationRow {
                 program: program.kind.name(),
                 index,

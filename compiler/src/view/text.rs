@@ -57,19 +57,50 @@ pub fn summary(inspection: &Inspection, dense: Option<&Inspection>) -> String {
     line("linears", linears(inspection), String::new());
     let p = inspection.parameters;
     line("parameters", grouped(p.total), against(p.total, |i| i.parameters.total, grouped));
-    let parts = format!("low-rank {}, embedding {}, other {}", grouped(p.low_rank), grouped(p.embedding), grouped(p.other));
+    let parts = format!(
+        "low-rank {}, embedding {}, other {}",
+        grouped(p.low_rank),
+        grouped(p.embedding),
+        grouped(p.other)
+    );
     line("", parts, String::new());
     let f = inspection.flops_per_token;
     let flops = |n: u64| count(n as f64);
-    line("FLOPs/token", format!("{}  ({})", flops(f.total), flop_parts(f)), against(f.total, |i| i.flops_per_token.total, flops));
+    line(
+        "FLOPs/token",
+        format!("{}  ({})", flops(f.total), flop_parts(f)),
+        against(f.total, |i| i.flops_per_token.total, flops),
+    );
     let m = inspection.memory;
     line("memory", bytes(m.total), against(m.total, |i| i.memory.total, bytes));
-    line("", format!("weights {}, gradients {}, optimizer {}", bytes(m.parameters), bytes(m.gradients), bytes(m.optimizer)), String::new());
-    line("", format!("activations {}, workspace {}, other {}", bytes(m.activations), bytes(m.workspace), bytes(m.other)), String::new());
+    line(
+        "",
+        format!(
+            "weights {}, gradients {}, optimizer {}",
+            bytes(m.parameters),
+            bytes(m.gradients),
+            bytes(m.optimizer)
+        ),
+        String::new(),
+    );
+    line(
+        "",
+        format!(
+            "activations {}, workspace {}, other {}",
+            bytes(m.activations),
+            bytes(m.workspace),
+            bytes(m.other)
+        ),
+        String::new(),
+    );
     let b = inspection.batch;
     let run = format!(
         "{} steps of {} × {} tokens (micro-batch {}), {} tokens in all",
-        grouped(b.steps), b.global_batch, b.sequence_length, b.micro_batch, count(b.tokens as f64)
+        grouped(b.steps),
+        b.global_batch,
+        b.sequence_length,
+        b.micro_batch,
+        count(b.tokens as f64)
     );
     line("run", run, String::new());
     text
@@ -90,10 +121,16 @@ pub fn linears(inspection: &Inspection) -> String {
     for linear in &inspection.rewritten {
         *kinds.entry((linear.rank, &linear.activation)).or_default() += 1;
     }
-    let kinds: Vec<String> =
-        kinds.into_iter().map(|((rank, activation), n)| format!("{n} of rank {rank} with {activation}")).collect();
+    let kinds: Vec<String> = kinds
+        .into_iter()
+        .map(|((rank, activation), n)| format!("{n} of rank {rank} with {activation}"))
+        .collect();
     let detail = if kinds.is_empty() { String::new() } else { format!(" ({})", kinds.join(", ")) };
-    format!("{} rewritten{detail}, {} kept dense", inspection.rewritten.len(), inspection.kept_dense.len())
+    format!(
+        "{} rewritten{detail}, {} kept dense",
+        inspection.rewritten.len(),
+        inspection.kept_dense.len()
+    )
 }
 
 /// The whole report: summary, every linear, layers, and the operations that cost most.
@@ -101,22 +138,38 @@ pub fn report(inspection: &Inspection) -> String {
     let mut text = format!("{} ({})\n", inspection.name, inspection.form);
     text.push_str(&summary(inspection, None));
     let m = inspection.memory;
-    let _ = writeln!(text, "  {:<15}{} activations alive at once at least", "lower bound", bytes(m.activations_lower_bound));
-    let _ = writeln!(text, "\nFLOPs count matrix products and attention; a multiply-add is two, causal attention half the square.");
+    let _ = writeln!(
+        text,
+        "  {:<15}{} activations alive at once at least",
+        "lower bound",
+        bytes(m.activations_lower_bound)
+    );
+    let _ = writeln!(
+        text,
+        "\nFLOPs count matrix products and attention; a multiply-add is two, causal attention half the square."
+    );
     let _ = writeln!(text, "\nlinears (repeats folded)");
     for (path, what, n) in folded_linears(inspection) {
         let times = if n > 1 { format!("× {n}") } else { String::new() };
         let _ = writeln!(text, "  {path:<34}{times:<6}{what}");
     }
     let _ = writeln!(text, "\nlayers (repeats folded)");
-    let _ = writeln!(text, "  {:<16}{:>14}{:>14}{:>16}{:>16}", "", "parameters", "low-rank", "FLOPs/token", "kept");
+    let _ = writeln!(
+        text,
+        "  {:<16}{:>14}{:>14}{:>16}{:>16}",
+        "", "parameters", "low-rank", "FLOPs/token", "kept"
+    );
     for (path, layer) in folded_layers(inspection) {
         let (flops, kept) = (count(layer.flops_per_token.total as f64), bytes(layer.kept_bytes));
         let (all, low) = (grouped(layer.parameters), grouped(layer.low_rank));
         let _ = writeln!(text, "  {path:<16}{all:>14}{low:>14}{flops:>16}{kept:>16}");
     }
     let _ = writeln!(text, "\noperations");
-    let _ = writeln!(text, "  {:<18}{:<26}{:>6}{:>14}{:>14}", "program", "operation", "count", "FLOPs", "bytes");
+    let _ = writeln!(
+        text,
+        "  {:<18}{:<26}{:>6}{:>14}{:>14}",
+        "program", "operation", "count", "FLOPs", "bytes"
+    );
     for ((program, op), (n, flops, moved)) in operation_kinds(inspection) {
         let (flops, moved) = (count(flops as f64), bytes(moved));
         let _ = writeln!(text, "  {program:<18}{op:<26}{n:>6}{flops:>14}{moved:>14}");
@@ -128,17 +181,28 @@ pub fn report(inspection: &Inspection) -> String {
 
 /// A path with `*` for its numbers, so that equal rows of repeated layers can be folded.
 fn pattern(path: &str) -> String {
-    let segment = |s: &str| if s.bytes().all(|b| b.is_ascii_digit()) { "*".into() } else { s.to_string() };
+    let segment =
+        |s: &str| if s.bytes().all(|b| b.is_ascii_digit()) { "*".into() } else { s.to_string() };
     path.split('.').map(segment).collect::<Vec<String>>().join(".")
 }
 
 /// Pattern, what was done, how often; only equal rows fold.
 fn folded_linears(inspection: &Inspection) -> Vec<(String, String, usize)> {
     let rewritten = inspection.rewritten.iter().map(|l| {
-        let saved = format!("{:.2}× of {} weights", l.parameters as f64 / l.dense_parameters as f64, grouped(l.dense_parameters));
-        (pattern(&l.path), format!("{} → {} → {}  {}  {saved}", l.inputs, l.rank, l.outputs, l.activation))
+        let saved = format!(
+            "{:.2}× of {} weights",
+            l.parameters as f64 / l.dense_parameters as f64,
+            grouped(l.dense_parameters)
+        );
+        (
+            pattern(&l.path),
+            format!("{} → {} → {}  {}  {saved}", l.inputs, l.rank, l.outputs, l.activation),
+        )
     });
-    let kept = inspection.kept_dense.iter().map(|l| (pattern(&l.path), format!("{} → {}  dense: {}", l.inputs, l.outputs, l.reason)));
+    let kept = inspection
+        .kept_dense
+        .iter()
+        .map(|l| (pattern(&l.path), format!("{} → {}  dense: {}", l.inputs, l.outputs, l.reason)));
     let mut rows: Vec<(String, String, usize)> = Vec::new();
     for (path, what) in rewritten.chain(kept) {
         match rows.iter_mut().find(|row| row.0 == path && row.1 == what) {
@@ -155,7 +219,8 @@ fn folded_layers(inspection: &Inspection) -> Vec<(String, &crate::view::inspecti
     for layer in &inspection.per_layer {
         let same = |other: &crate::view::inspection::Layer| {
             pattern(&other.path) == pattern(&layer.path)
-                && (other.parameters, other.low_rank, other.flops_per_token) == (layer.parameters, layer.low_rank, layer.flops_per_token)
+                && (other.parameters, other.low_rank, other.flops_per_token)
+                    == (layer.parameters, layer.low_rank, layer.flops_per_token)
                 && other.kept_bytes == layer.kept_bytes
         };
         match rows.last_mut() {

@@ -152,7 +152,10 @@ impl Program {
     /// What makes the program ill-formed, if anything: registers out of order, missing inputs, no output.
     pub fn check(&self) -> Result<(), String> {
         if self.instructions.len() > MAX_INSTRUCTIONS {
-            return Err(format!("{} instructions, more than {MAX_INSTRUCTIONS}", self.instructions.len()));
+            return Err(format!(
+                "{} instructions, more than {MAX_INSTRUCTIONS}",
+                self.instructions.len()
+            ));
         }
         if self.outputs.is_empty() {
             return Err("no output".into());
@@ -162,17 +165,28 @@ impl Program {
         }
         for (i, instruction) in self.instructions.iter().enumerate() {
             if let Some(register) = instruction.arguments().find(|&r| r as usize >= i) {
-                return Err(format!("instruction {i} reads register {register}, which is not computed yet"));
+                return Err(format!(
+                    "instruction {i} reads register {register}, which is not computed yet"
+                ));
             }
             match instruction {
                 Instruction::Input(n) if *n as usize >= self.inputs.len() => {
-                    return Err(format!("instruction {i} reads input {n} of {}", self.inputs.len()));
+                    return Err(format!(
+                        "instruction {i} reads input {n} of {}",
+                        self.inputs.len()
+                    ));
                 }
-                Instruction::Round(DType::I32, _) => return Err(format!("instruction {i} rounds to an integer")),
+                Instruction::Round(DType::I32, _) => {
+                    return Err(format!("instruction {i} rounds to an integer"));
+                }
                 _ => {}
             }
         }
-        match self.outputs.iter().find(|o| o.register as usize >= self.instructions.len() || !o.dtype.is_float()) {
+        match self
+            .outputs
+            .iter()
+            .find(|o| o.register as usize >= self.instructions.len() || !o.dtype.is_float())
+        {
             Some(output) => Err(format!("output of register {} cannot be stored", output.register)),
             None => Ok(()),
         }
@@ -180,7 +194,8 @@ impl Program {
 
     /// Arithmetic instructions for each element.
     pub fn arithmetic(&self) -> u64 {
-        let counts = |i: &&Instruction| !matches!(i, Instruction::Input(_) | Instruction::Constant(_));
+        let counts =
+            |i: &&Instruction| !matches!(i, Instruction::Input(_) | Instruction::Constant(_));
         self.instructions.iter().filter(counts).count() as u64
     }
 
@@ -195,7 +210,8 @@ impl Program {
     /// The sum of `count` inputs of the same shape, added from left to right.
     pub fn sum(count: usize) -> Program {
         let mut builder = Builder::new();
-        let inputs: Vec<Register> = (0..count).map(|_| builder.input(InputForm::Elements)).collect();
+        let inputs: Vec<Register> =
+            (0..count).map(|_| builder.input(InputForm::Elements)).collect();
         let mut sum = inputs[0];
         for &input in &inputs[1..] {
             sum = builder.binary(Binary::Add, sum, input);
@@ -236,12 +252,22 @@ impl Program {
                 Binary::Multiply => (format!("{} * {}", self.render(a, 2), self.render(b, 3)), 2),
                 Binary::Divide => (format!("{} / {}", self.render(a, 2), self.render(b, 3)), 2),
                 Binary::Greater => (format!("({} > {})", self.render(a, 0), self.render(b, 0)), 9),
-                Binary::Maximum => (format!("max({}, {})", self.render(a, 0), self.render(b, 0)), 9),
-                Binary::Minimum => (format!("min({}, {})", self.render(a, 0), self.render(b, 0)), 9),
+                Binary::Maximum => {
+                    (format!("max({}, {})", self.render(a, 0), self.render(b, 0)), 9)
+                }
+                Binary::Minimum => {
+                    (format!("min({}, {})", self.render(a, 0), self.render(b, 0)), 9)
+                }
             },
-            Instruction::Select(c, a, b) => {
-                (format!("select({}, {}, {})", self.render(c, 0), self.render(a, 0), self.render(b, 0)), 9)
-            }
+            Instruction::Select(c, a, b) => (
+                format!(
+                    "select({}, {}, {})",
+                    self.render(c, 0),
+                    self.render(a, 0),
+                    self.render(b, 0)
+                ),
+                9,
+            ),
             Instruction::Round(dtype, a) => (format!("{dtype}({})", self.render(a, 0)), 9),
         };
         if strength < outer { format!("({text})") } else { text }
@@ -369,8 +395,12 @@ impl Builder {
                 Instruction::Input(n) => inputs[n as usize],
                 Instruction::Constant(literal) => self.constant(literal.value()),
                 Instruction::Unary(function, a) => self.unary(function, map[a as usize]),
-                Instruction::Binary(function, a, b) => self.binary(function, map[a as usize], map[b as usize]),
-                Instruction::Select(c, a, b) => self.select(map[c as usize], map[a as usize], map[b as usize]),
+                Instruction::Binary(function, a, b) => {
+                    self.binary(function, map[a as usize], map[b as usize])
+                }
+                Instruction::Select(c, a, b) => {
+                    self.select(map[c as usize], map[a as usize], map[b as usize])
+                }
                 Instruction::Round(dtype, a) => self.round(dtype, map[a as usize]),
             });
         }
@@ -409,7 +439,8 @@ impl Builder {
         }
         let mut map = vec![0; self.instructions.len()];
         let mut instructions = Vec::new();
-        for (i, instruction) in self.instructions.into_iter().enumerate().filter(|&(i, _)| used[i]) {
+        for (i, instruction) in self.instructions.into_iter().enumerate().filter(|&(i, _)| used[i])
+        {
             let at = |r: Register| map[r as usize];
             let renamed = match instruction {
                 Instruction::Input(_) | Instruction::Constant(_) => instruction,
@@ -421,7 +452,8 @@ impl Builder {
             map[i] = instructions.len() as Register;
             instructions.push(renamed);
         }
-        let outputs = outputs.iter().map(|&(r, dtype)| Output { register: map[r as usize], dtype }).collect();
+        let outputs =
+            outputs.iter().map(|&(r, dtype)| Output { register: map[r as usize], dtype }).collect();
         Program { inputs: self.inputs, instructions, outputs }
     }
 
@@ -454,7 +486,8 @@ impl Program {
         program.inputs = kept.iter().map(|&i| self.inputs[i]).collect();
         for instruction in &mut program.instructions {
             if let Instruction::Input(n) = instruction {
-                *n = kept.iter().position(|&k| k == *n as usize).expect("a read input is kept") as u16;
+                *n = kept.iter().position(|&k| k == *n as usize).expect("a read input is kept")
+                    as u16;
             }
         }
         (program, kept)

@@ -32,7 +32,11 @@ impl Axis {
 
 impl fmt::Display for Axis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.name.is_empty() { write!(f, "{}", self.extent) } else { write!(f, "{}={}", self.name, self.extent) }
+        if self.name.is_empty() {
+            write!(f, "{}", self.extent)
+        } else {
+            write!(f, "{}={}", self.name, self.extent)
+        }
     }
 }
 
@@ -83,7 +87,8 @@ impl Shape {
 
     /// Equal extents, whatever the names.
     pub fn same_extents(&self, other: &Shape) -> bool {
-        self.ndim() == other.ndim() && self.0.iter().zip(&other.0).all(|(a, b)| a.extent == b.extent)
+        self.ndim() == other.ndim()
+            && self.0.iter().zip(&other.0).all(|(a, b)| a.extent == b.extent)
     }
 
     /// This shape with another innermost axis.

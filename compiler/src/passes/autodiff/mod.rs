@@ -35,7 +35,11 @@ const PASS: &str = "autodiff";
 /// `autodiff::no_derivative` if the model uses a value in a way that has no rule.
 pub fn run(graph: &mut Graph) -> Result<(), Diagnostic> {
     let order = graph.order();
-    let mut state = Backward { depends: depends_on_parameters(graph, &order), gradients: BTreeMap::new(), graph };
+    let mut state = Backward {
+        depends: depends_on_parameters(graph, &order),
+        gradients: BTreeMap::new(),
+        graph,
+    };
     for &id in order.iter().rev() {
         state.node(id)?;
     }
@@ -72,7 +76,9 @@ impl Backward<'_> {
                 let Some(d) = self.gradient(id, 0) else { return Ok(()) };
                 let inverse = match view {
                     View::SplitHeads { .. } => View::MergeHeads,
-                    View::MergeHeads => View::SplitHeads { head_dim: self.graph.ty(operands[0]).shape.width() },
+                    View::MergeHeads => {
+                        View::SplitHeads { head_dim: self.graph.ty(operands[0]).shape.width() }
+                    }
                 };
                 let (origin, scope) = self.place(id);
                 let dx = self.graph.view(inverse, d, origin, Phase::Backward, scope);
@@ -88,7 +94,9 @@ impl Backward<'_> {
     fn loss(&mut self, id: NodeId, chunk: u32, operands: &[Value]) -> Result<(), Diagnostic> {
         let loss = Value::of(id);
         if self.graph.output(Output::Loss) != Some(loss) || !self.graph.uses(loss).is_empty() {
-            return Err(self.unsupported(id, "the loss must be the model's result and feed nothing else"));
+            return Err(
+                self.unsupported(id, "the loss must be the model's result and feed nothing else")
+            );
         }
         let (origin, scope) = self.place(id);
         let ty = TensorType::new(DType::F32, Shape::scalar());
@@ -125,7 +133,8 @@ impl Backward<'_> {
                 self.weight_gradient(id, operands[1], dw)?;
             }
             Op::RmsNorm { .. } => {
-                let results = self.add(id, Op::RmsNormBackward, &[d, operands[0], operands[1], forward(1)]);
+                let results =
+                    self.add(id, Op::RmsNormBackward, &[d, operands[0], operands[1], forward(1)]);
                 self.weight_gradient(id, operands[1], results[1])?;
                 self.contribute(operands[0], results[0]);
             }
@@ -153,15 +162,24 @@ impl Backward<'_> {
             | Op::ColumnSum
             | Op::GradientNorm
             | Op::AdamW { .. } => {
-                return Err(self.unsupported(id, "this operation has no derivative in a forward graph"));
+                return Err(
+                    self.unsupported(id, "this operation has no derivative in a forward graph")
+                );
             }
         }
         Ok(())
     }
 
-    fn pointwise(&mut self, id: NodeId, program: &Program, operands: &[Value]) -> Result<(), Diagnostic> {
-        let wanted: Vec<usize> = (0..operands.len()).filter(|&i| self.wanted(operands[i])).collect();
-        let seeds: Vec<Option<Value>> = (0..program.outputs.len()).map(|r| self.gradient(id, r as u16)).collect();
+    fn pointwise(
+        &mut self,
+        id: NodeId,
+        program: &Program,
+        operands: &[Value],
+    ) -> Result<(), Diagnostic> {
+        let wanted: Vec<usize> =
+            (0..operands.len()).filter(|&i| self.wanted(operands[i])).collect();
+        let seeds: Vec<Option<Value>> =
+            (0..program.outputs.len()).map(|r| self.gradient(id, r as u16)).collect();
         // Outputs that nothing reads have no gradient: differentiate the program without them.
         let mut read = program.clone();
         let mut outputs = seeds.iter();
@@ -181,7 +199,9 @@ impl Backward<'_> {
             .map(|output| {
                 let register = derivative.program.outputs[output].register;
                 match derivative.program.instructions[register as usize] {
-                    colac_plan::pointwise::Instruction::Input(n) if n as usize >= operands.len() => {
+                    colac_plan::pointwise::Instruction::Input(n)
+                        if n as usize >= operands.len() =>
+                    {
                         Some(inputs[n as usize])
                     }
                     _ => None,
@@ -201,7 +221,11 @@ impl Backward<'_> {
         .into_iter();
         let gradients: Vec<Value> = handed
             .into_iter()
-            .map(|handed| handed.unwrap_or_else(|| results.next().expect("one result for each computed gradient")))
+            .map(|handed| {
+                handed.unwrap_or_else(|| {
+                    results.next().expect("one result for each computed gradient")
+                })
+            })
             .collect();
         for (&input, position) in wanted.iter().zip(derivative.position) {
             let Some(gradient) = position.map(|p| gradients[p]) else { continue };
@@ -212,7 +236,9 @@ impl Backward<'_> {
                     self.weight_gradient(id, operands[input], sum)?;
                 }
                 InputForm::Column | InputForm::Scalar => {
-                    return Err(self.unsupported(id, "a number shared by a whole row has no derivative"));
+                    return Err(
+                        self.unsupported(id, "a number shared by a whole row has no derivative")
+                    );
                 }
             }
         }
@@ -220,7 +246,12 @@ impl Backward<'_> {
     }
 
     /// The gradient of a parameter is an output of the graph.
-    fn weight_gradient(&mut self, id: NodeId, weight: Value, gradient: Value) -> Result<(), Diagnostic> {
+    fn weight_gradient(
+        &mut self,
+        id: NodeId,
+        weight: Value,
+        gradient: Value,
+    ) -> Result<(), Diagnostic> {
         let NodeKind::Parameter(parameter) = self.graph.node(weight.node).kind else {
             return Err(self.unsupported(id, "a weight must be a parameter, not a computed value"));
         };
@@ -264,8 +295,9 @@ impl Backward<'_> {
 
     fn unsupported(&self, id: NodeId, reason: &str) -> Diagnostic {
         let origin = &self.graph.node(id).origin;
-        let diagnostic = Diagnostic::error(codes::NO_DERIVATIVE, format!("`{}`: {reason}", origin.path))
-            .help("write the model without this, or keep it out of the loss");
+        let diagnostic =
+            Diagnostic::error(codes::NO_DERIVATIVE, format!("`{}`: {reason}", origin.path))
+                .help("write the model without this, or keep it out of the loss");
         match origin.span {
             Some(span) => diagnostic.at(span, "used here"),
             None => diagnostic,
@@ -278,6 +310,7 @@ fn compact(program: &Program) -> (Program, Vec<usize>) {
     let mut builder = colac_plan::pointwise::Builder::new();
     let inputs: Vec<_> = program.inputs.iter().map(|&form| builder.input(form)).collect();
     let outputs = builder.inline(program, &inputs);
-    let stored: Vec<_> = outputs.into_iter().zip(&program.outputs).map(|(r, o)| (r, o.dtype)).collect();
+    let stored: Vec<_> =
+        outputs.into_iter().zip(&program.outputs).map(|(r, o)| (r, o.dtype)).collect();
     builder.finish(&stored).without_unused_inputs()
 }

@@ -23,7 +23,8 @@ pub(super) struct Derivative {
 pub(super) fn derive(program: &Program, wanted: &[usize]) -> Option<Derivative> {
     let mut b = Builder::new();
     let inputs: Vec<Register> = program.inputs.iter().map(|&form| b.input(form)).collect();
-    let seeds: Vec<Register> = program.outputs.iter().map(|_| b.input(InputForm::Elements)).collect();
+    let seeds: Vec<Register> =
+        program.outputs.iter().map(|_| b.input(InputForm::Elements)).collect();
     // Registers of the program within the builder, one for each instruction.
     let mut map: Vec<Register> = Vec::with_capacity(program.instructions.len());
     for instruction in &program.instructions {
@@ -103,7 +104,8 @@ fn unary(b: &mut Builder, function: Unary, x: Register, y: Register, d: Register
         Unary::Negate => b.unary(Unary::Negate, d),
         Unary::Absolute => {
             let (zero, minus_one) = (b.constant(0.0), b.constant(-1.0));
-            let (positive, negative) = (b.binary(Binary::Greater, x, zero), b.binary(Binary::Greater, zero, x));
+            let (positive, negative) =
+                (b.binary(Binary::Greater, x, zero), b.binary(Binary::Greater, zero, x));
             let negative = b.select(negative, minus_one, zero);
             let sign = b.select(positive, one, negative);
             multiply(b, d, sign)
@@ -154,7 +156,9 @@ fn binary(
     match function {
         Binary::Add => (Some(d), Some(d)),
         Binary::Subtract => (Some(d), Some(b.unary(Unary::Negate, d))),
-        Binary::Multiply => (Some(b.binary(Binary::Multiply, d, y)), Some(b.binary(Binary::Multiply, d, x))),
+        Binary::Multiply => {
+            (Some(b.binary(Binary::Multiply, d, y)), Some(b.binary(Binary::Multiply, d, x)))
+        }
         Binary::Divide => {
             let dx = b.binary(Binary::Divide, d, y);
             let quotient = b.binary(Binary::Divide, x, y);
@@ -206,7 +210,13 @@ mod tests {
                     Binary::Minimum => at(x).min(at(y)),
                     Binary::Greater => f64::from(u8::from(at(x) > at(y))),
                 },
-                Instruction::Select(c, x, y) => if at(c) != 0.0 { at(x) } else { at(y) },
+                Instruction::Select(c, x, y) => {
+                    if at(c) != 0.0 {
+                        at(x)
+                    } else {
+                        at(y)
+                    }
+                }
                 Instruction::Round(_, x) => at(x),
             });
         }
@@ -235,8 +245,14 @@ mod tests {
         Unary::ErrorFunction,
     ];
 
-    const BINARY: [Binary; 6] =
-        [Binary::Add, Binary::Subtract, Binary::Multiply, Binary::Divide, Binary::Maximum, Binary::Minimum];
+    const BINARY: [Binary; 6] = [
+        Binary::Add,
+        Binary::Subtract,
+        Binary::Multiply,
+        Binary::Divide,
+        Binary::Maximum,
+        Binary::Minimum,
+    ];
 
     fn check(program: &Program, point: &[f64]) {
         let wanted: Vec<usize> = (0..program.inputs.len()).collect();
@@ -252,9 +268,13 @@ mod tests {
             let numeric = (moved(h) - moved(-h)) / (2.0 * h);
             let mut inputs = point.to_vec();
             inputs.push(0.7);
-            let exact = derivative.position[i].map_or(0.0, |p| evaluate(&derivative.program, &inputs)[p]);
+            let exact =
+                derivative.position[i].map_or(0.0, |p| evaluate(&derivative.program, &inputs)[p]);
             let error = (exact - 0.7 * numeric).abs();
-            assert!(error < 1e-8 * (1.0 + numeric.abs()), "{program} input {i}: {exact} against {numeric}");
+            assert!(
+                error < 1e-8 * (1.0 + numeric.abs()),
+                "{program} input {i}: {exact} against {numeric}"
+            );
         }
     }
 

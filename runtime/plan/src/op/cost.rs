@@ -69,7 +69,9 @@ impl Op {
             Op::LinearBackwardInput => (2 * elements(0) * operands[1].shape.width(), 0, bytes),
             Op::LinearBackwardWeight => (2 * elements(0) * operands[1].shape.width(), 0, bytes),
             Op::Embedding => (0, 0, operands[0].bytes() + 2 * results[0].bytes()),
-            Op::EmbeddingBackward { .. } => (0, elements(1), operands[0].bytes() + 3 * operands[1].bytes()),
+            Op::EmbeddingBackward { .. } => {
+                (0, elements(1), operands[0].bytes() + 3 * operands[1].bytes())
+            }
             Op::RmsNorm { .. } => (0, 4 * elements(0), bytes),
             Op::RmsNormBackward => (0, 10 * elements(0), bytes),
             Op::Rope { .. } => (0, 3 * elements(0), bytes),
@@ -81,7 +83,9 @@ impl Op {
                 let (products, other) = attention(&operands[1].shape, *mask, 4);
                 (products, other, bytes)
             }
-            Op::Pointwise { program } => (0, program.arithmetic() * results[0].shape.elements(), bytes),
+            Op::Pointwise { program } => {
+                (0, program.arithmetic() * results[0].shape.elements(), bytes)
+            }
             Op::ColumnSum => (0, elements(0), bytes),
             Op::HeadLoss { .. } => {
                 let logits = operands[0].shape.rows() * operands[1].shape.0[0].extent;

@@ -45,7 +45,9 @@ pub enum TypeError {
         found: Shape,
     },
     /// Two operands do not agree.
-    #[error("{what} of {op} differ: operand {left} is {left_shape}, operand {right} is {right_shape}")]
+    #[error(
+        "{what} of {op} differ: operand {left} is {left_shape}, operand {right} is {right_shape}"
+    )]
     Mismatch {
         /// Printed name of the operation.
         op: &'static str,
@@ -111,7 +113,13 @@ impl<'a> Operands<'a> {
         Err(TypeError::Form { op: self.op, operand, expected, found: self.shape(operand).clone() })
     }
 
-    fn agree(&self, what: &'static str, left: usize, right: usize, holds: bool) -> Result<(), TypeError> {
+    fn agree(
+        &self,
+        what: &'static str,
+        left: usize,
+        right: usize,
+        holds: bool,
+    ) -> Result<(), TypeError> {
         if holds {
             return Ok(());
         }
@@ -188,7 +196,9 @@ impl Op {
                 o.form(0, x.ndim() >= 1, "[.., width]")?;
                 o.form(1, w.ndim() == 1, "[width]")?;
                 o.agree("widths", 0, 1, x.width() == w.width())?;
-                o.rule(epsilon.get() >= 0.0, || format!("epsilon is {epsilon}, but must not be negative"))?;
+                o.rule(epsilon.get() >= 0.0, || {
+                    format!("epsilon is {epsilon}, but must not be negative")
+                })?;
                 vec![of(x.clone()), f32(Shape(x.leading().to_vec()))]
             }
             Op::RmsNormBackward => {
@@ -205,7 +215,9 @@ impl Op {
                 o.count(3)?;
                 let (x, cos, sin) = (o.float(0)?, o.float(1)?, o.float(2)?);
                 o.form(0, x.ndim() == 4, "[batch, seq, heads, head_dim]")?;
-                o.rule(x.width().is_multiple_of(2), || format!("head_dim is {}, but must be even", x.width()))?;
+                o.rule(x.width().is_multiple_of(2), || {
+                    format!("head_dim is {}, but must be even", x.width())
+                })?;
                 o.form(1, cos.ndim() == 2, "[seq, head_dim/2]")?;
                 let fits = cos.0[0].extent == x.0[1].extent && cos.width() == x.width() / 2;
                 o.agree("positions and pairs", 0, 1, fits)?;
@@ -262,14 +274,23 @@ impl Op {
                     o.rule(stop.is_some(), || format!("range at {} does not fit", range.start))?;
                     end = stop.unwrap_or(end);
                 }
-                vec![f32(g.clone()), f32(g.clone()), f32(g.clone()), TensorType::new(DType::I32, Shape::scalar())]
+                vec![
+                    f32(g.clone()),
+                    f32(g.clone()),
+                    f32(g.clone()),
+                    TensorType::new(DType::I32, Shape::scalar()),
+                ]
             }
         })
     }
 }
 
 /// Checks q, k, v at positions `first..first + 3`; gives the shape of q.
-fn attention_operands<'a>(o: &Operands<'a>, first: usize, mask: &Mask) -> Result<&'a Shape, TypeError> {
+fn attention_operands<'a>(
+    o: &Operands<'a>,
+    first: usize,
+    mask: &Mask,
+) -> Result<&'a Shape, TypeError> {
     let (q, k, v) = (o.float(first)?, o.float(first + 1)?, o.float(first + 2)?);
     o.form(first, q.ndim() == 4, "[batch, seq, heads, head_dim]")?;
     o.form(first + 1, k.ndim() == 4, "[batch, seq, heads, head_dim]")?;
@@ -302,7 +323,11 @@ fn head_operands<'a>(o: &Operands<'a>, chunk: u32) -> Result<&'a Shape, TypeErro
 fn pointwise(o: &Operands<'_>, program: &Program) -> Result<Vec<TensorType>, TypeError> {
     o.count(program.inputs.len())?;
     program.check().map_err(|reason| TypeError::Rule { op: o.op, reason })?;
-    let first = program.inputs.iter().position(|&i| i == InputForm::Elements).expect("checked: one has that form");
+    let first = program
+        .inputs
+        .iter()
+        .position(|&i| i == InputForm::Elements)
+        .expect("checked: one has that form");
     let shape = o.float(first)?;
     for (i, form) in program.inputs.iter().enumerate() {
         let input = o.float(i)?;
@@ -321,6 +346,8 @@ fn pointwise(o: &Operands<'_>, program: &Program) -> Result<Vec<TensorType>, Typ
     // Axis names are those of the operand that has most of them.
     let named = |s: &Shape| s.0.iter().filter(|a: &&Axis| !a.name.is_empty()).count();
     let same = (0..program.inputs.len()).filter(|&i| program.inputs[i] == InputForm::Elements);
-    let best = same.map(|i| o.shape(i)).fold(shape, |best, s| if named(s) > named(best) { s } else { best });
+    let best = same
+        .map(|i| o.shape(i))
+        .fold(shape, |best, s| if named(s) > named(best) { s } else { best });
     Ok(program.outputs.iter().map(|output| TensorType::new(output.dtype, best.clone())).collect())
 }
