@@ -487,11 +487,9 @@ fn execute(graph: &Graph, order: &[NodeId], placement: &memory::Placement) -> Re
             {
                 let read = range(root(graph, operand))?;
                 let apart = read.end <= cells_of.start || cells_of.end <= read.start;
-                if !apart
-                    && !(op.in_place(o, result as usize)
-                        && read == cells_of
-                        && operand == root(graph, operand))
-                {
+                let direct = operand == root(graph, operand);
+                let in_place = op.in_place(o, result as usize) && read == cells_of && direct;
+                if !apart && !in_place {
                     return Err(format!("{value:?} is written over operand {o}"));
                 }
             }
