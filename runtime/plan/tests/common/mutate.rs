@@ -61,7 +61,9 @@ pub(crate) struct Outcome {
 /// Damages a plan `count` times and reads each; every result is either refused in one line, or a plan that verifies,
 /// writes back to the same bytes and can be worked with.
 pub(crate) fn run(plan: &Plan, count: usize, seed: u64) -> Outcome {
-    let body = colac_plan::file::write(plan).unwrap().split_off(colac_plan::file::HEADER_BYTES);
+    let body = colac_plan::file::write(plan)
+        .expect("the plan is valid")
+        .split_off(colac_plan::file::HEADER_BYTES);
     let mut random = Random(seed);
     let mut outcome = Outcome::default();
     for round in 0..count {
@@ -75,8 +77,12 @@ pub(crate) fn run(plan: &Plan, count: usize, seed: u64) -> Outcome {
                 outcome.refused += 1;
             }
             Ok(plan) => {
-                verify(&plan).unwrap();
-                assert_eq!(colac_plan::file::write(&plan).unwrap(), file, "round {round}");
+                verify(&plan).expect("what was read is verified");
+                assert_eq!(
+                    colac_plan::file::write(&plan).expect("what was read can be written"),
+                    file,
+                    "round {round}"
+                );
                 use_it(&plan);
                 outcome.accepted += 1;
             }
@@ -139,7 +145,7 @@ fn fields(plan: &Plan, random: &mut Random) -> Vec<u8> {
             _ => change_rest(&mut plan, random),
         }
     }
-    postcard::to_stdvec(&plan).unwrap()
+    postcard::to_stdvec(&plan).expect("a plan has a body")
 }
 
 fn any_id(plan: &Plan, random: &mut Random) -> TensorId {
