@@ -99,6 +99,7 @@ fn the_report_has_its_fields_in_json() {
         "/hashes/model",
         "/hashes/numerics",
         "/hashes/file",
+        "/flops_convention",
     ];
     for path in paths {
         assert!(json.pointer(path).is_some(), "no {path}");

@@ -36,7 +36,12 @@ pub struct Inspection {
     pub batch: Batch,
     /// Identity of the plan.
     pub hashes: HashRow,
+    /// How FLOPs are counted, for a reader of the numbers alone.
+    pub flops_convention: &'static str,
 }
+
+/// The counting convention of [`Inspection::flops_per_token`], as reports say it.
+pub const FLOPS_CONVENTION: &str = "FLOPs count matrix products and attention; a multiply-add is two, causal attention half the square.";
 
 /// Counts of trained numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -255,6 +260,7 @@ impl Inspection {
                     * u64::from(recipe.sequence_length),
             },
             hashes: hashes(plan),
+            flops_convention: FLOPS_CONVENTION,
         }
     }
 }

@@ -144,10 +144,7 @@ pub fn report(inspection: &Inspection) -> String {
         "lower bound",
         bytes(m.activations_lower_bound)
     );
-    let _ = writeln!(
-        text,
-        "\nFLOPs count matrix products and attention; a multiply-add is two, causal attention half the square."
-    );
+    let _ = writeln!(text, "\n{}", inspection.flops_convention);
     let _ = writeln!(text, "\nlinears (repeats folded)");
     for (path, what, n) in folded_linears(inspection) {
         let times = if n > 1 { format!("× {n}") } else { String::new() };

@@ -6,7 +6,7 @@
 //! - [`numerics`]: everything that decides the numbers of a training run. Two plans with equal hash that start from the
 //!   same state go on to the same state. Evaluation, checkpoint cadence, data paths, names, memory placement and all
 //!   source text stay out of it, so that a comment in a spec orphans no checkpoint.
-//! - [`file`]: every byte of the body.
+//! - [`file()`]: every byte of the body.
 
 use std::fmt;
 
@@ -43,7 +43,7 @@ pub struct Hashes {
     pub model: Hash,
     /// See [`numerics`].
     pub numerics: Hash,
-    /// See [`file`].
+    /// See [`file()`].
     pub file: Hash,
 }
 

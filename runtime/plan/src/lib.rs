@@ -4,7 +4,7 @@
 //! recipe of the run. It is device-neutral: an executor may choose algorithms, never bytes, formats, shapes or order.
 //!
 //! Owns the definition of operations ([`op`], [`pointwise`]), types ([`dtype`], [`shape`]), layout ([`tensor`]),
-//! programs ([`program`]), parameters ([`parameter`]), the recipe ([`recipe`]), the file format ([`file`]) and the
+//! programs ([`program`]), parameters ([`parameter`]), the recipe ([`recipe`]), the file format ([`mod@file`]) and the
 //! verifier ([`verify`]). Must not know specs, graphs, passes, devices or files other than its own.
 
 pub mod dtype;

@@ -5,7 +5,7 @@
 //! buffers; elsewhere it allocates them in each product). Results have the same bits for any number of threads, since
 //! tasks and the order of additions depend on shapes alone; they may differ between instruction sets.
 //!
-//! One file for each family of operations; [`prepare`] joins them with the plan. Must not know the training loop.
+//! One file for each family of operations; `prepare` joins them with the plan. Must not know the training loop.
 
 mod adamw;
 mod attention;
