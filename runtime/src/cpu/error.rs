@@ -17,6 +17,16 @@ pub enum CpuError {
         /// Its storage.
         dtype: DType,
     },
+    /// The environment names vector instructions that do not exist.
+    #[error(
+        "{variable} is `{value}`: write avx512, avx2 or baseline, or unset it for the widest there are"
+    )]
+    Vectors {
+        /// Name of the environment variable.
+        variable: &'static str,
+        /// What it says.
+        value: String,
+    },
     /// The memory for a segment cannot be had.
     #[error(
         "cannot allocate {bytes} bytes for {purpose}: {source}; use a smaller batch or a machine with more memory"

@@ -3,7 +3,8 @@
 //! Construction maps every segment, resolves every operation of every program to a kernel and starts the threads; a run
 //! only walks the list. Nothing is allocated while a program runs (on x86-64, where the GEMM library keeps its packing
 //! buffers; elsewhere it allocates them in each product). Results have the same bits for any number of threads, since
-//! tasks and the order of additions depend on shapes alone; they may differ between instruction sets.
+//! tasks and the order of additions depend on shapes alone; they may differ between instruction sets. The widest vector
+//! instructions are used that the processor has and `COLAC_CPU_VECTORS` (`avx512`, `avx2` or `baseline`) allows.
 //!
 //! One file for each family of operations; `prepare` joins them with the plan. Must not know the training loop.
 
@@ -101,6 +102,12 @@ impl CpuExecutor {
     pub fn new(plan: Arc<Plan>, options: CpuOptions) -> Result<CpuExecutor, CpuError> {
         if let Some(tensor) = plan.tensors.iter().find(|tensor| tensor.ty.dtype == DType::Bf16) {
             return Err(CpuError::Storage { tensor: tensor.name.clone(), dtype: tensor.ty.dtype });
+        }
+        if let Err(value) = vector::widest() {
+            return Err(CpuError::Vectors {
+                variable: vector::WIDEST_VARIABLE,
+                value: value.clone(),
+            });
         }
         let (memory, segments) = allocate(&plan, options.arena)?;
         let mut programs = Vec::with_capacity(plan.programs.len());

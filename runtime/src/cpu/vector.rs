@@ -6,13 +6,49 @@
 
 #![expect(clippy::excessive_precision, reason = "coefficients stand as published")]
 
+use std::sync::OnceLock;
+
 use colac_plan::pointwise::{Binary, Unary};
+
+/// Environment variable that names the widest vector instructions to use, for comparing machines and for tests. The
+/// GEMM library makes a choice of its own.
+pub(crate) const WIDEST_VARIABLE: &str = "COLAC_CPU_VECTORS";
+
+/// Vector instructions, the narrowest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Widest {
+    /// What every processor of the architecture has.
+    Baseline,
+    /// 256 bits with fused multiply-add.
+    Avx2,
+    /// 512 bits.
+    Avx512,
+}
+
+/// The widest instructions that [`WIDEST_VARIABLE`] allows; `Err` is a value that names none.
+pub(crate) fn widest() -> &'static Result<Widest, String> {
+    static WIDEST: OnceLock<Result<Widest, String>> = OnceLock::new();
+    WIDEST.get_or_init(|| match std::env::var(WIDEST_VARIABLE).as_deref() {
+        Err(_) | Ok("avx512") => Ok(Widest::Avx512),
+        Ok("avx2") => Ok(Widest::Avx2),
+        Ok("baseline") => Ok(Widest::Baseline),
+        Ok(other) => Err(other.to_owned()),
+    })
+}
+
+/// Whether [`WIDEST_VARIABLE`] allows these instructions. The executor refuses values that name none before it asks.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn allowed(wanted: Widest) -> bool {
+    matches!(widest(), Ok(widest) if *widest >= wanted)
+}
 
 /// Whether the 512-bit instructions that [`vectorised!`] uses are there.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 pub(crate) fn has_avx512() -> bool {
-    is_x86_feature_detected!("avx512f")
+    allowed(Widest::Avx512)
+        && is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl")
@@ -23,7 +59,7 @@ pub(crate) fn has_avx512() -> bool {
 #[cfg(target_arch = "x86_64")]
 #[inline]
 pub(crate) fn has_avx2() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+    allowed(Widest::Avx2) && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
 /// Defines a function compiled once for each instruction set; the constant named in angle brackets says whether fused

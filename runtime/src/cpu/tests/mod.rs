@@ -4,6 +4,7 @@ mod executor;
 mod heavy;
 mod light;
 mod plans;
+mod vectors;
 
 use std::sync::Arc;
 
