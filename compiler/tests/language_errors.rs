@@ -6,10 +6,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may end where something is not as it must be")]
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+mod common;
 
-use colac_compiler::diagnostics::{Diagnostics, Rendered, Sources};
+use std::collections::BTreeSet;
+
+use colac_compiler::diagnostics::{Diagnostics, Sources};
 use colac_compiler::language::activation::Activation;
 use colac_compiler::language::architecture::Architecture;
 use colac_compiler::language::config::Config;
@@ -18,41 +19,25 @@ use colac_compiler::lower::{self, Batch};
 use colac_compiler::spec::{Spec, SpecInput};
 use colac_compiler::{language, lower as lowering};
 
-fn cases_folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/cases/language")
-}
-
-/// File stems of all cases, ordered.
-fn case_names() -> Vec<String> {
-    let files = std::fs::read_dir(cases_folder()).expect("the cases are part of the repository");
-    let paths = files
-        .map(|file| file.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|e| e == "toml"));
-    let mut names: Vec<_> =
-        paths.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
-    names.sort();
-    names
-}
+/// The folder of the cases.
+const AREA: &str = "language";
 
 /// Everything that is wrong with a case.
 fn run_case(name: &str) -> (Diagnostics, Sources) {
-    let text = std::fs::read_to_string(cases_folder().join(format!("{name}.toml"))).unwrap();
+    let case = common::read(AREA, name);
     let mut model = String::new();
     let mut architecture = None;
-    let mut rest = text.as_str();
-    while let Some(after) = rest.strip_prefix("#! ") {
-        let (line, next) = after.split_once('\n').expect("a directive ends its line");
-        match line.split_once(' ').expect("a directive has an argument") {
-            ("model", setting) => model.push_str(&format!("{setting}\n")),
-            ("architecture", named) => architecture = Some(named),
-            (other, _) => panic!("unknown directive {other} in {name}"),
+    for (word, argument) in case.directives {
+        match word.as_str() {
+            "model" => model.push_str(&format!("{argument}\n")),
+            "architecture" => architecture = Some(argument),
+            other => panic!("unknown directive {other} in {name}"),
         }
-        rest = next;
     }
     let spec = format!(
         "name = \"case\"\narchitecture = \"{}\"\n\n[model]\n{model}\n[train]\nsequence_length = 16\nmicro_batch = 2\n\
          steps = 1\n\n[optimizer]\nlearning_rate = 0.001\n",
-        architecture.unwrap_or("case.toml"),
+        architecture.as_deref().unwrap_or("case.toml"),
     );
     let mut sources = Sources::default();
     let input = SpecInput::Text { name: "spec.toml".into(), text: spec };
@@ -62,25 +47,12 @@ fn run_case(name: &str) -> (Diagnostics, Sources) {
         spec.folder = Some("folder".into());
         return (lower::model(&spec, &mut sources).expect_err("a case is wrong"), sources);
     }
-    let source = sources.add(format!("{name}.toml"), rest);
+    let source = sources.add(format!("{name}.toml"), case.text);
     let lowered = Architecture::parse(source, &mut sources).and_then(|architecture| {
         let config = Config::resolve(&architecture, &lower::settings(&spec), spec.model_section)?;
         lower::lower(&architecture, &config, Batch { rows: 2, sequence_length: 16 })
     });
     (lowered.expect_err(name), sources)
-}
-
-fn render(diagnostics: &Diagnostics, sources: &Sources) -> String {
-    let theme = miette::GraphicalTheme::unicode_nocolor();
-    let handler =
-        miette::GraphicalReportHandler::new_themed(theme).with_width(100).with_links(false);
-    let mut text = String::new();
-    for diagnostic in diagnostics.iter() {
-        handler.render_report(&mut text, &Rendered::new(diagnostic, sources)).unwrap();
-        text.push('\n');
-    }
-    // Lines of miette's frame end in spaces; snapshots are easier to review without them.
-    text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
 /// What follows `language::` or `lower::` in every code.
@@ -91,26 +63,21 @@ fn codes() -> Vec<&'static str> {
 
 #[test]
 fn each_case_reports_its_code_and_reads_well() {
-    for name in case_names() {
+    for name in common::names(AREA) {
         let (diagnostics, sources) = run_case(&name);
         let wanted = name.split('-').next().unwrap();
         let found = diagnostics.iter().any(|d| d.code.split_once("::").unwrap().1 == wanted);
-        assert!(found, "{name} reports\n{}", render(&diagnostics, &sources));
+        assert!(found, "{name} reports\n{}", common::render(diagnostics.iter(), &sources));
         for diagnostic in diagnostics.iter() {
-            assert!(diagnostic.help.is_some(), "{name}: {} has no help", diagnostic.code);
+            common::check_wording(&name, diagnostic);
             assert!(!diagnostic.labels.is_empty(), "{name}: {} points nowhere", diagnostic.code);
-            assert!(
-                !diagnostic.message.ends_with('.'),
-                "{name}: {} ends with a full stop",
-                diagnostic.code
-            );
         }
         insta::with_settings!({
-            snapshot_path => cases_folder(),
+            snapshot_path => common::folder(AREA),
             prepend_module_to_snapshot => false,
             omit_expression => true,
         }, {
-            insta::assert_snapshot!(name.clone(), render(&diagnostics, &sources));
+            insta::assert_snapshot!(name.clone(), common::render(diagnostics.iter(), &sources));
         });
     }
 }
@@ -120,7 +87,8 @@ fn codes_and_cases_are_the_same() {
     let codes = codes();
     let unique: BTreeSet<_> = codes.iter().map(ToString::to_string).collect();
     assert_eq!(unique.len(), codes.len(), "a code stands twice in the tables");
-    let plain: BTreeSet<_> = case_names().into_iter().filter(|name| !name.contains('-')).collect();
+    let plain: BTreeSet<_> =
+        common::names(AREA).into_iter().filter(|name| !name.contains('-')).collect();
     assert_eq!(
         unique, plain,
         "every code needs tests/cases/language/CODE.toml and every case a code"
@@ -133,7 +101,7 @@ fn selectors_and_formulas_explain_themselves() {
     let mut wrong = |written: &str, parse: &dyn Fn(&str, &mut Sources) -> Diagnostics| {
         let mut sources = Sources::default();
         let diagnostics = parse(written, &mut sources);
-        text.push_str(&render(&diagnostics, &sources));
+        text.push_str(&common::render(diagnostics.iter(), &sources));
     };
     for selector in ["", "layers..mlp", "layers.***", "layers.{a,b", "layers.a|b", ".a", "a**.b"] {
         wrong(selector, &|written, sources| {
@@ -211,7 +179,7 @@ fn no_text_makes_the_parser_panic() {
             let mut sources = Sources::default();
             let source = sources.add("random.toml", text);
             if let Err(diagnostics) = Architecture::parse(source, &mut sources) {
-                render(&diagnostics, &sources);
+                common::render(diagnostics.iter(), &sources);
             }
             Ok(())
         })
