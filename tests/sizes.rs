@@ -95,6 +95,9 @@ fn the_report_has_its_fields_in_json() {
         "/per_layer/0/path",
         "/rewritten/0/rank",
         "/kept_dense/0/reason",
+        "/kept_dense/1/is_table",
+        "/parameters/full_rank",
+        "/batch/tokens_per_parameter",
         "/operations/0/op",
         "/hashes/model",
         "/hashes/numerics",
@@ -105,8 +108,8 @@ fn the_report_has_its_fields_in_json() {
         assert!(json.pointer(path).is_some(), "no {path}");
     }
     assert_eq!(inspection.rewritten.len(), 56);
-    assert_eq!(inspection.kept_dense.len(), 1);
-    assert_eq!(inspection.kept_dense[0].path, "lm_head");
+    let dense: Vec<&str> = inspection.kept_dense.iter().map(|row| row.path.as_str()).collect();
+    assert_eq!(dense, ["lm_head", "embed_tokens"]);
     let layers: u64 = inspection.per_layer.iter().map(|l| l.parameters).sum();
     assert_eq!(layers, inspection.parameters.total);
     let flops: u64 = inspection.per_layer.iter().map(|l| l.flops_per_token.total).sum();

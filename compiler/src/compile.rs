@@ -15,16 +15,19 @@ use crate::language::expression::Value;
 use crate::language::huggingface;
 use crate::lower::{self, Model};
 use crate::passes::{self, PASSES};
-use crate::spec::{Spec, SpecInput};
+use crate::spec::{Resolution, Spec, SpecInput};
 
 /// A dump is asked for after a pass that does not exist.
 const UNKNOWN_PASS: &str = "compile::unknown_pass";
+/// The head's matrix does not fill the tiles of matrix units.
+const UNALIGNED_VOCABULARY: &str = "compile::unaligned_vocabulary";
 /// The compiler broke one of its own invariants.
 const BUG: &str = "compile::bug";
 
 /// Codes of this stage with what they mean.
-pub const CODES: [(&str, &str); 2] = [
+pub const CODES: [(&str, &str); 3] = [
     (UNKNOWN_PASS, "a dump is asked for after a pass that does not exist"),
+    (UNALIGNED_VOCABULARY, "a vocabulary whose size is not a multiple of 64"),
     (BUG, "the compiler broke one of its own invariants; please report it"),
 ];
 
@@ -68,21 +71,9 @@ pub struct Compiled {
 /// in `sources`, so that the diagnostics can be rendered.
 pub fn compile(request: Request, sources: &mut Sources) -> Result<Compiled, Diagnostics> {
     let mut dumper = Dumper::new(request.dump)?;
-    let (spec, mut diagnostics) =
-        Spec::load(request.input, &request.settings, request.full_rank, sources)?;
-    let Model { architecture, config, mut graph } = lower::model(&spec, sources)?;
-    dumper.after("lower", &graph)?;
+    let Front { spec, architecture, config, mut graph, linears, diagnostics } =
+        front(request.input, &request.settings, request.full_rank, &mut dumper, sources)?;
     let bypassed = spec.cola.as_ref().is_some_and(|c| !c.bypass.is_empty());
-    let linears = passes::cola::run(
-        &mut graph,
-        spec.cola.as_ref(),
-        spec.full_rank,
-        &config,
-        &mut diagnostics,
-    );
-    if diagnostics.has_errors() {
-        return Err(diagnostics);
-    }
     dumper.after("cola", &graph)?;
     passes::simplify::run(&mut graph);
     dumper.after("simplify", &graph)?;
@@ -117,6 +108,93 @@ pub fn compile(request: Request, sources: &mut Sources) -> Result<Compiled, Diag
     };
     let plan = emit::run(&programs, details).map_err(|error| bug(error.to_string()))?;
     Ok(Compiled { plan, warnings: diagnostics, dump: dumper.text })
+}
+
+/// Resolves a spec: every key with the value that holds and where it comes from, those of `[model]` that the architecture
+/// decides and the length of the run among them. The result as TOML is a spec that trains the same.
+///
+/// # Errors
+/// As [`compile`], as far as they do not need derivatives.
+pub fn resolve(
+    input: SpecInput,
+    settings: &[String],
+    full_rank: bool,
+    sources: &mut Sources,
+) -> Result<(Resolution, Diagnostics), Diagnostics> {
+    let mut dumper = Dumper::new(None)?;
+    let front = front(input, settings, full_rank, &mut dumper, sources)?;
+    let mut resolution = front.spec.resolution;
+    for (name, value) in front.config.iter() {
+        let declared = front.config.place(name).expect("a setting with a value has a place");
+        resolution.set_model_default(name, value, declared);
+    }
+    Ok((resolution, front.diagnostics))
+}
+
+/// A spec after everything that is decided before programs are split off.
+struct Front {
+    spec: Spec,
+    architecture: Architecture,
+    config: Config,
+    graph: Graph,
+    linears: Vec<LinearReport>,
+    diagnostics: Diagnostics,
+}
+
+fn front(
+    input: SpecInput,
+    settings: &[String],
+    full_rank: bool,
+    dumper: &mut Dumper,
+    sources: &mut Sources,
+) -> Result<Front, Diagnostics> {
+    let (mut spec, mut diagnostics) = Spec::load(input, settings, full_rank, sources)?;
+    let Model { architecture, config, mut graph } = lower::model(&spec, sources)?;
+    dumper.after("lower", &graph)?;
+    check_vocabulary(&config, &mut diagnostics);
+    spec.settle_steps(parameter_count(&graph), &mut diagnostics);
+    let linears = passes::cola::run(
+        &mut graph,
+        spec.cola.as_ref(),
+        spec.full_rank,
+        &config,
+        &mut diagnostics,
+    );
+    match diagnostics.has_errors() {
+        true => Err(diagnostics),
+        false => Ok(Front { spec, architecture, config, graph, linears, diagnostics }),
+    }
+}
+
+/// The trained numbers of a graph before any pass: those of the full-rank model.
+fn parameter_count(graph: &Graph) -> u64 {
+    let mut graph = graph.clone();
+    passes::simplify::remove_dead(&mut graph);
+    graph.parameters().map(|(_, info)| info.ty.shape.elements()).sum()
+}
+
+/// Matrix units work on tiles: a vocabulary that does not fill the last one is slower than a larger one that does. A
+/// vocabulary that is smaller than a tile is that of a test.
+fn check_vocabulary(config: &Config, diagnostics: &mut Diagnostics) {
+    const TILE: i64 = 64;
+    let (Some(&Value::Integer(size)), Some(place)) =
+        (config.get("vocab_size"), config.place("vocab_size"))
+    else {
+        return;
+    };
+    if size > TILE && size % TILE != 0 {
+        let next = (size / TILE + 1).saturating_mul(TILE);
+        diagnostics.push(
+            Diagnostic::warning(
+                UNALIGNED_VOCABULARY,
+                format!("a vocabulary of {size} is not a multiple of {TILE}"),
+            )
+            .at(place, "makes the products of the head slower than they need be")
+            .help(format!(
+                "round it up to {next}: rows for which there is no token are trained never to be chosen"
+            )),
+        );
+    }
 }
 
 /// Forward and backward of one micro-batch.

@@ -264,6 +264,26 @@ impl Converter<'_> {
     }
 }
 
+impl Tree {
+    /// As JSON; numbers that JSON does not have become texts, as dates do.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        match self {
+            Tree::Text(text, _) | Tree::HugeInteger(text) | Tree::Datetime(text) => {
+                text.as_str().into()
+            }
+            Tree::Integer(number) => (*number).into(),
+            Tree::Float(number) if number.is_finite() => (*number).into(),
+            Tree::Float(number) => number.to_string().into(),
+            Tree::Boolean(flag) => (*flag).into(),
+            Tree::List(nodes) => nodes.iter().map(|node| node.value.to_json()).collect(),
+            Tree::Table(table) => {
+                let entry = |entry: &Entry| (entry.key.clone(), entry.node.value.to_json());
+                serde_json::Value::Object(table.0.iter().map(entry).collect())
+            }
+        }
+    }
+}
+
 impl fmt::Display for Tree {
     /// As TOML, on one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

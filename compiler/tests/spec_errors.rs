@@ -1,7 +1,8 @@
 //! Every error code of the spec stage has a case in `tests/cases/spec/`, and each case is compared as a user sees it.
 //!
 //! A case is a spec named after its code, `CODE.toml` or `CODE-VARIANT.toml`. Leading lines that start with `#!` are
-//! not part of it: `#! --set …` passes a setting, `#! load …` names another input than the file itself.
+//! not part of it: `#! --set …` passes a setting, `#! load …` names another input than the file itself, with paths
+//! that start at the folder of the crate, and `#! fill N` adds N characters of comment.
 
 mod common;
 
@@ -20,14 +21,17 @@ const AREA: &str = "spec";
 fn run_case(name: &str) -> (Vec<Diagnostic>, Sources) {
     let case = common::read(AREA, name);
     let mut settings = Vec::new();
-    let mut input = SpecInput::Text { name: format!("{name}.toml"), text: case.text };
+    let mut text = case.text;
+    let mut other = None;
     for (word, argument) in case.directives {
         match word.as_str() {
             "--set" => settings.push(argument),
-            "load" => input = SpecInput::from_argument(&argument),
+            "fill" => text.push_str(&"#".repeat(argument.parse().unwrap())),
+            "load" => other = Some(SpecInput::from_argument(&argument)),
             other => panic!("unknown directive {other} in {name}"),
         }
     }
+    let input = other.unwrap_or(SpecInput::Text { name: format!("{name}.toml"), text });
     let mut sources = Sources::default();
     let mut found = Diagnostics::default();
     match Spec::load(input, &settings, false, &mut sources) {

@@ -10,8 +10,12 @@ declare! {
     NOT_FOUND = "spec::not_found";
     /// The spec's file exists and cannot be read as text.
     UNREADABLE = "spec::unreadable";
+    /// A spec is larger than any spec can be.
+    TOO_LARGE = "spec::too_large";
     /// The text is not TOML.
     SYNTAX = "spec::syntax";
+    /// Specs extend each other in a circle.
+    EXTENDS_CYCLE = "spec::extends_cycle";
     /// An argument of --set is not `section.key=value`.
     INVALID_SETTING = "spec::invalid_setting";
     /// A section that specs do not have.
@@ -38,6 +42,8 @@ declare! {
     BATCH_NOT_DIVISIBLE = "spec::batch_not_divisible";
     /// The phases of the schedule are longer than the run.
     SCHEDULE_EXCEEDS_STEPS = "spec::schedule_exceeds_steps";
+    /// The warm-up lasts until the end of the run.
+    WARMUP_IS_ALL = "spec::warmup_is_all";
     /// A key has no effect because of another key.
     UNUSED_KEY = "spec::unused_key";
     /// A [[cola.override]] changes nothing.

@@ -4,16 +4,15 @@
 //! keys: those stand with the sections ([`super::recipe`], [`super::cola`]).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::check::check;
 use super::cola::{Cola, Rank, RankSource};
 use super::names::{missing_key, unknown_key, unknown_section};
-use super::resolved::Resolved;
+use super::resolved::{Origin, Resolution};
 use super::schema::{self, Default, Key};
 use super::spanned::Spanned;
-use super::{ModelSetting, Precision, Spec, codes, recipe};
+use super::{ModelSetting, Precision, Spec, codes, inherit, recipe};
 use crate::diagnostics::{Diagnostic, Diagnostics, SourceId, Sources, Span};
 use crate::language::activation::Activation;
 use crate::language::expression::{Expression, Value};
@@ -22,9 +21,10 @@ use crate::toml_tree::{self, Entry, Node, Table, Tree};
 
 /// What is known of a spec besides its tree.
 pub(super) struct File {
-    pub(super) source: SourceId,
+    /// The files of the spec, itself first.
+    pub(super) files: Vec<inherit::File>,
+    /// The texts of all of them.
     pub(super) text: Arc<str>,
-    pub(super) folder: Option<PathBuf>,
     pub(super) full_rank: bool,
 }
 
@@ -35,15 +35,18 @@ pub(super) fn spec(
     sources: &mut Sources,
     diagnostics: &mut Diagnostics,
 ) -> Option<Spec> {
-    let start = root.0.iter().find(|entry| entry.key_span.source == file.source);
-    let start = start.map_or(Span::new(file.source, 0..0), |entry| entry.key_span);
+    let source = file.files[0].source;
+    let own = |entry: &&Entry| entry.key_span.source == source;
+    let start = root.0.iter().filter(own).map(|entry| entry.key_span).min();
+    let start = start.unwrap_or(Span::new(source, 0..0));
     let defaults = defaults(sources);
     let mut decoder = Decoder {
         root,
         start,
         defaults,
         found: Vec::new(),
-        resolved: Resolved::default(),
+        files: file.files.iter().map(|file| file.source).collect(),
+        resolved: Resolution::default(),
         values: BTreeMap::new(),
         places: BTreeMap::new(),
     };
@@ -85,6 +88,11 @@ pub(super) struct Section<'t> {
 }
 
 impl Section<'_> {
+    /// Whether the section is there.
+    pub(super) fn exists(&self) -> bool {
+        self.table.is_some()
+    }
+
     /// Whether the key is written.
     pub(super) fn has(&self, name: &str) -> bool {
         self.key_span(name).is_some()
@@ -103,7 +111,9 @@ pub(super) struct Decoder<'t> {
     start: Span,
     defaults: Table,
     found: Vec<Diagnostic>,
-    resolved: Resolved,
+    /// The files of the spec, itself first.
+    files: Vec<SourceId>,
+    resolved: Resolution,
     /// Checked values by path, for keys whose default is another key.
     values: BTreeMap<String, Node>,
     /// Places of the keys that were written.
@@ -121,8 +131,8 @@ impl<'t> Decoder<'t> {
         let architecture = self.text(&top, "architecture");
         let model_section = self.section("model");
         let model = self.model(&model_section);
-        let cola = match self.root.get("cola") {
-            None => Some(None),
+        let cola = match self.root.get("cola").map(|entry| &entry.node.value) {
+            None | Some(Tree::Boolean(false)) => Some(None),
             Some(_) => {
                 let section = self.section("cola");
                 Cola::decode(self, &section).map(Some)
@@ -136,21 +146,34 @@ impl<'t> Decoder<'t> {
             self.resolved.drop_section("cola");
         }
         let cola = cola.filter(|_| !file.full_rank);
+        let (horizon, phases, recipe) = recipe?;
+        let architecture = architecture?;
+        let written_in = file.files.iter().find(|f| f.source == architecture.span.source);
+        let folder = written_in.unwrap_or(&file.files[0]).folder.clone();
         Some(Spec {
             name: name?,
-            architecture: architecture?,
+            architecture,
             model: model?,
             model_section: model_section.header,
             cola,
             full_rank: file.full_rank,
             precision: precision?,
-            recipe: recipe?,
-            source: file.source,
+            horizon,
+            recipe,
+            source: file.files[0].source,
             text: file.text,
             resolved: self.resolved.to_string(),
-            folder: file.folder,
+            resolution: std::mem::take(&mut self.resolved),
+            folder,
             places: std::mem::take(&mut self.places),
+            phases,
         })
+    }
+
+    /// How far a place is from the command line: 0 for a `--set` or a default, 1 for the spec itself, 2 for what it
+    /// extends, and so on.
+    pub(super) fn distance(&self, span: Span) -> usize {
+        self.files.iter().position(|&file| file == span.source).map_or(0, |at| at + 1)
     }
 
     /// Keeps a mistake.
@@ -163,7 +186,7 @@ impl<'t> Decoder<'t> {
         let absent = Section { name, index: None, table: None, header: self.start };
         let Some(entry) = self.root.get(name) else {
             let required: Vec<_> = schema::keys_of(name)
-                .filter(|key| matches!(key.default, Default::Required))
+                .filter(|key| matches!(key.default, Default::Required | Default::RequiredUnless(_)))
                 .collect();
             if !required.is_empty() {
                 let keys: Vec<_> = required.iter().map(|key| format!("`{}`", key.name)).collect();
@@ -184,10 +207,14 @@ impl<'t> Decoder<'t> {
             }
             other => {
                 let message = format!("`{name}` must be a section");
+                let off = match name {
+                    "cola" => ", or `cola = false` for the dense model",
+                    _ => "",
+                };
                 self.report(
                     Diagnostic::error(codes::WRONG_TYPE, message)
                         .at(entry.node.span, format!("this is {}", other.type_name()))
-                        .help(format!("write `[{name}]` and its keys on the lines below")),
+                        .help(format!("write `[{name}]` and its keys on the lines below{off}")),
                 );
                 absent
             }
@@ -233,17 +260,17 @@ impl<'t> Decoder<'t> {
     /// wrong was then reported.
     fn value(&mut self, section: &Section<'_>, name: &'static str) -> Option<Node> {
         let key = schema::key(section.name, name).expect("only keys of the table are decoded");
-        let node = match section.table.and_then(|table| table.get(name)) {
+        let (node, origin) = match section.table.and_then(|table| table.get(name)) {
             Some(entry) => {
                 if section.index.is_none() {
                     self.places.insert(key.path(), entry.node.span);
                 }
-                entry.node.clone()
+                (entry.node.clone(), Origin::Written(entry.node.span))
             }
             None => match key.default {
-                Default::Value(_) => self.default(key)?,
-                Default::SameAs(other) => self.values.get(other)?.clone(),
-                Default::Absent(_) => return None,
+                Default::Value(_) => (self.default(key)?, Origin::Default),
+                Default::SameAs(other) => (self.values.get(other)?.clone(), Origin::SameAs(other)),
+                Default::Absent(_) | Default::RequiredUnless(_) => return None,
                 Default::Required => {
                     if section.table.is_some() {
                         self.report(missing_key(key, section.header));
@@ -254,7 +281,7 @@ impl<'t> Decoder<'t> {
         };
         match check(key, node) {
             Ok(node) => {
-                self.resolved.set(section.name, section.index, name, &node.value);
+                self.resolved.set(section.name, section.index, name, &node.value, origin);
                 self.values.insert(key.path(), node.clone());
                 Some(node)
             }
@@ -453,7 +480,8 @@ impl<'t> Decoder<'t> {
             match model_setting(entry) {
                 Ok(setting) => {
                     self.places.insert(format!("model.{}", entry.key), entry.node.span);
-                    self.resolved.set("model", None, &entry.key, &entry.node.value);
+                    let origin = Origin::Written(entry.node.span);
+                    self.resolved.set("model", None, &entry.key, &entry.node.value, origin);
                     settings.push(setting);
                 }
                 Err(diagnostic) => {

@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use super::{codes, shipped};
 use crate::diagnostics::{Diagnostic, nearest};
 
+/// A spec is a page; a file of more than this is something else, such as data or weights.
+const MOST_BYTES: u64 = 1 << 20;
+
 /// How a spec was named.
 #[derive(Clone, Debug)]
 pub enum SpecInput {
@@ -42,6 +45,9 @@ impl SpecInput {
     /// The text behind it.
     pub(super) fn read(self) -> Result<Read, Diagnostic> {
         match self {
+            SpecInput::Text { name, text } if text.len() as u64 > MOST_BYTES => {
+                Err(too_large(&name, text.len() as u64))
+            }
             SpecInput::Text { name, text } => Ok(Read { name, text, folder: None }),
             SpecInput::Shipped(name) => match shipped::spec(&name) {
                 Some(text) => {
@@ -58,7 +64,12 @@ impl SpecInput {
             },
             SpecInput::Path(path) => {
                 let name = path.display().to_string();
-                let bytes = std::fs::read(&path).map_err(|error| unreadable(&path, &error))?;
+                let unreadable = |error| unreadable(&path, &error);
+                let size = std::fs::metadata(&path).map_err(unreadable)?.len();
+                if size > MOST_BYTES {
+                    return Err(too_large(&name, size));
+                }
+                let bytes = std::fs::read(&path).map_err(unreadable)?;
                 let text = String::from_utf8(bytes).map_err(|error| {
                     let at = error.utf8_error().valid_up_to();
                     Diagnostic::error(
@@ -75,6 +86,15 @@ impl SpecInput {
             }
         }
     }
+}
+
+/// A file that is no spec, whatever is in it.
+fn too_large(name: &str, size: u64) -> Diagnostic {
+    Diagnostic::error(
+        codes::TOO_LARGE,
+        format!("{name} has {size} bytes, and a spec has at most {MOST_BYTES}"),
+    )
+    .help("give the path of a spec: data, plans and weights are named in it or by other options")
 }
 
 /// Why a file gave no bytes, with the shipped name the user may have meant.

@@ -12,6 +12,7 @@ pub mod shipped;
 mod check;
 mod cola;
 mod decode;
+mod inherit;
 mod input;
 mod names;
 mod recipe;
@@ -27,10 +28,12 @@ use colac_plan::recipe::Recipe;
 
 use crate::diagnostics::{Diagnostics, SourceId, Sources, Span};
 use crate::language::expression::Value;
-use crate::toml_tree;
+use crate::toml_tree::Tree;
 
 pub use cola::{Cola, Override, Rank, RankSource};
 pub use input::SpecInput;
+pub use recipe::Horizon;
+pub use resolved::{Origin, Resolution};
 pub use spanned::Spanned;
 
 /// A spec whose own keys are right; what only the architecture can judge is still open.
@@ -50,18 +53,25 @@ pub struct Spec {
     pub full_rank: bool,
     /// Which numbers the plan computes with.
     pub precision: Spanned<Precision>,
-    /// Everything the training loop reads.
+    /// How long the run is.
+    pub horizon: Horizon,
+    /// Everything the training loop reads. Where the horizon depends on the model, its steps are 0 until
+    /// [`Spec::settle_steps`] has been told the model's size.
     pub recipe: Recipe,
     /// The spec's own source.
     pub source: SourceId,
-    /// The spec as the user wrote it, comments included.
+    /// The spec as the user wrote it, comments included; behind it those it extends.
     pub text: Arc<str>,
-    /// The same spec as TOML after `--set` and `--full-rank`, every default written out, keys in the order of
+    /// The same spec as TOML after `extends`, `--set` and `--full-rank`, every default written out, keys in the order of
     /// [`schema`]: equal settings give equal text, and loading it gives this spec again.
     pub resolved: String,
-    /// The folder of the spec's file; `None` for a shipped spec and for text from memory.
+    /// The values of [`Spec::resolved`] with their origins.
+    pub resolution: Resolution,
+    /// The folder that `architecture` starts from: that of the file in which it is written; `None` for a shipped spec
+    /// and for text from memory.
     pub folder: Option<PathBuf>,
     places: BTreeMap<String, Span>,
+    phases: recipe::Phases,
 }
 
 /// One setting of `[model]`, checked later against the architecture's configuration.
@@ -99,21 +109,48 @@ impl Spec {
         full_rank: bool,
         sources: &mut Sources,
     ) -> Result<(Spec, Diagnostics), Diagnostics> {
-        let input = input.read()?;
-        let text: Arc<str> = input.text.into();
-        let source = sources.add(input.name, Arc::clone(&text));
-        let mut root = toml_tree::parse(source, codes::SYNTAX, sources)?;
+        let inherit::Inherited { mut root, files, text } =
+            inherit::Inherited::read(input, sources)?;
         let mut diagnostics = Diagnostics::default();
         for setting in settings {
             if let Err(error) = settings::apply(setting, &mut root, sources) {
                 diagnostics.push(error);
             }
         }
-        let file = decode::File { source, text, folder: input.folder, full_rank };
-        match decode::spec(&root, file, sources, &mut diagnostics) {
+        match decode::spec(
+            &root,
+            decode::File { files, text, full_rank },
+            sources,
+            &mut diagnostics,
+        ) {
             Some(spec) if !diagnostics.has_errors() => Ok((spec, diagnostics)),
             _ => Err(diagnostics),
         }
+    }
+
+    /// Settles how many updates the run has, now that the model is known. `parameters` are those of the full-rank
+    /// model, in both forms: a low-rank model and its baseline then see the same tokens.
+    ///
+    /// Where the spec gives `train.steps` there is nothing to do. Where it gives `train.tokens_per_parameter`, the steps
+    /// are `ceil(tokens_per_parameter · parameters / (global_batch · sequence_length))`.
+    ///
+    /// Steps out of range, and a warm-up or decay longer than the run, are reported.
+    pub fn settle_steps(&mut self, parameters: u64, diagnostics: &mut Diagnostics) {
+        let Horizon::TokensPerParameter(ratio) = self.horizon else { return };
+        let settled = recipe::steps_for(ratio, parameters, &self.recipe)
+            .and_then(|steps| self.phases.check(steps, ratio.span).map(|warning| (steps, warning)));
+        let (steps, warning) = match settled {
+            Ok(settled) => settled,
+            Err(error) => return diagnostics.push(error),
+        };
+        diagnostics.extend(warning.into_iter().collect());
+        self.recipe.schedule.steps = steps;
+        let origin =
+            format!("{} tokens for each of {parameters} full-rank parameters", ratio.value);
+        self.resolution.forget("train", "tokens_per_parameter");
+        let value = Tree::Integer(steps as i64);
+        self.resolution.set("train", None, "steps", &value, Origin::Computed(origin.into()));
+        self.resolved = self.resolution.to_string();
     }
 
     /// Where a key such as `train.sequence_length` was written, in the spec or in a `--set`; `None` if its default

@@ -2,6 +2,8 @@
 //!
 //! Owns how `[train]` to `[data]` become a [`Recipe`]. Must not know models or plans.
 
+use std::cmp::Ordering;
+
 use colac_plan::recipe::{
     BatchMode, Checkpoint, Data, Evaluation, LossNormalization, Optimizer, Recipe, Schedule,
     ScheduleKind,
@@ -9,18 +11,58 @@ use colac_plan::recipe::{
 
 use super::codes;
 use super::decode::{Decoder, Section};
+use super::schema::MOST_STEPS;
 use super::spanned::Spanned;
 use crate::diagnostics::{Diagnostic, Severity, Span};
 
+/// How long a run is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Horizon {
+    /// This many updates: `train.steps`.
+    Steps(Spanned<u64>),
+    /// This many tokens for each parameter of the full-rank model: `train.tokens_per_parameter`.
+    TokensPerParameter(Spanned<f64>),
+}
+
+/// The updates of a run that is measured in tokens for each of so many parameters.
+///
+/// # Errors
+///
+/// A number that `train.steps` could not have.
+pub(super) fn steps_for(
+    ratio: Spanned<f64>,
+    parameters: u64,
+    recipe: &Recipe,
+) -> Result<u64, Diagnostic> {
+    let tokens = u64::from(recipe.global_batch) * u64::from(recipe.sequence_length);
+    let steps = (ratio.value * parameters as f64 / tokens as f64).ceil();
+    if steps <= MOST_STEPS as f64 {
+        return Ok((steps as u64).max(1));
+    }
+    Err(Diagnostic::error(codes::OUT_OF_RANGE, "`train.tokens_per_parameter` is out of range")
+        .at(ratio.span, format!("comes to {steps:.0} steps for {parameters} parameters"))
+        .help("give a smaller number; about 20 is usual"))
+}
+
+/// The parts of the schedule that have a length.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Phases {
+    warmup: Spanned<u64>,
+    decay: Option<Spanned<u64>>,
+}
+
 /// Decodes everything but `[model]` and `[cola]`; `None` if a part is missing or wrong, which was then reported.
-pub(super) fn decode(decoder: &mut Decoder<'_>, train: &Section<'_>) -> Option<Recipe> {
+pub(super) fn decode(
+    decoder: &mut Decoder<'_>,
+    train: &Section<'_>,
+) -> Option<(Horizon, Phases, Recipe)> {
     let sequence_length = decoder.count(train, "sequence_length");
     let micro_batch = decoder.count(train, "micro_batch");
     let global_batch = decoder.count(train, "global_batch");
     if let (Some(micro), Some(global)) = (micro_batch, global_batch) {
         check_batches(decoder, micro, global);
     }
-    let steps = decoder.integer(train, "steps");
+    let horizon = horizon(decoder, train);
     let seed = decoder.integer(train, "seed");
     let loss_normalization =
         decoder.text(train, "loss_normalization").map(|name| match name.value.as_str() {
@@ -30,22 +72,67 @@ pub(super) fn decode(decoder: &mut Decoder<'_>, train: &Section<'_>) -> Option<R
     let optimizer_section = decoder.section("optimizer");
     let learning_rate = decoder.number(&optimizer_section, "learning_rate");
     let optimizer = optimizer(decoder, &optimizer_section);
-    let schedule = schedule(decoder, steps, learning_rate);
+    let schedule = schedule(decoder, horizon, learning_rate);
     let evaluation = evaluation(decoder);
     let checkpoint = checkpoint(decoder);
     let data = data(decoder);
-    Some(Recipe {
+    let (phases, schedule) = schedule?;
+    let recipe = Recipe {
         sequence_length: sequence_length?.value,
         micro_batch: micro_batch?.value,
         global_batch: global_batch?.value,
         seed: seed?.value,
         loss_normalization: loss_normalization?,
-        schedule: schedule?,
+        schedule,
         optimizer: optimizer?,
         evaluation: evaluation?,
         checkpoint: checkpoint?,
         data: data?,
-    })
+    };
+    Some((horizon?, phases, recipe))
+}
+
+/// `steps` or `tokens_per_parameter`. Where both are given in different places, the nearer one holds: a spec that
+/// extends another may measure its run otherwise, and so may `--set`.
+fn horizon(decoder: &mut Decoder<'_>, train: &Section<'_>) -> Option<Horizon> {
+    let ratio = |decoder: &mut Decoder<'_>| {
+        Some(Horizon::TokensPerParameter(decoder.number(train, "tokens_per_parameter")?))
+    };
+    let steps = |decoder: &mut Decoder<'_>| Some(Horizon::Steps(decoder.integer(train, "steps")?));
+    match (train.key_span("steps"), train.key_span("tokens_per_parameter")) {
+        (Some(first), Some(second)) => {
+            match decoder.distance(first).cmp(&decoder.distance(second)) {
+                Ordering::Less => steps(decoder),
+                Ordering::Greater => ratio(decoder),
+                Ordering::Equal => {
+                    decoder.report(
+                        Diagnostic::error(
+                            codes::CONTRADICTION,
+                            "the length of the run is given twice",
+                        )
+                        .at(first, "as a number of steps")
+                        .at(second, "and as tokens for each parameter")
+                        .help("remove `steps` or `tokens_per_parameter`"),
+                    );
+                    None
+                }
+            }
+        }
+        (None, Some(_)) => ratio(decoder),
+        (Some(_), None) => steps(decoder),
+        (None, None) => {
+            if train.exists() {
+                decoder.report(
+                    Diagnostic::error(codes::MISSING_KEY, "`train.steps` is missing")
+                        .at(train.header, "in this section")
+                        .help(
+                            "add `steps = …`, or `tokens_per_parameter = …` to let the size of the model decide",
+                        ),
+                );
+            }
+            None
+        }
+    }
 }
 
 fn check_batches(decoder: &mut Decoder<'_>, micro: Spanned<u32>, global: Spanned<u32>) {
@@ -90,9 +177,9 @@ fn optimizer(decoder: &mut Decoder<'_>, section: &Section<'_>) -> Option<Optimiz
 
 fn schedule(
     decoder: &mut Decoder<'_>,
-    steps: Option<Spanned<u64>>,
+    horizon: Option<Horizon>,
     learning_rate: Option<Spanned<f64>>,
-) -> Option<Schedule> {
+) -> Option<(Phases, Schedule)> {
     let section = decoder.section("schedule");
     let kind = decoder.text(&section, "kind");
     let warmup = decoder.integer(&section, "warmup_steps");
@@ -136,51 +223,74 @@ fn schedule(
             }
         }
     };
-    if let (Some(steps), Some(warmup)) = (steps, warmup) {
-        let decay = match (shape, decay.flatten()) {
-            (Some(ScheduleKind::WarmupStableDecay { .. }), Some(decay)) => Some(decay),
-            _ => None,
-        };
-        check_phases(decoder, steps, warmup, decay);
-    }
-    Some(Schedule {
+    let decay = match (shape, decay.flatten()) {
+        (Some(ScheduleKind::WarmupStableDecay { .. }), Some(decay)) => Some(decay),
+        _ => None,
+    };
+    let phases = Phases { warmup: warmup?, decay };
+    let steps = match horizon? {
+        Horizon::Steps(steps) => {
+            let checked = phases.check(steps.value, steps.span);
+            if let Some(diagnostic) = checked.unwrap_or_else(Some) {
+                decoder.report(diagnostic);
+            }
+            steps.value
+        }
+        Horizon::TokensPerParameter(_) => 0,
+    };
+    let schedule = Schedule {
         kind: shape?,
         learning_rate: learning_rate?.value,
-        warmup_steps: warmup?.value,
-        steps: steps?.value,
+        warmup_steps: phases.warmup.value,
+        steps,
         final_factor: final_factor?,
-    })
+    };
+    Some((phases, schedule))
 }
 
-/// Warm-up and decay must fit into the steps.
-fn check_phases(
-    decoder: &mut Decoder<'_>,
-    steps: Spanned<u64>,
-    warmup: Spanned<u64>,
-    decay: Option<Spanned<u64>>,
-) {
-    if warmup.value + decay.map_or(0, |decay| decay.value) <= steps.value {
-        return;
+impl Phases {
+    /// Warm-up and decay must fit into the steps, which are given or follow from what stands at `place`. A warning where
+    /// the warm-up takes all of them.
+    ///
+    /// # Errors
+    ///
+    /// `spec::schedule_exceeds_steps`.
+    pub(super) fn check(self, steps: u64, place: Span) -> Result<Option<Diagnostic>, Diagnostic> {
+        let Phases { warmup, decay } = self;
+        if warmup.value + decay.map_or(0, |decay| decay.value) <= steps {
+            let is_all = warmup.value == steps && steps > 1;
+            return Ok(is_all.then(|| self.warmup_is_all(place)));
+        }
+        let phases = if decay.is_some() { "warm-up and decay are" } else { "the warm-up is" };
+        let mut diagnostic = Diagnostic::error(
+            codes::SCHEDULE_EXCEEDS_STEPS,
+            format!("{phases} longer than the run"),
+        )
+        .at(warmup.span, format!("{} steps of warm-up", warmup.value));
+        if let Some(decay) = decay {
+            diagnostic = diagnostic.at(decay.span, format!("{} steps of decay", decay.value));
+        }
+        let keys =
+            if decay.is_some() { "`warmup_steps` or `decay_steps`" } else { "`warmup_steps`" };
+        Err(diagnostic
+            .at(place, format!("the run has {steps} steps"))
+            .help(format!("lower {keys}, or make the run longer")))
     }
-    let phases = if decay.is_some() { "warm-up and decay are" } else { "the warm-up is" };
-    let mut diagnostic =
-        Diagnostic::error(codes::SCHEDULE_EXCEEDS_STEPS, format!("{phases} longer than the run"))
-            .at(warmup.span, format!("{} steps of warm-up", warmup.value));
-    if let Some(decay) = decay {
-        diagnostic = diagnostic.at(decay.span, format!("{} steps of decay", decay.value));
+
+    /// The rate rises until the run is over.
+    fn warmup_is_all(self, steps: Span) -> Diagnostic {
+        Diagnostic::warning(codes::WARMUP_IS_ALL, "the warm-up lasts until the end of the run")
+            .at(self.warmup.span, "the learning rate only rises")
+            .at(steps, "and never comes down again")
+            .help("lower `warmup_steps`: a tenth of the run is usual")
     }
-    let keys = if decay.is_some() { "`warmup_steps` or `decay_steps`" } else { "`warmup_steps`" };
-    decoder.report(
-        diagnostic
-            .at(steps.span, format!("the run has {} steps", steps.value))
-            .help(format!("lower {keys}, or raise `train.steps`")),
-    );
 }
 
 /// Reports a key that is written and has no effect, and takes it out of the resolved spec.
 ///
 /// Within one text that is an error. Where `--set` switches off what the spec says, as `schedule.kind=constant` does
-/// to a `final_factor`, it is a warning: the user cannot remove a key from the command line.
+/// to a `final_factor`, it is a warning: the user cannot remove a key from the command line. What is inherited may be
+/// switched off without a word: that is what a spec extends another for.
 fn unused(
     decoder: &mut Decoder<'_>,
     section: &Section<'_>,
@@ -195,8 +305,12 @@ fn unused(
         .help(format!("remove `{name}`"));
     match because {
         Some(because) => {
+            let (cause, key) = (decoder.distance(because), decoder.distance(written));
+            if key > 1 && cause < key {
+                return;
+            }
             diagnostic = diagnostic.at(because, format!("because of this: {reason}"));
-            if because.source != written.source {
+            if because.source != written.source && cause == 0 {
                 diagnostic.severity = Severity::Warning;
             }
         }

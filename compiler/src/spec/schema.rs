@@ -78,6 +78,8 @@ impl Interval {
 pub enum Default {
     /// It must be given.
     Required,
+    /// It must be given unless the other key is.
+    RequiredUnless(&'static str),
     /// This TOML value.
     Value(&'static str),
     /// The value of another key.
@@ -97,7 +99,7 @@ const BELOW_ONE: Interval = Interval { high_included: false, ..FRACTION };
 const MOST_TOKENS_OR_ROWS: i64 = 1 << 20;
 /// Larger ranks are mistakes.
 pub(super) const LARGEST_RANK: i64 = 1 << 20;
-const MOST_STEPS: i64 = 1_000_000_000_000;
+pub(super) const MOST_STEPS: i64 = 1_000_000_000_000;
 
 /// Sections, in the order of the resolved spec; the top level is the empty name. The keys of `[model]` are the
 /// architecture's, all others are in [`KEYS`].
@@ -119,12 +121,13 @@ pub(crate) const PRECISIONS: &[&str] = &["f32", "bf16", "bf16-pure"];
 
 /// Every key, section by section.
 pub const KEYS: &[Key] = {
-    use self::Default::{Absent, Required, SameAs, Value};
+    use self::Default::{Absent, Required, RequiredUnless, SameAs, Value};
     use self::Kind::{Activation, Boolean, Integer, Name, Number, Paths, Rank, Selectors, Text};
     const fn key(section: &'static str, name: &'static str, kind: Kind, default: Default) -> Key {
         Key { section, name, kind, default }
     }
     &[
+        key("", "extends", Text, Absent("the spec stands by itself")),
         key("", "name", Text, Required),
         key("", "architecture", Text, Required),
         key("cola", "rank", Rank, Required),
@@ -138,7 +141,13 @@ pub const KEYS: &[Key] = {
         key("train", "sequence_length", Integer(2, MOST_TOKENS_OR_ROWS), Required),
         key("train", "micro_batch", Integer(1, MOST_TOKENS_OR_ROWS), Required),
         key("train", "global_batch", Integer(1, MOST_TOKENS_OR_ROWS), SameAs("train.micro_batch")),
-        key("train", "steps", Integer(1, MOST_STEPS), Required),
+        key("train", "steps", Integer(1, MOST_STEPS), RequiredUnless("train.tokens_per_parameter")),
+        key(
+            "train",
+            "tokens_per_parameter",
+            Number(POSITIVE),
+            Absent("`steps` says how long the run is"),
+        ),
         key("train", "precision", Name(PRECISIONS), Value("\"f32\"")),
         key("train", "seed", Integer(0, i64::MAX), Value("42")),
         key(
@@ -252,6 +261,7 @@ impl fmt::Display for Default {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Default::Required => f.write_str("required"),
+            Default::RequiredUnless(key) => write!(f, "required unless `{key}` is given"),
             Default::Value(value) => write!(f, "`{value}`"),
             Default::SameAs(key) => write!(f, "that of `{key}`"),
             Default::Absent(meaning) => write!(f, "none: {meaning}"),

@@ -4,6 +4,7 @@
 //! point into the argument.
 
 use super::codes;
+use super::inherit::EXTENDS;
 use crate::diagnostics::{Diagnostic, SourceId, Sources, Span};
 use crate::toml_tree::{self, Node, Table, Tree};
 
@@ -31,6 +32,16 @@ pub(super) fn apply(
             .help("write `--set section.key=value`"));
     };
     let path = key_path(setting, equals, source)?;
+    if let [(key, span)] = path.as_slice()
+        && key == EXTENDS
+    {
+        return Err(Diagnostic::error(
+            codes::INVALID_SETTING,
+            format!("`{EXTENDS}` cannot be set on the command line"),
+        )
+        .at(*span, "decides which files are read")
+        .help("name the other spec itself, or write a spec that extends it"));
+    }
     let node = value(setting, equals + 1, source, sources)?;
     root.insert(&path, node).map_err(|wrong| {
         Diagnostic::error(

@@ -28,7 +28,7 @@ pub struct Inspection {
     pub per_layer: Vec<Layer>,
     /// Linears that became pairs.
     pub rewritten: Vec<Rewritten>,
-    /// Linears that stayed dense, and why.
+    /// Matrices that stayed dense, and why: linears, and tables that are looked up.
     pub kept_dense: Vec<KeptDense>,
     /// Every operation of every program, in order.
     pub operations: Vec<OperationRow>,
@@ -54,6 +54,8 @@ pub struct Parameters {
     pub low_rank: u64,
     /// The rest: dense linears with the head, norms, biases.
     pub other: u64,
+    /// All, if every pair were the dense linear that it replaces.
+    pub full_rank: u64,
 }
 
 /// FLOPs by part.
@@ -128,15 +130,17 @@ pub struct Rewritten {
     pub saved_flops_per_token: i64,
 }
 
-/// A linear that stayed dense.
+/// A matrix that stayed dense.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KeptDense {
-    /// Path of the linear.
+    /// Path of the linear or table.
     pub path: String,
-    /// Input width.
+    /// Input width; for a table its rows.
     pub inputs: u64,
     /// Output width.
     pub outputs: u64,
+    /// Whether it is looked up instead of multiplied.
+    pub is_table: bool,
     /// Why.
     pub reason: String,
 }
@@ -171,7 +175,7 @@ pub struct OperationRow {
 }
 
 /// Rows and tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Batch {
     /// Tokens in a row.
     pub sequence_length: u32,
@@ -183,6 +187,8 @@ pub struct Batch {
     pub steps: u64,
     /// Token positions to the horizon.
     pub tokens: u64,
+    /// The same for each parameter of the full-rank model.
+    pub tokens_per_parameter: f64,
 }
 
 /// Hashes in hex.
@@ -236,6 +242,10 @@ impl Inspection {
         let training = plan.program(ProgramKind::ForwardBackward);
         let recipe = &plan.recipe;
         let tokens = u64::from(recipe.micro_batch) * u64::from(recipe.sequence_length);
+        let parameters = parameters(plan);
+        let all_tokens = recipe.schedule.steps
+            * u64::from(recipe.global_batch)
+            * u64::from(recipe.sequence_length);
         let mut flops = Flops::default();
         for operation in &training.operations {
             flops.add(operation, cost(plan, operation));
@@ -243,7 +253,7 @@ impl Inspection {
         Inspection {
             name: plan.name.clone(),
             form: plan.form.name(),
-            parameters: parameters(plan),
+            parameters,
             flops_per_token: flops.per(tokens),
             memory: memory(plan),
             per_layer: per_layer(plan, tokens),
@@ -255,9 +265,8 @@ impl Inspection {
                 micro_batch: recipe.micro_batch,
                 global_batch: recipe.global_batch,
                 steps: recipe.schedule.steps,
-                tokens: recipe.schedule.steps
-                    * u64::from(recipe.global_batch)
-                    * u64::from(recipe.sequence_length),
+                tokens: all_tokens,
+                tokens_per_parameter: all_tokens as f64 / parameters.full_rank.max(1) as f64,
             },
             hashes: hashes(plan),
             flops_convention: FLOPS_CONVENTION,
@@ -276,6 +285,9 @@ fn parameters(plan: &Plan) -> Parameters {
             Role::Matrix | Role::Vector => count.other += elements,
         }
     }
+    let replaced = plan.linears.iter().filter(|l| matches!(l.decision, Decision::Rewritten { .. }));
+    count.full_rank =
+        count.total - count.low_rank + replaced.map(|l| l.inputs * l.outputs).sum::<u64>();
     count
 }
 
@@ -375,9 +387,21 @@ fn kept_dense(plan: &Plan) -> Vec<KeptDense> {
     let row = |linear: &colac_plan::plan::LinearReport| {
         let Decision::KeptDense { reason } = &linear.decision else { return None };
         let (path, reason) = (linear.path.clone(), reason.clone());
-        Some(KeptDense { path, inputs: linear.inputs, outputs: linear.outputs, reason })
+        let (inputs, outputs) = (linear.inputs, linear.outputs);
+        Some(KeptDense { path, inputs, outputs, is_table: false, reason })
     };
-    plan.linears.iter().filter_map(row).collect()
+    let mut rows: Vec<KeptDense> = plan.linears.iter().filter_map(row).collect();
+    rows.extend(plan.parameters.iter().filter(|p| p.role == Role::Embedding).map(|parameter| {
+        let shape = &plan.tensor(parameter.tensor).ty.shape;
+        KeptDense {
+            path: parameter.path.trim_end_matches(".weight").to_owned(),
+            inputs: shape.rows(),
+            outputs: shape.width(),
+            is_table: true,
+            reason: "a table: its rows are looked up, so there is no product to save".to_owned(),
+        }
+    }));
+    rows
 }
 
 fn operations(plan: &Plan) -> Vec<OperationRow> {

@@ -55,6 +55,9 @@ pub fn summary(inspection: &Inspection, dense: Option<&Inspection>) -> String {
         let _ = writeln!(text, "  {label:<15}{value}{note}");
     };
     line("linears", linears(inspection), String::new());
+    for (index, dense) in kept_dense(inspection).into_iter().enumerate() {
+        line(if index == 0 { "dense" } else { "" }, dense, String::new());
+    }
     let p = inspection.parameters;
     line("parameters", grouped(p.total), against(p.total, |i| i.parameters.total, grouped));
     let parts = format!(
@@ -102,7 +105,13 @@ pub fn summary(inspection: &Inspection, dense: Option<&Inspection>) -> String {
         b.micro_batch,
         count(b.tokens as f64)
     );
+    let per_parameter = format!(
+        "{:.1} tokens for each of {} full-rank parameters",
+        b.tokens_per_parameter,
+        grouped(p.full_rank)
+    );
     line("run", run, String::new());
+    line("", per_parameter, String::new());
     text
 }
 
@@ -129,8 +138,34 @@ pub fn linears(inspection: &Inspection) -> String {
     format!(
         "{} rewritten{detail}, {} kept dense",
         inspection.rewritten.len(),
-        inspection.kept_dense.len()
+        inspection.kept_dense.iter().filter(|dense| !dense.is_table).count()
     )
+}
+
+/// What stays dense in a CoLA model and why, equal rows of repeats and equal reasons folded, in a few lines. Nothing for
+/// a full-rank model, in which all of it would stand here.
+pub fn kept_dense(inspection: &Inspection) -> Vec<String> {
+    /// More paths than this are counted.
+    const PATHS: usize = 4;
+    if inspection.rewritten.is_empty() {
+        return Vec::new();
+    }
+    let mut reasons: Vec<(&str, Vec<String>)> = Vec::new();
+    for dense in &inspection.kept_dense {
+        let path = pattern(&dense.path);
+        match reasons.iter_mut().find(|(reason, _)| *reason == dense.reason) {
+            Some((_, paths)) if paths.contains(&path) => {}
+            Some((_, paths)) => paths.push(path),
+            None => reasons.push((&dense.reason, vec![path])),
+        }
+    }
+    let line = |(reason, mut paths): (&str, Vec<String>)| {
+        let more = paths.len().saturating_sub(PATHS);
+        paths.truncate(PATHS);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("{}{more}: {reason}", paths.join(", "))
+    };
+    reasons.into_iter().map(line).collect()
 }
 
 /// The whole report: summary, every linear, layers, and the operations that cost most.

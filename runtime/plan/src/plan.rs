@@ -149,7 +149,7 @@ pub enum Decision {
 /// Where a plan came from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
-    /// The spec as written.
+    /// The spec as written; behind it those it extends, each under a comment with its name.
     pub spec: String,
     /// The spec after `--set` and defaults, as TOML.
     pub resolved_spec: String,
