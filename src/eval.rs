@@ -88,7 +88,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let report = evaluator.evaluate(&mut executor, &mut data.rows, &stop)?;
     drop(busy);
     let Some(report) = report else {
-        console::note("interrupted");
+        console::alert("interrupted");
         return Err(Failure::Interrupted);
     };
     if json {

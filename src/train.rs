@@ -145,7 +145,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         summary: &summary,
     };
     if summary.outcome == Outcome::Interrupted {
-        console::note(report.interrupted());
+        console::alert(report.interrupted());
         return Err(Failure::Interrupted);
     }
     console::out(report.result(seconds))?;

@@ -10,5 +10,6 @@ pub mod data;
 pub mod executor;
 pub mod generate;
 pub mod host;
+pub mod race;
 pub mod reference;
 pub mod train;

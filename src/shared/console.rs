@@ -7,10 +7,55 @@ use std::ffi::OsStr;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
+use std::sync::OnceLock;
 
+use clap::{Args, ColorChoice};
 use serde::Serialize;
 
 use crate::shared::failure::Failure;
+
+/// Options of every command: what is said beside the result, and how it looks.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct OutputOptions {
+    /// Say nothing but results, warnings and errors: no progress, no notes
+    #[arg(short, long, global = true, help_heading = "Output options")]
+    quiet: bool,
+
+    /// Colours in messages: auto (on a terminal, unless NO_COLOR is set), always or never
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        default_value = "auto",
+        hide_default_value = true,
+        hide_possible_values = true,
+        help_heading = "Output options"
+    )]
+    color: ColorChoice,
+}
+
+static OPTIONS: OnceLock<OutputOptions> = OnceLock::new();
+
+/// Makes the options of the command line hold from here on.
+pub(crate) fn set_up(options: OutputOptions) {
+    // Only the first command line counts, and a process has no other.
+    let _ = OPTIONS.set(options);
+}
+
+fn is_quiet() -> bool {
+    OPTIONS.get().is_some_and(|options| options.quiet)
+}
+
+/// What `--color` says, before the command line is parsed: its own errors and the manual obey it too.
+pub(crate) fn color_as_typed() -> ColorChoice {
+    let arguments: Vec<String> =
+        std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let value = arguments.iter().enumerate().find_map(|(i, argument)| {
+        let next = || arguments.get(i + 1).map(String::as_str);
+        if argument == "--color" { next() } else { argument.strip_prefix("--color=") }
+    });
+    value.and_then(|value| value.parse().ok()).unwrap_or(ColorChoice::Auto)
+}
 
 /// Prints a result as it is, without a line end of its own.
 pub(crate) fn out(text: impl Display) -> Result<(), Failure> {
@@ -29,8 +74,15 @@ pub(crate) fn out_json(value: &impl Serialize) -> Result<(), Failure> {
     out(format_args!("{text}\n"))
 }
 
-/// Prints a line about what is going on to the error output. Nothing can be said where that is closed.
+/// Prints a line about what is going on to the error output, unless the user wants quiet.
 pub(crate) fn note(line: impl Display) {
+    if !is_quiet() {
+        alert(line);
+    }
+}
+
+/// Prints a line that has to be seen to the error output. Nothing can be said where that is closed.
+pub(crate) fn alert(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
@@ -39,14 +91,26 @@ pub(crate) fn out_is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
-/// Whether progress may be drawn over itself.
+/// Whether the error output is a terminal that can move its cursor.
 pub(crate) fn is_interactive() -> bool {
     io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// Whether the error output takes colours: it is a terminal, and `NO_COLOR` is not set to anything.
+/// Whether progress may be drawn over itself.
+pub(crate) fn draws_progress() -> bool {
+    is_interactive() && !is_quiet()
+}
+
+/// Whether the error output takes colours: as `--color` says; if it leaves that open, where the error output is a
+/// terminal and `NO_COLOR` is not set to anything.
 pub(crate) fn has_colors() -> bool {
-    is_interactive() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    match OPTIONS.get().map_or(ColorChoice::Auto, |options| options.color) {
+        ColorChoice::Always => true,
+        ColorChoice::Never => false,
+        ColorChoice::Auto => {
+            is_interactive() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        }
+    }
 }
 
 /// A text from a model without what a terminal would obey: its control characters but line ends and tabs are shown as

@@ -61,17 +61,17 @@ impl Failure {
                 show(&diagnostics, &sources);
                 let errors = diagnostics.iter().filter(|d| d.severity == Severity::Error).count();
                 if errors > 1 {
-                    console::note(format!("error: {errors} errors; nothing was compiled"));
+                    console::alert(format!("error: {errors} errors; nothing was compiled"));
                 }
                 ExitCode::FAILURE
             }
             Failure::Line { message, help } => {
-                console::note(format!("{}: {message}", heading("error")));
+                console::alert(format!("{}: {message}", heading("error")));
                 if let Some(help) = help {
                     let mut lines = help.lines();
-                    console::note(format!("  help: {}", lines.next().unwrap_or_default()));
+                    console::alert(format!("  help: {}", lines.next().unwrap_or_default()));
                     for line in lines {
-                        console::note(format!("        {line}").trim_end());
+                        console::alert(format!("        {line}").trim_end());
                     }
                 }
                 ExitCode::FAILURE
@@ -101,9 +101,9 @@ pub(crate) fn show(diagnostics: &Diagnostics, sources: &Sources) {
         let mut text = String::new();
         let rendered = Rendered::new(diagnostic, sources);
         match handler.render_report(&mut text, &rendered) {
-            Ok(()) => console::note(text.trim_end_matches('\n')),
+            Ok(()) => console::alert(text.trim_end_matches('\n')),
             // A span outside its text cannot be drawn; its message still says what is wrong.
-            Err(_) => console::note(format!("{}: {}", heading("error"), diagnostic.message)),
+            Err(_) => console::alert(format!("{}: {}", heading("error"), diagnostic.message)),
         }
     }
 }

@@ -87,7 +87,7 @@ impl Observer for TrainingProgress {
         (self.begun_at, self.stop_at) = (begin.step, begin.stop_at);
         self.began = Instant::now();
         self.window = (self.began, begin.tokens);
-        if console::is_interactive() && begin.stop_at > begin.step {
+        if console::draws_progress() && begin.stop_at > begin.step {
             let bar =
                 ProgressBar::with_draw_target(Some(begin.stop_at), ProgressDrawTarget::stderr());
             bar.set_style(style("{bar:24} {pos}/{len}  {msg}"));
@@ -169,7 +169,7 @@ pub(crate) struct PrepareBar {
 impl PrepareBar {
     /// `what` is done, as in `tokenizing training text`.
     pub(crate) fn new(what: String) -> PrepareBar {
-        let bar = console::is_interactive().then(|| {
+        let bar = console::draws_progress().then(|| {
             let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
             bar.set_style(style("{msg}  {bar:24} {bytes}/{total_bytes}"));
             bar.set_message(what.clone());
@@ -218,7 +218,7 @@ pub(crate) struct Busy(Option<ProgressBar>);
 impl Busy {
     /// Shows it until it is dropped.
     pub(crate) fn new(what: &str) -> Busy {
-        Busy(console::is_interactive().then(|| {
+        Busy(console::draws_progress().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             bar.set_style(
                 ProgressStyle::with_template("{spinner} {msg}  {elapsed}")
