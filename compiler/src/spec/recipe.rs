@@ -5,8 +5,8 @@
 use std::cmp::Ordering;
 
 use colac_plan::recipe::{
-    BatchMode, Checkpoint, Data, Evaluation, LossNormalization, Optimizer, Recipe, Schedule,
-    ScheduleKind,
+    BatchMode, Checkpoint, Data, Evaluation, LossNormalization, NonFinite, NonFinitePolicy,
+    Optimizer, Recipe, Schedule, ScheduleKind,
 };
 
 use super::codes;
@@ -75,6 +75,7 @@ pub(super) fn decode(
     let schedule = schedule(decoder, horizon, learning_rate);
     let evaluation = evaluation(decoder);
     let checkpoint = checkpoint(decoder);
+    let non_finite = non_finite(decoder, train, checkpoint.as_ref());
     let data = data(decoder);
     let (phases, schedule) = schedule?;
     let recipe = Recipe {
@@ -88,6 +89,7 @@ pub(super) fn decode(
         evaluation: evaluation?,
         checkpoint: checkpoint?,
         data: data?,
+        non_finite: non_finite?,
     };
     Some((horizon?, phases, recipe))
 }
@@ -337,7 +339,70 @@ fn checkpoint(decoder: &mut Decoder<'_>) -> Option<Checkpoint> {
     let section = decoder.section("checkpoint");
     let every = decoder.integer(&section, "every");
     let keep = decoder.count(&section, "keep");
-    Some(Checkpoint { every: every?.value, keep: keep?.value })
+    let keep_every = decoder.integer(&section, "keep_every");
+    let keep_best = decoder.count(&section, "keep_best");
+    if let (Some(every), Some(kept)) = (every, keep_every)
+        && kept.value != 0
+        && (every.value == 0 || !kept.value.is_multiple_of(every.value))
+    {
+        let (saved, help) = match every.value {
+            0 => (
+                "checkpoints come at the end only".to_owned(),
+                "set `every`, or remove `keep_every`".to_owned(),
+            ),
+            every => (
+                format!("checkpoints come every {every} steps"),
+                format!("give `keep_every` a multiple of {every}"),
+            ),
+        };
+        let diagnostic = Diagnostic::error(
+            codes::CONTRADICTION,
+            "`keep_every` names steps of which there are no checkpoints",
+        );
+        let diagnostic = match section.has("every") {
+            true => diagnostic
+                .at(kept.span, format!("every {} steps", kept.value))
+                .at(every.span, saved),
+            false => diagnostic.at(kept.span, format!("{saved} by default")),
+        };
+        decoder.report(diagnostic.help(help));
+    }
+    Some(Checkpoint {
+        every: every?.value,
+        keep: keep?.value,
+        keep_every: keep_every?.value,
+        keep_best: keep_best?.value,
+    })
+}
+
+fn non_finite(
+    decoder: &mut Decoder<'_>,
+    train: &Section<'_>,
+    checkpoint: Option<&Checkpoint>,
+) -> Option<NonFinite> {
+    let policy = decoder.text(train, "on_non_finite");
+    let limit = decoder.count(train, "non_finite_limit");
+    let policy = policy?;
+    let because = train.has("on_non_finite").then_some(policy.span);
+    let chosen = match policy.value.as_str() {
+        "skip" => NonFinitePolicy::Skip,
+        "rollback" => NonFinitePolicy::Rollback,
+        _ => {
+            unused(decoder, train, "non_finite_limit", because, "a run that halts has no limit");
+            NonFinitePolicy::Halt
+        }
+    };
+    if chosen == NonFinitePolicy::Rollback && checkpoint.is_some_and(|c| c.every == 0) {
+        decoder.report(
+            Diagnostic::error(
+                codes::CONTRADICTION,
+                "a run without regular checkpoints has nothing to roll back to",
+            )
+            .at(policy.span, "this goes back to the newest regular checkpoint")
+            .help("set `checkpoint.every`, or choose \"skip\" or \"halt\""),
+        );
+    }
+    Some(NonFinite { policy: chosen, limit: limit?.value })
 }
 
 fn data(decoder: &mut Decoder<'_>) -> Option<Data> {

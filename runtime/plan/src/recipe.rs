@@ -29,6 +29,8 @@ pub struct Recipe {
     pub checkpoint: Checkpoint,
     /// Where tokens come from.
     pub data: Data,
+    /// What happens when loss or gradient is not finite.
+    pub non_finite: NonFinite,
 }
 
 /// What the sum of a batch's token losses is divided by.
@@ -108,6 +110,32 @@ pub struct Checkpoint {
     pub every: u64,
     /// How many of the newest checkpoints stay; 0 keeps all.
     pub keep: u32,
+    /// Checkpoints after a multiple of so many updates stay for good; 0 makes no such exception.
+    pub keep_every: u64,
+    /// How many of the checkpoints with the lowest validation loss stay; 0 makes no such exception.
+    pub keep_best: u32,
+}
+
+/// What a run does about an update whose loss or gradient is infinite or not a number. Such an update never changes a
+/// weight or a moment; this says how the run goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NonFinite {
+    /// How it goes on.
+    pub policy: NonFinitePolicy,
+    /// `Skip` ends the run at more than so many updates in a row, `Rollback` at more than so many returns to one
+    /// checkpoint. Ignored by `Halt`.
+    pub limit: u32,
+}
+
+/// How a run goes on when loss or gradient is not finite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NonFinitePolicy {
+    /// It ends with an error.
+    Halt,
+    /// With the next update; this one changed nothing.
+    Skip,
+    /// From the newest regular checkpoint, on the rows that follow those of this update.
+    Rollback,
 }
 
 /// Where tokens come from. Paths are as the spec wrote them; the command line says what they are relative to.

@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use colac_plan::parameter::{CheckpointName, Initialization, Parameter, Role};
 use colac_plan::plan::{BatchInputs, Form, Origin, Roles};
 use colac_plan::recipe::{
-    BatchMode, Checkpoint, Data, Evaluation, LossNormalization, Optimizer, Recipe, Schedule,
-    ScheduleKind,
+    BatchMode, Checkpoint, Data, Evaluation, LossNormalization, NonFinite, NonFinitePolicy,
+    Optimizer, Recipe, Schedule, ScheduleKind,
 };
 use colac_plan::{
     DType, Plan, Program, ProgramKind, Real, Segment, Shape, Tensor, TensorId, TensorType,
@@ -185,13 +185,14 @@ pub(crate) fn plan_of(
                 clip_norm: 0.5,
             },
             evaluation,
-            checkpoint: Checkpoint { every: 10, keep: 2 },
+            checkpoint: Checkpoint { every: 10, keep: 2, keep_every: 0, keep_best: 0 },
             data: Data {
                 mode: BatchMode::Pad,
                 train: Vec::new(),
                 validation: Vec::new(),
                 tokenizer: None,
             },
+            non_finite: NonFinite { policy: NonFinitePolicy::Halt, limit: 10 },
         },
         origin: Origin {
             spec: String::new(),

@@ -32,6 +32,7 @@ pub(super) fn numbers(recipe: &Recipe) -> Checked {
         ("optimizer.clip_norm", size(optimizer.clip_norm)),
         ("evaluation.batch", evaluation.batch > 0),
         ("evaluation.reference_batch", evaluation.reference_batch > 0),
+        ("non_finite.limit", recipe.non_finite.limit > 0),
     ];
     let wrong = rules.iter().find(|(_, holds)| !holds);
     demand(

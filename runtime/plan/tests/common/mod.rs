@@ -15,8 +15,8 @@ use colac_plan::plan::{BatchInputs, Decision, Form, LinearReport, Origin, Roles,
 use colac_plan::pointwise::{self, Binary, InputForm, Unary};
 use colac_plan::program::{Phase, When, Write};
 use colac_plan::recipe::{
-    BatchMode, Checkpoint, Data, Evaluation, LossNormalization, Optimizer, Recipe, Schedule,
-    ScheduleKind,
+    BatchMode, Checkpoint, Data, Evaluation, LossNormalization, NonFinite, NonFinitePolicy,
+    Optimizer, Recipe, Schedule, ScheduleKind,
 };
 use colac_plan::verify::arena_lower_bound;
 use colac_plan::{
@@ -288,13 +288,14 @@ fn recipe() -> Recipe {
             clip_norm: 1.0,
         },
         evaluation: Evaluation { every: 10, tokens: 0, batch: 3, reference_batch: 3 },
-        checkpoint: Checkpoint { every: 50, keep: 2 },
+        checkpoint: Checkpoint { every: 50, keep: 2, keep_every: 0, keep_best: 1 },
         data: Data {
             mode: BatchMode::Pad,
             train: vec!["train.txt".into()],
             validation: vec!["validation.txt".into()],
             tokenizer: Some("tokenizer.json".into()),
         },
+        non_finite: NonFinite { policy: NonFinitePolicy::Halt, limit: 10 },
     }
 }
 

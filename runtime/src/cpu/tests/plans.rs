@@ -4,8 +4,8 @@ use colac_plan::op::cost::aligned;
 use colac_plan::plan::{BatchInputs, Form, Origin, Roles};
 use colac_plan::program::{Phase, When, Write};
 use colac_plan::recipe::{
-    BatchMode, Checkpoint, Data, Evaluation, LossNormalization, Optimizer, Recipe, Schedule,
-    ScheduleKind,
+    BatchMode, Checkpoint, Data, Evaluation, LossNormalization, NonFinite, NonFinitePolicy,
+    Optimizer, Recipe, Schedule, ScheduleKind,
 };
 use colac_plan::{
     DType, Op, Operation, Plan, Program, ProgramKind, Segment, Shape, Tensor, TensorId, TensorType,
@@ -166,13 +166,14 @@ fn recipe() -> Recipe {
             clip_norm: 0.0,
         },
         evaluation: Evaluation { every: 0, tokens: 0, batch: 1, reference_batch: 1 },
-        checkpoint: Checkpoint { every: 0, keep: 0 },
+        checkpoint: Checkpoint { every: 0, keep: 0, keep_every: 0, keep_best: 0 },
         data: Data {
             mode: BatchMode::Pack,
             train: Vec::new(),
             validation: Vec::new(),
             tokenizer: None,
         },
+        non_finite: NonFinite { policy: NonFinitePolicy::Halt, limit: 10 },
     }
 }
 
