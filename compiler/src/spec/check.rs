@@ -76,13 +76,22 @@ pub(super) fn check(key: &Key, node: Node) -> Result<Node, Diagnostic> {
             }
         },
         (
-            Kind::Text | Kind::Rank | Kind::Activation | Kind::Selectors | Kind::Paths,
+            Kind::Text
+            | Kind::Texts
+            | Kind::Rank
+            | Kind::Activation
+            | Kind::Selectors
+            | Kind::Paths,
             Tree::Text(text, _),
         ) => match text.trim().is_empty() {
             true => Err(empty(&node)),
             false => Ok(node),
         },
-        (Kind::Selectors | Kind::Paths, Tree::List(nodes)) => {
+        (Kind::Line, Tree::Text(text, _)) => match text.contains(['\n', '\r']) {
+            true => Err(out_of_range(&node, "a line end in it")),
+            false => Ok(node),
+        },
+        (Kind::Selectors | Kind::Paths | Kind::Texts, Tree::List(nodes)) => {
             for inner in nodes {
                 match &inner.value {
                     Tree::Text(text, _) if text.trim().is_empty() => return Err(empty(inner)),
@@ -90,7 +99,7 @@ pub(super) fn check(key: &Key, node: Node) -> Result<Node, Diagnostic> {
                     _ => return Err(wrong_type(inner)),
                 }
             }
-            match nodes.is_empty() && key.name == "targets" {
+            match nodes.is_empty() && matches!(key.name, "targets" | "paths") {
                 true => Err(empty(&node)),
                 false => Ok(node),
             }

@@ -372,7 +372,7 @@ impl<'t> Decoder<'t> {
         })
     }
 
-    /// One path or several.
+    /// One path or text, or several.
     pub(super) fn paths(
         &mut self,
         section: &Section<'_>,
@@ -433,6 +433,11 @@ impl<'t> Decoder<'t> {
     /// Takes a key out of the resolved spec, because it has no effect there.
     pub(super) fn forget(&mut self, section: &Section<'_>, name: &str) {
         self.resolved.forget(section.name, name);
+    }
+
+    /// Takes a list of tables out of the resolved spec.
+    pub(super) fn forget_tables(&mut self, section: &'static str) {
+        self.resolved.drop_tables(section);
     }
 
     fn precision(&mut self, train: &Section<'_>) -> Option<Spanned<Precision>> {

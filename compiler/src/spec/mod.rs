@@ -11,6 +11,7 @@ pub mod shipped;
 
 mod check;
 mod cola;
+mod data;
 mod decode;
 mod inherit;
 mod input;

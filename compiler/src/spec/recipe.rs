@@ -1,18 +1,19 @@
 //! The sections about training, and the rules between their keys.
 //!
-//! Owns how `[train]` to `[data]` become a [`Recipe`]. Must not know models or plans.
+//! Owns how `[train]` to `[checkpoint]` become a [`Recipe`]; `[data]` is read by [`super::data`]. Must not know models
+//! or plans.
 
 use std::cmp::Ordering;
 
 use colac_plan::recipe::{
-    BatchMode, Checkpoint, Data, Evaluation, LossNormalization, NonFinite, NonFinitePolicy,
-    Optimizer, Recipe, Schedule, ScheduleKind,
+    Checkpoint, Evaluation, LossNormalization, NonFinite, NonFinitePolicy, Optimizer, Recipe,
+    Schedule, ScheduleKind,
 };
 
-use super::codes;
 use super::decode::{Decoder, Section};
 use super::schema::MOST_STEPS;
 use super::spanned::Spanned;
+use super::{codes, data};
 use crate::diagnostics::{Diagnostic, Severity, Span};
 
 /// How long a run is.
@@ -76,7 +77,7 @@ pub(super) fn decode(
     let evaluation = evaluation(decoder);
     let checkpoint = checkpoint(decoder);
     let non_finite = non_finite(decoder, train, checkpoint.as_ref());
-    let data = data(decoder);
+    let data = data::decode(decoder);
     let (phases, schedule) = schedule?;
     let recipe = Recipe {
         sequence_length: sequence_length?.value,
@@ -293,7 +294,7 @@ impl Phases {
 /// Within one text that is an error. Where `--set` switches off what the spec says, as `schedule.kind=constant` does
 /// to a `final_factor`, it is a warning: the user cannot remove a key from the command line. What is inherited may be
 /// switched off without a word: that is what a spec extends another for.
-fn unused(
+pub(super) fn unused(
     decoder: &mut Decoder<'_>,
     section: &Section<'_>,
     name: &str,
@@ -403,19 +404,4 @@ fn non_finite(
         );
     }
     Some(NonFinite { policy: chosen, limit: limit?.value })
-}
-
-fn data(decoder: &mut Decoder<'_>) -> Option<Data> {
-    let section = decoder.section("data");
-    let mode = decoder.text(&section, "mode").map(|mode| match mode.value.as_str() {
-        "pad" => BatchMode::Pad,
-        _ => BatchMode::Pack,
-    });
-    let train = decoder.paths(&section, "train");
-    let validation = decoder.paths(&section, "validation");
-    let tokenizer = match section.has("tokenizer") {
-        true => decoder.text(&section, "tokenizer").map(|path| Some(path.value)),
-        false => Some(None),
-    };
-    Some(Data { mode: mode?, train: train?, validation: validation?, tokenizer: tokenizer? })
 }

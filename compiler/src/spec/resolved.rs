@@ -72,6 +72,11 @@ impl Resolution {
         self.lines.remove(&(section, None, key.to_owned()));
     }
 
+    /// Removes the tables of a list.
+    pub(super) fn drop_tables(&mut self, section: &str) {
+        self.lines.retain(|(name, _, _), _| *name != section);
+    }
+
     /// Removes a section with the sections inside it.
     pub(super) fn drop_section(&mut self, section: &str) {
         self.lines.retain(|(name, _, _), _| name.split('.').next() != Some(section));

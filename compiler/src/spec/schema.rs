@@ -8,7 +8,7 @@ use std::fmt;
 /// A key of a section.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
-    /// The section it stands in, dotted; empty for the top level. `cola.override` is a list of tables.
+    /// The section it stands in, dotted; empty for the top level. `cola.override` and `data.mixture` are lists of tables.
     pub section: &'static str,
     /// Its name.
     pub name: &'static str,
@@ -33,6 +33,10 @@ impl Key {
 pub enum Kind {
     /// Any text that is not empty.
     Text,
+    /// One text or a list of texts, none of them empty.
+    Texts,
+    /// A text without a line end, which may be empty.
+    Line,
     /// A whole number from the first to the second.
     Integer(i64, i64),
     /// A finite number inside an interval.
@@ -114,15 +118,21 @@ pub const SECTIONS: &[&str] = &[
     "evaluation",
     "checkpoint",
     "data",
+    "data.mixture",
 ];
 
 /// Precisions that are known; [`super::Precision`] holds those that plans are made for.
 pub(crate) const PRECISIONS: &[&str] = &["f32", "bf16", "bf16-pure"];
 
+/// Formats of ids in token files without a header.
+const TOKEN_DTYPES: &[&str] = &["u16", "u32"];
+
 /// Every key, section by section.
 pub const KEYS: &[Key] = {
     use self::Default::{Absent, Required, RequiredUnless, SameAs, Value};
-    use self::Kind::{Activation, Boolean, Integer, Name, Number, Paths, Rank, Selectors, Text};
+    use self::Kind::{
+        Activation, Boolean, Integer, Line, Name, Number, Paths, Rank, Selectors, Text, Texts,
+    };
     const fn key(section: &'static str, name: &'static str, kind: Kind, default: Default) -> Key {
         Key { section, name, kind, default }
     }
@@ -195,7 +205,18 @@ pub const KEYS: &[Key] = {
         key("data", "mode", Name(&["pack", "pad"]), Value("\"pack\"")),
         key("data", "train", Paths, Value("[]")),
         key("data", "validation", Paths, Value("[]")),
-        key("data", "tokenizer", Text, Absent("no text can be read, only token shards")),
+        key("data", "tokenizer", Text, Absent("no text can be read, only tokens")),
+        key("data", "validation_fraction", Number(BELOW_ONE), Value("0.0")),
+        key("data", "text_field", Text, Value("\"text\"")),
+        key("data", "separator", Line, Absent("a text file is one document")),
+        key("data", "extensions", Texts, Absent("all that are known")),
+        key("data", "skip_bad", Boolean, Value("false")),
+        key("data", "deduplicate", Boolean, Value("false")),
+        key("data", "token_dtype", Name(TOKEN_DTYPES), Absent("token files need a header")),
+        key("data", "end_of_text", Text, Absent("known by its name in the tokenizer")),
+        key("data.mixture", "paths", Paths, Required),
+        key("data.mixture", "weight", Number(POSITIVE), Required),
+        key("data.mixture", "name", Text, Absent("the first of its paths")),
     ]
 };
 
@@ -214,6 +235,8 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Kind::Text => f.write_str("a text"),
+            Kind::Texts => f.write_str("a text or a list of texts"),
+            Kind::Line => f.write_str("a text of one line"),
             Kind::Integer(low, i64::MAX) => write!(f, "an integer of {low} or more"),
             Kind::Integer(low, high) => write!(f, "an integer from {low} to {}", grouped(*high)),
             Kind::Number(interval) => write!(f, "a number {interval}"),

@@ -143,12 +143,87 @@ pub enum NonFinitePolicy {
 pub struct Data {
     /// How documents become rows.
     pub mode: BatchMode,
-    /// Texts or token shards to train on: files or folders.
+    /// Texts or tokens to train on: files or folders. Empty where sources are mixed.
     pub train: Vec<String>,
-    /// Texts or token shards to evaluate on.
+    /// Texts or tokens to evaluate on.
     pub validation: Vec<String>,
     /// A Hugging Face `tokenizer.json`.
     pub tokenizer: Option<String>,
+    /// Sources whose rows are mixed; empty for all rows of `train` alike.
+    pub mixture: Vec<MixtureSource>,
+    /// Share of the training documents that are held out for evaluation, by their hashes; 0 for none.
+    pub validation_fraction: f64,
+    /// How texts and token files are read.
+    pub reading: Reading,
+}
+
+impl Default for Data {
+    /// No data, packed, read as a spec without any key has it.
+    fn default() -> Self {
+        Self {
+            mode: BatchMode::Pack,
+            train: Vec::new(),
+            validation: Vec::new(),
+            tokenizer: None,
+            mixture: Vec::new(),
+            validation_fraction: 0.0,
+            reading: Reading::default(),
+        }
+    }
+}
+
+/// One source of a mixture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MixtureSource {
+    /// What messages call it.
+    pub name: String,
+    /// Texts or tokens: files or folders.
+    pub paths: Vec<String>,
+    /// Its share of the rows is this divided by the sum over all sources; above 0.
+    pub weight: f64,
+}
+
+/// How texts and token files are read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reading {
+    /// Name of the field of JSON Lines, Parquet and Arrow that is the text; dots lead into objects.
+    pub text_field: String,
+    /// Lines of exactly this text separate the documents of a text file; without it a file is one document.
+    pub separator: Option<String>,
+    /// Endings of the file names that are read in folders; empty for all that are known.
+    pub extensions: Vec<String>,
+    /// Whether bad lines and texts that are not UTF-8 are left out and counted, instead of ending the run.
+    pub skip_bad: bool,
+    /// Whether only the first of equal documents is used.
+    pub deduplicate: bool,
+    /// Format of the ids in token files without a header.
+    pub token_dtype: Option<TokenDType>,
+    /// The token that ends a document, where it is not the one that the tokenizer's names tell.
+    pub end_of_text: Option<String>,
+}
+
+impl Default for Reading {
+    /// As a spec without any key has it.
+    fn default() -> Self {
+        Self {
+            text_field: "text".to_owned(),
+            separator: None,
+            extensions: Vec::new(),
+            skip_bad: false,
+            deduplicate: false,
+            token_dtype: None,
+            end_of_text: None,
+        }
+    }
+}
+
+/// Format of one id in a token file without a header, little-endian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TokenDType {
+    /// Two bytes.
+    U16,
+    /// Four bytes.
+    U32,
 }
 
 /// How documents become rows of `sequence_length` tokens.

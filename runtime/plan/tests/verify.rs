@@ -9,6 +9,7 @@ use colac_plan::parameter::{ConstantContent, Initialization};
 use colac_plan::plan::RuntimeScalar;
 use colac_plan::pointwise::{self, Program as Pointwise};
 use colac_plan::program::{Phase, When, Write};
+use colac_plan::recipe::MixtureSource;
 use colac_plan::verify::{Rule, arena_lower_bound, lifetimes, verify};
 use colac_plan::{DType, Op, Plan, ProgramKind, Real, Segment, Tensor, TensorId, TensorType};
 use common::{id, plan, program, restate_bounds, tensor, writer};
@@ -237,6 +238,11 @@ const CASES: &[Case] = &[
     (Rule::RecipeNumbers, "clip_norm", |p| p.recipe.optimizer.clip_norm = -1.0),
     (Rule::RecipeNumbers, "evaluation.batch", |p| p.recipe.evaluation.batch = 0),
     (Rule::RecipeNumbers, "reference_batch", |p| p.recipe.evaluation.reference_batch = 0),
+    (Rule::RecipeNumbers, "validation_fraction", |p| p.recipe.data.validation_fraction = 1.0),
+    (Rule::RecipeNumbers, "mixture.weight", |p| {
+        let (name, paths) = ("a".to_owned(), vec!["a".to_owned()]);
+        p.recipe.data.mixture = vec![MixtureSource { name, paths, weight: 0.0 }];
+    }),
 ];
 
 #[test]

@@ -386,12 +386,7 @@ fn recipe() -> Recipe {
         },
         evaluation: Evaluation { every: 0, tokens: 0, batch: 1, reference_batch: 1 },
         checkpoint: Checkpoint { every: 0, keep: 0, keep_every: 0, keep_best: 0 },
-        data: Data {
-            mode: BatchMode::Pack,
-            train: Vec::new(),
-            validation: Vec::new(),
-            tokenizer: None,
-        },
+        data: Data { mode: BatchMode::Pack, ..Data::default() },
         non_finite: NonFinite { policy: NonFinitePolicy::Halt, limit: 10 },
     }
 }

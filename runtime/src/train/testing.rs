@@ -186,12 +186,7 @@ pub(crate) fn plan_of(
             },
             evaluation,
             checkpoint: Checkpoint { every: 10, keep: 2, keep_every: 0, keep_best: 0 },
-            data: Data {
-                mode: BatchMode::Pad,
-                train: Vec::new(),
-                validation: Vec::new(),
-                tokenizer: None,
-            },
+            data: Data { mode: BatchMode::Pad, ..Data::default() },
             non_finite: NonFinite { policy: NonFinitePolicy::Halt, limit: 10 },
         },
         origin: Origin {

@@ -33,6 +33,11 @@ pub(super) fn numbers(recipe: &Recipe) -> Checked {
         ("evaluation.batch", evaluation.batch > 0),
         ("evaluation.reference_batch", evaluation.reference_batch > 0),
         ("non_finite.limit", recipe.non_finite.limit > 0),
+        ("data.validation_fraction", (0.0..1.0).contains(&recipe.data.validation_fraction)),
+        (
+            "data.mixture.weight",
+            recipe.data.mixture.iter().all(|source| size(source.weight) && source.weight > 0.0),
+        ),
     ];
     let wrong = rules.iter().find(|(_, holds)| !holds);
     demand(

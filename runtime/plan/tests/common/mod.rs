@@ -15,8 +15,8 @@ use colac_plan::plan::{BatchInputs, Decision, Form, LinearReport, Origin, Roles,
 use colac_plan::pointwise::{self, Binary, InputForm, Unary};
 use colac_plan::program::{Phase, When, Write};
 use colac_plan::recipe::{
-    BatchMode, Checkpoint, Data, Evaluation, LossNormalization, NonFinite, NonFinitePolicy,
-    Optimizer, Recipe, Schedule, ScheduleKind,
+    BatchMode, Checkpoint, Data, Evaluation, LossNormalization, MixtureSource, NonFinite,
+    NonFinitePolicy, Optimizer, Reading, Recipe, Schedule, ScheduleKind, TokenDType,
 };
 use colac_plan::verify::arena_lower_bound;
 use colac_plan::{
@@ -294,6 +294,13 @@ fn recipe() -> Recipe {
             train: vec!["train.txt".into()],
             validation: vec!["validation.txt".into()],
             tokenizer: Some("tokenizer.json".into()),
+            mixture: vec![MixtureSource {
+                name: "mixed".into(),
+                paths: vec!["mixed.txt".into()],
+                weight: 2.0,
+            }],
+            validation_fraction: 0.25,
+            reading: Reading { token_dtype: Some(TokenDType::U16), ..Reading::default() },
         },
         non_finite: NonFinite { policy: NonFinitePolicy::Halt, limit: 10 },
     }
