@@ -62,6 +62,10 @@ pub(crate) struct Arguments {
     #[arg(long)]
     resume: bool,
 
+    /// Start from the weights of a checkpoint folder or a safetensors file, under the names of the plan's checkpoints
+    #[arg(long, value_name = "PATH", conflicts_with = "resume")]
+    init_from: Option<PathBuf>,
+
     /// Text files, folders of .txt files, or token shards to train on, instead of the spec's; may be repeated
     #[arg(long, value_name = "PATH")]
     data: Vec<String>,
@@ -123,7 +127,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     drop(lock);
     let options = Options {
         run_dir: run_dir.clone(),
-        start: if resumed { Start::Resume } else { Start::Fresh },
+        start: match &arguments.init_from {
+            _ if resumed => Start::Resume,
+            Some(weights) => Start::Weights(weights.clone()),
+            None => Start::Fresh,
+        },
         stop_at: arguments.steps.map(NonZeroU64::get),
         tokenizer_json,
     };

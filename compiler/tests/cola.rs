@@ -123,7 +123,7 @@ fn cola_makes_a_pair_of_a_linear() {
     for (factor, name) in [(a, "cola_a"), (b, "cola_b")] {
         assert_eq!(
             factor.checkpoint,
-            CheckpointName { name: format!("{base}.{name}"), transposed: true }
+            CheckpointName { name: format!("{base}.{name}"), transposed: true, part: None }
         );
         let Initialization::Normal { std } = factor.initialization else {
             panic!("{:?}", factor.initialization)

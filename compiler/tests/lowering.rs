@@ -173,7 +173,7 @@ fn paths_start_values_and_names_in_checkpoints() {
     );
     assert_eq!(named("h.0.mlp.down.weight").name, "blocks.0.mlp.down.weight");
     assert!(!named("h.0.mlp.down.weight").transposed);
-    assert_eq!(named("embeddings.word.weight").name, "wte.weight");
+    assert_eq!(named("embeddings.word.weight").name, "words.weight");
     assert_eq!(named("final.norm.weight").name, "final.norm.weight", "no rule speaks of it");
 }
 
@@ -195,7 +195,7 @@ fn config_json_uses_other_names_and_computed_values() {
         .config_json(&model.config, Form::FullRank, &names)
         .expect("has values")
         .expect("is given");
-    assert_eq!(json["n_embd"], 12);
+    assert_eq!(json["model_width"], 12);
     assert!(!json.contains_key("hidden_size"));
     assert_eq!(json["window"], 8);
     assert_eq!(json["context"], 32);

@@ -42,7 +42,8 @@ impl Hand {
             ty: TensorType::f32(extents),
             initialization: Initialization::Constant { value: Real::new(0.0) },
             role: Role::Matrix,
-            checkpoint: CheckpointName { name: path, transposed: false },
+            checkpoint: CheckpointName { name: path, transposed: false, part: None },
+            unjoined: None,
             scope: None,
         };
         self.graph.parameter(info, Hand::origin()).1

@@ -133,6 +133,8 @@ pub struct ParameterInfo {
     pub role: Role,
     /// Its tensor in a checkpoint.
     pub checkpoint: CheckpointName,
+    /// Its tensor where it does not lie in a joined one; `None` where `checkpoint` is no joined tensor.
+    pub unjoined: Option<CheckpointName>,
     /// The innermost repeat scope of its first use.
     pub scope: Option<ScopeId>,
 }
@@ -410,6 +412,17 @@ impl Graph {
     /// A parameter.
     pub fn parameter_info(&self, id: ParameterId) -> &ParameterInfo {
         &self.parameters[id.0 as usize]
+    }
+
+    /// Puts a parameter into a joined tensor of checkpoints; where it would stand alone is kept.
+    pub(crate) fn join_parameter(&mut self, id: ParameterId, joined: CheckpointName) {
+        let info = &mut self.parameters[id.0 as usize];
+        info.unjoined = Some(std::mem::replace(&mut info.checkpoint, joined));
+    }
+
+    /// Gives a parameter another tensor in checkpoints.
+    pub(crate) fn set_checkpoint(&mut self, id: ParameterId, checkpoint: CheckpointName) {
+        self.parameters[id.0 as usize].checkpoint = checkpoint;
     }
 
     /// The node that reads a parameter, if it is still there.

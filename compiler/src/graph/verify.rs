@@ -5,7 +5,7 @@
 //! - every operation's result types are those of its shape rule (storage formats may differ: precision decides them);
 //! - phases do not run backwards: a forward node reads only forward nodes;
 //! - outputs exist; a gradient has its parameter's shape and comes from a result that accumulates;
-//! - parameters have unique paths and unique checkpoint names.
+//! - parameters have unique paths and unique places in checkpoints.
 //!
 //! A failure is a bug of the compiler, never of the user.
 
@@ -104,7 +104,8 @@ impl Graph {
         }
         let (mut paths, mut names) = (BTreeSet::new(), BTreeSet::new());
         for (_, info) in self.parameters() {
-            if !paths.insert(&info.path) || !names.insert(&info.checkpoint.name) {
+            let place = (&info.checkpoint.name, info.checkpoint.part.map(|part| part.offset));
+            if !paths.insert(&info.path) || !names.insert(place) {
                 let reason = format!(
                     "two parameters are called so, or `{}` in a checkpoint",
                     info.checkpoint.name

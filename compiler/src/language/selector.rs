@@ -265,8 +265,26 @@ impl Selector {
 
     /// What the stars stood for, in order, if the path is selected; the first alternative that matches counts.
     pub fn captures(&self, path: &str) -> Option<Vec<String>> {
+        self.matching_alternative(path).map(|(_, captures)| captures)
+    }
+
+    /// The first alternative that selects the path, in the order written, and what its stars stood for.
+    pub(crate) fn matching_alternative(&self, path: &str) -> Option<(usize, Vec<String>)> {
         let path: Vec<&str> = path.split('.').collect();
-        self.alternatives.iter().find_map(|pattern| match_segments(pattern, &path))
+        let captures = |pattern: &Vec<Segment>| match_segments(pattern, &path);
+        let found = self.alternatives.iter().enumerate();
+        found.filter_map(|(index, pattern)| Some((index, captures(pattern)?))).next()
+    }
+
+    /// The alternatives that the braces make, in the order written.
+    pub(crate) fn alternatives(&self) -> impl ExactSizeIterator<Item = String> {
+        self.alternatives.iter().map(|segments| {
+            let text = |segment: &Segment| match segment {
+                Segment::Any => "**".to_owned(),
+                Segment::Glob(pieces) => pieces.join("*"),
+            };
+            segments.iter().map(text).collect::<Vec<_>>().join(".")
+        })
     }
 
     /// The stars of every alternative, in order: `*` or `**`.

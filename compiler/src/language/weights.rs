@@ -27,6 +27,9 @@ pub struct WeightRule {
     pub tensor: Option<String>,
     /// Order of axes of matrices.
     pub layout: Layout,
+    /// The linears that the alternatives of the pattern select lie in one tensor, side by side along their outputs, in
+    /// the order of the alternatives.
+    pub join: bool,
 }
 
 impl WeightRule {
@@ -34,18 +37,19 @@ impl WeightRule {
     pub(crate) fn read(entry: &Entry) -> Result<WeightRule, Diagnostic> {
         let pattern =
             Selector::parse(&entry.key, entry.key_text.source, entry.key_text.start as usize)?;
-        let (mut tensor, mut layout) = (None, Layout::default());
+        let (mut tensor, mut layout, mut join) = (None, Layout::default(), None);
         match &entry.node.value {
             Tree::Table(entries) => {
                 for part in &entries.0 {
                     match part.key.as_str() {
                         "tensor" => tensor = Some(template(&part.node, &pattern)?),
                         "layout" => layout = read_layout(&part.node)?,
+                        "join" => join = Some(read_join(&part.node)?),
                         _ => {
                             return Err(unknown_key(
                                 part,
                                 "a rule for weights",
-                                &["tensor", "layout"],
+                                &["tensor", "layout", "join"],
                             ));
                         }
                     }
@@ -53,13 +57,40 @@ impl WeightRule {
             }
             _ => tensor = Some(template(&entry.node, &pattern)?),
         }
-        Ok(WeightRule { pattern, tensor, layout })
+        if let Some(span) = join {
+            let wrong = |reason: &str, help: &str| {
+                Err(Diagnostic::error(codes::WEIGHTS, "these linears cannot be joined")
+                    .at(span, reason)
+                    .at(pattern.span(), "for these paths")
+                    .help(help))
+            };
+            if tensor.is_none() {
+                let help =
+                    "add `tensor = \"…\"` with the name of the tensor that holds all of them";
+                return wrong("joined in a tensor without a name", help);
+            }
+            if pattern.alternatives().len() < 2 {
+                let help = "write the linears between braces, in the order in which they lie in the tensor: `{q,k,v}`";
+                return wrong("one pattern alone", help);
+            }
+        }
+        Ok(WeightRule { pattern, tensor, layout, join: join.is_some() })
     }
 
     /// The name in a checkpoint for a path, if the rule speaks of it.
     pub fn tensor_name(&self, path: &str) -> Option<String> {
-        let mut captures = self.pattern.captures(path)?.into_iter();
-        let Some(tensor) = &self.tensor else { return Some(path.to_owned()) };
+        self.place(path).map(|(name, _)| name)
+    }
+
+    /// The name in a checkpoint for a path and the alternative of the pattern that selects it, if the rule speaks of it.
+    pub(crate) fn place(&self, path: &str) -> Option<(String, usize)> {
+        let (alternative, captures) = self.pattern.matching_alternative(path)?;
+        Some((self.fill(path, captures), alternative))
+    }
+
+    fn fill(&self, path: &str, captures: Vec<String>) -> String {
+        let mut captures = captures.into_iter();
+        let Some(tensor) = &self.tensor else { return path.to_owned() };
         let mut segments = Vec::new();
         for segment in tensor.split('.') {
             if segment == "**" {
@@ -75,7 +106,7 @@ impl WeightRule {
             }
             segments.push(name);
         }
-        Some(segments.join("."))
+        segments.join(".")
     }
 }
 
@@ -110,6 +141,20 @@ fn template(node: &Node, pattern: &Selector) -> Result<String, Diagnostic> {
         return wrong(node.span, "its stars are not those of the pattern", help);
     }
     Ok(name.to_owned())
+}
+
+/// The place of the only value that `join` may have: along the outputs of linears.
+fn read_join(node: &Node) -> Result<Span, Diagnostic> {
+    match text(node) {
+        Ok(("out", _)) => Ok(node.span),
+        Ok((written, _)) => Err(Diagnostic::error(
+            codes::WEIGHTS,
+            format!("weights cannot be joined along \"{written}\""),
+        )
+        .at(node.span, "unknown axis")
+        .help("write \"out\": linears of one input are joined along their outputs")),
+        Err(_) => Err(wrong_value(node, "\"out\"")),
+    }
 }
 
 fn read_layout(node: &Node) -> Result<Layout, Diagnostic> {

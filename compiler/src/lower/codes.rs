@@ -19,6 +19,8 @@ declare! {
     TOO_LARGE = "lower::too_large";
     /// Two operations of the same path, or two tensors of the same name in a checkpoint.
     DUPLICATE_PATH = "lower::duplicate_path";
+    /// Linears that cannot lie in one tensor of a checkpoint as `[weights]` says.
+    JOINED_WEIGHTS = "lower::joined_weights";
     /// A label that no operation before this one has here.
     UNKNOWN_WEIGHT = "lower::unknown_weight";
     /// A model whose result the objective cannot use.

@@ -19,6 +19,7 @@
 mod call;
 pub mod codes;
 mod head;
+mod joined;
 mod mismatch;
 mod parameter;
 mod pointwise;
@@ -159,6 +160,7 @@ pub fn lower(
         diagnostics: Diagnostics::default(),
         paths: BTreeMap::new(),
         checkpoint_names: BTreeMap::new(),
+        joined: BTreeMap::new(),
         tables: BTreeMap::new(),
         elements: 0,
         calls: 0,
@@ -173,6 +175,10 @@ pub fn lower(
     if let Some((result, span)) = lowering.statements(&mut frame, &model.statements) {
         let head = lowering.head(result, span);
         lowering.report(head);
+    }
+    // What an error left out would be missed in its joined tensor as well.
+    if !lowering.diagnostics.has_errors() {
+        lowering.join_weights();
     }
     if lowering.diagnostics.has_errors() { Err(lowering.diagnostics) } else { Ok(lowering.graph) }
 }
@@ -242,6 +248,8 @@ struct Lowering<'a> {
     paths: BTreeMap<String, Labelled>,
     /// Every tensor of a checkpoint and the call it comes from.
     checkpoint_names: BTreeMap<String, Span>,
+    /// Tensors of a checkpoint that hold several parameters, with what is known of them so far.
+    joined: BTreeMap<String, Vec<joined::Member>>,
     /// Tables of rotary positions by base, positions and pairs.
     tables: BTreeMap<(Real, u64, u64), (Tensor, Tensor)>,
     /// Elements of all parameters.

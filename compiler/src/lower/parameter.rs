@@ -12,6 +12,7 @@ use crate::language::check::not_a_distribution;
 use crate::language::expression::{self, Value};
 use crate::language::syntax::{Expr, ExprKind};
 use crate::language::weights::Layout;
+use crate::lower::joined::Member;
 use crate::lower::{Frame, Labelled, Lowering, MOST_ELEMENTS, codes, too_large};
 
 /// What a new parameter is.
@@ -73,18 +74,23 @@ impl Lowering<'_> {
         frame: &Frame,
         parameter: &Parameter<'_>,
     ) -> Result<(ParameterId, Tensor), Diagnostic> {
-        let Parameter { path, tensor, extents, role, span, .. } = *parameter;
+        let Parameter { path, tensor, kind, extents, role, span, .. } = *parameter;
         self.check_size(extents, span)?;
         self.elements = self.elements.saturating_add(extents.iter().product());
         if self.elements > MOST_ELEMENTS {
             return Err(too_large(span, "more than 2^48 parameters"));
         }
         let initialization = self.initialization(frame, parameter)?;
-        let rules = &self.architecture.weights;
-        let rule =
-            rules.iter().find_map(|rule| rule.tensor_name(path).map(|name| (name, rule.layout)));
-        let (name, layout) = rule.unwrap_or_else(|| (path.to_owned(), Layout::OutIn));
-        let name = format!("{name}.{tensor}");
+        let name = |(name, layout): (String, Layout)| CheckpointName {
+            name: format!("{name}.{tensor}"),
+            transposed: role == Role::Matrix && layout == Layout::InOut,
+            part: None,
+        };
+        let joined = self
+            .joined_name(path)
+            .map(|(rule, alternative, tensor)| (rule, alternative, name(tensor)));
+        let checkpoint = name(self.unjoined_name(path));
+        let name = checkpoint.name.clone();
         if let Some(first) = self.checkpoint_names.insert(name.clone(), span) {
             return Err(Diagnostic::error(
                 codes::DUPLICATE_PATH,
@@ -94,17 +100,29 @@ impl Lowering<'_> {
             .at(first, "and so is this one")
             .help("make the rules of `[weights]` give them different names"));
         }
-        let transposed = role == Role::Matrix && layout == Layout::InOut;
         let info = ParameterInfo {
             path: format!("{path}.{tensor}"),
             ty: TensorType::new(colac_plan::DType::F32, Shape::of(extents)),
             initialization,
             role,
-            checkpoint: CheckpointName { name, transposed },
+            checkpoint,
+            unjoined: None,
             scope: frame.scope,
         };
         let origin = self.origin(path, span);
-        Ok(self.graph.parameter(info, origin))
+        let (id, value) = self.graph.parameter(info, origin);
+        if let Some((rule, alternative, checkpoint)) = joined {
+            let member = Member {
+                rule,
+                alternative,
+                id,
+                span,
+                is_linear: matches!(kind, "linear" | "bias"),
+                transposed: checkpoint.transposed,
+            };
+            self.joined.entry(checkpoint.name).or_default().push(member);
+        }
+        Ok((id, value))
     }
 
     /// How a parameter starts: as the call says, else as the last `use` of its kind says, else its kind's default.

@@ -9,10 +9,13 @@
 //!
 //! A bias stays where it is, after the up-projection. Both factors start normal with standard deviation
 //! `r^(-1/4) · (in + out)^(-1/4)`, so that an entry of `B A` has variance `1 / (in + out)`.
-//! Nonlinearities named by `bypass` are replaced by their input.
+//! In a checkpoint the factors stand under the linear's own name, also where its weight would have lain in a joined
+//! tensor. Nonlinearities named by `bypass` are replaced by their input.
 //!
 //! Assumes: a forward graph, every linear listed in [`Graph::linears`]. Guarantees: types and paths of everything else
 //! are unchanged; every linear of the model is in the report, rewritten or with the reason why not.
+
+use std::collections::BTreeMap;
 
 use colac_plan::op::Real;
 use colac_plan::parameter::{CheckpointName, Initialization, Role};
@@ -88,6 +91,7 @@ pub fn run(
             )),
         );
     }
+    part_incomplete_joins(graph);
     bypass(graph, cola);
     report
 }
@@ -182,8 +186,8 @@ fn rewrite(graph: &mut Graph, site: &LinearSite, rank: u64, activation: &Activat
     let (inputs, outputs) = extents(graph, site);
     // Two square roots are correctly rounded everywhere, a platform's powf is not.
     let std = 1.0 / ((rank as f64) * ((inputs + outputs) as f64)).sqrt().sqrt();
-    let base =
-        old.checkpoint.name.strip_suffix(".weight").unwrap_or(&old.checkpoint.name).to_string();
+    let name = &old.unjoined.as_ref().unwrap_or(&old.checkpoint).name;
+    let base = name.strip_suffix(".weight").unwrap_or(name).to_owned();
     let origin = |part: &str| Origin { path: format!("{}.{part}", site.path), span, pass: PASS };
     let mut factor = |name: &str, role: Role, shape: [Axis; 2]| {
         let info = ParameterInfo {
@@ -192,7 +196,12 @@ fn rewrite(graph: &mut Graph, site: &LinearSite, rank: u64, activation: &Activat
             initialization: Initialization::Normal { std: Real::new(std) },
             role,
             // The published code multiplies from the right and stores [in, r] and [r, out].
-            checkpoint: CheckpointName { name: format!("{base}.{name}"), transposed: true },
+            checkpoint: CheckpointName {
+                name: format!("{base}.{name}"),
+                transposed: true,
+                part: None,
+            },
+            unjoined: None,
             scope,
         };
         graph.parameter(info, origin(name)).1
@@ -216,6 +225,25 @@ fn rewrite(graph: &mut Graph, site: &LinearSite, rank: u64, activation: &Activat
     let weight = graph.parameter_node(site.weight).expect("a listed linear has its weight");
     graph.remove(weight);
     graph.linears.retain(|other| other.node != site.node);
+}
+
+/// A joined tensor of a checkpoint is whole or not at all: where some of its linears became pairs, the others get
+/// tensors of their own.
+fn part_incomplete_joins(graph: &mut Graph) {
+    let mut present: BTreeMap<&str, u64> = BTreeMap::new();
+    for (_, info) in graph.parameters().filter(|(_, info)| info.checkpoint.part.is_some()) {
+        *present.entry(&info.checkpoint.name).or_default() += info.ty.shape.0[0].extent;
+    }
+    let parted: Vec<_> = graph
+        .parameters()
+        .filter_map(|(id, info)| {
+            let extent = info.checkpoint.part?.extent;
+            (present[info.checkpoint.name.as_str()] < extent).then(|| (id, info.unjoined.clone()))
+        })
+        .collect();
+    for (id, unjoined) in parted {
+        graph.set_checkpoint(id, unjoined.expect("a part knows its tensor outside of the join"));
+    }
 }
 
 /// Replaces the nonlinearities that CoLA makes redundant by their input.

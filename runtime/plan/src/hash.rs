@@ -2,7 +2,7 @@
 //!
 //! Owns what counts as "the same model" and "the same training". Must not know the file's header.
 //!
-//! - [`model`]: checkpoint names, shapes and formats of the parameters. Weights fit any plan with this hash.
+//! - [`model`]: checkpoint names, orientation, places in joined tensors, shapes and formats of the parameters. Weights fit any plan with this hash.
 //! - [`numerics`]: everything that decides the numbers of a training run. Two plans with equal hash that start from the
 //!   same state go on to the same state. Evaluation, checkpoint cadence, data paths, names, memory placement and all
 //!   source text stay out of it, so that a comment in a spec orphans no checkpoint.
@@ -13,7 +13,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::op::Op;
-use crate::parameter::{Constant, ConstantContent, Initialization, Parameter, Role};
+use crate::parameter::{Constant, ConstantContent, Initialization, Parameter, Part, Role};
 use crate::plan::Plan;
 use crate::program::{Operation, ProgramKind, When, Write};
 use crate::recipe::{BatchMode, LossNormalization, Optimizer, Schedule};
@@ -52,12 +52,13 @@ pub fn hashes(plan: &Plan) -> Hashes {
     Hashes { model: model(plan), numerics: numerics(plan), file: file(plan) }
 }
 
-/// Hash of the parameters' checkpoint names, orientation, shapes and formats, in plan order.
+/// Hash of the parameters' checkpoint names, orientation, places in joined tensors, shapes and formats, in plan order.
 pub fn model(plan: &Plan) -> Hash {
     #[derive(Serialize)]
     struct Weight<'a> {
         name: &'a str,
         transposed: bool,
+        part: Option<Part>,
         dtype: DType,
         extents: Vec<u64>,
     }
@@ -69,12 +70,13 @@ pub fn model(plan: &Plan) -> Hash {
             Weight {
                 name: &p.checkpoint.name,
                 transposed: p.checkpoint.transposed,
+                part: p.checkpoint.part,
                 dtype: ty.dtype,
                 extents: ty.shape.extents(),
             }
         })
         .collect();
-    digest("colac plan 1: model", &weights)
+    digest("colac plan 2: model", &weights)
 }
 
 /// Hash of the body as it is written to a file; equals the hash in the file's header.
@@ -131,7 +133,7 @@ pub fn numerics(plan: &Plan) -> Hash {
         tensors,
         recipe,
     };
-    digest("colac plan 1: numerics", &parts)
+    digest("colac plan 2: numerics", &parts)
 }
 
 #[derive(Serialize)]
@@ -150,6 +152,7 @@ struct ParameterPart<'a> {
     path: &'a str,
     checkpoint: &'a str,
     transposed: bool,
+    part: Option<Part>,
     tensor: u32,
     gradient: u32,
     initialization: Initialization,
@@ -248,6 +251,7 @@ fn parameter<'a>(tensors: &mut Numbering<'_>, p: &'a Parameter) -> ParameterPart
         path: &p.path,
         checkpoint: &p.checkpoint.name,
         transposed: p.checkpoint.transposed,
+        part: p.checkpoint.part,
         tensor: tensors.number(p.tensor),
         gradient: tensors.number(p.gradient),
         initialization: p.initialization,

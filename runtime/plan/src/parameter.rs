@@ -47,6 +47,18 @@ pub struct CheckpointName {
     pub name: String,
     /// Stored with its two axes exchanged: `[in, out]`.
     pub transposed: bool,
+    /// Where in the tensor it lies, if the tensor holds several parameters.
+    pub part: Option<Part>,
+}
+
+/// The place of a parameter in a checkpoint tensor that holds several, side by side along their first axis (the outputs
+/// of linears), in the parameters' orientation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Part {
+    /// Index of its first element along that axis.
+    pub offset: u64,
+    /// Extent of the whole tensor along that axis.
+    pub extent: u64,
 }
 
 /// One trained tensor.

@@ -5,6 +5,7 @@
 mod common;
 
 use colac_plan::hash::{Hashes, hashes};
+use colac_plan::parameter::Part;
 use colac_plan::verify::verify;
 use colac_plan::{Op, Plan, Real, Segment};
 
@@ -79,6 +80,8 @@ fn what_changes_a_weight_moves_numerics() {
 fn names_and_shapes_of_parameters_move_all() {
     assert_eq!(moved(|p| p.parameters[0].checkpoint.name.push('x')), [true; 3]);
     assert_eq!(moved(|p| p.parameters[0].checkpoint.transposed = true), [true; 3]);
+    let part = Some(Part { offset: 0, extent: 6 });
+    assert_eq!(moved(|p| p.parameters[0].checkpoint.part = part), [true; 3]);
 }
 
 #[test]

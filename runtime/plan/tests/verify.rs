@@ -5,7 +5,7 @@
 mod common;
 
 use colac_plan::op::Mask;
-use colac_plan::parameter::{ConstantContent, Initialization};
+use colac_plan::parameter::{ConstantContent, Initialization, Part};
 use colac_plan::plan::RuntimeScalar;
 use colac_plan::pointwise::{self, Program as Pointwise};
 use colac_plan::program::{Phase, When, Write};
@@ -35,6 +35,20 @@ fn copy(plan: &mut Plan, name: &str, new: &str) -> TensorId {
 /// The AdamW operation.
 fn adamw(plan: &mut Plan) -> &mut Op {
     &mut plan.programs[1].operations[1].op
+}
+
+/// Puts the first two parameters into one tensor of a checkpoint.
+fn join(plan: &mut Plan) {
+    for (parameter, offset) in plan.parameters.iter_mut().zip([0, 6]) {
+        parameter.checkpoint.name = "joined".into();
+        parameter.checkpoint.part = Some(Part { offset, extent: 12 });
+    }
+}
+
+/// The place of one of the first two parameters, now joined.
+fn part(plan: &mut Plan, index: usize) -> &mut Part {
+    join(plan);
+    plan.parameters[index].checkpoint.part.as_mut().expect("it was just joined")
 }
 
 fn first_range(plan: &mut Plan) -> &mut colac_plan::op::UpdateRange {
@@ -193,6 +207,16 @@ const CASES: &[Case] = &[
     (Rule::ParameterNames, "two parameters have the checkpoint name", |p| p.parameters[0].checkpoint.name = p.parameters[1].checkpoint.name.clone()),
     (Rule::ParameterNames, "two parameters have the path", |p| p.parameters[0].path = p.parameters[1].path.clone()),
     (Rule::ParameterNames, "a parameter has no", |p| p.parameters[0].checkpoint.name.clear()),
+    (Rule::ParameterNames, "two parameters have the checkpoint name", |p| { join(p); p.parameters[2].checkpoint.name = "joined".into(); }),
+    (Rule::JoinedTensors, "it is at 5 of 12 in `joined`, where 6 of 12 are taken", |p| part(p, 1).offset = 5),
+    (Rule::JoinedTensors, "it is at 7 of 12 in `joined`, where 6 of 12 are taken", |p| part(p, 1).offset = 7),
+    (Rule::JoinedTensors, "it is at 1 of 12 in `joined`, where 0 of 12 are taken", |p| part(p, 0).offset = 1),
+    (Rule::JoinedTensors, "it is at 18446744073709551615 of 12", |p| part(p, 1).offset = u64::MAX),
+    (Rule::JoinedTensors, "it is at 6 of 11 in `joined`, where 6 of 12 are taken", |p| part(p, 1).extent = 11),
+    (Rule::JoinedTensors, "the parts of `joined` end at 12 of 13", |p| { part(p, 0).extent = 13; p.parameters[1].checkpoint.part.as_mut().unwrap().extent = 13; }),
+    (Rule::JoinedTensors, "the parts of `joined` end at 6 of 12", |p| { join(p); p.parameters[1].checkpoint.part = None; p.parameters[1].checkpoint.name = "up".into(); }),
+    (Rule::JoinedTensors, "does not fit beside the other parts of `joined`", |p| { join(p); p.parameters[1].checkpoint.transposed = false; }),
+    (Rule::JoinedTensors, "does not fit beside the other parts of `joined`", |p| { join(p); let down = &mut p.parameters[2].checkpoint; down.name = "joined".into(); down.part = Some(Part { offset: 12, extent: 12 }); }),
     (Rule::Initialization, "not finite or negative", |p| p.parameters[0].initialization = Initialization::Normal { std: Real::new(f64::NAN) }),
     (Rule::Initialization, "not finite or negative", |p| p.parameters[0].initialization = Initialization::Uniform { bound: Real::new(-1.0) }),
     (Rule::Initialization, "not finite or negative", |p| p.parameters[0].initialization = Initialization::Constant { value: Real::new(f64::INFINITY) }),
@@ -361,4 +385,11 @@ fn slices_must_cover_what_is_read_as_a_whole() {
     let error = verify(&plan).unwrap_err();
     assert_eq!(error.rule, Rule::ReadAfterWrite);
     assert!(error.reason.contains("`dpair`"), "{error}");
+}
+
+#[test]
+fn joined_parameters_are_accepted() {
+    let mut joined = plan();
+    join(&mut joined);
+    verify(&joined).unwrap();
 }

@@ -106,7 +106,7 @@ mod tests {
     fn parameter(path: &str, initialization: Initialization) -> Parameter {
         Parameter {
             path: path.into(),
-            checkpoint: CheckpointName { name: path.into(), transposed: false },
+            checkpoint: CheckpointName { name: path.into(), transposed: false, part: None },
             tensor: TensorId(0),
             gradient: TensorId(1),
             initialization,

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use colac_plan::parameter::{CheckpointName, Initialization, Parameter, Role};
+use colac_plan::parameter::{CheckpointName, Initialization, Parameter, Part, Role};
 use colac_plan::plan::{BatchInputs, Form, Origin, Roles};
 use colac_plan::recipe::{
     BatchMode, Checkpoint, Data, Evaluation, LossNormalization, NonFinite, NonFinitePolicy,
@@ -87,6 +87,29 @@ pub(crate) fn plan() -> Plan {
     plan_of(2, 4, LossNormalization::GlobalToken)
 }
 
+/// [`plan`] with the table as two parameters of three and four rows that checkpoints join: equal files and numbers.
+pub(crate) fn joined_plan() -> Plan {
+    let mut plan = plan();
+    let table = plan.parameters.remove(0);
+    let extent = VOCAB as u64;
+    for (path, rows) in [("last.weight", 3..extent), ("first.weight", 0..3)] {
+        let mut part = |id: TensorId| {
+            let mut tensor = plan.tensor(id).clone();
+            tensor.offset += rows.start * ROW as u64 * 4;
+            tensor.ty.shape.0[0].extent = rows.end - rows.start;
+            plan.tensors.push(tensor);
+            TensorId(plan.tensors.len() as u32 - 1)
+        };
+        let (tensor, gradient) = (part(table.tensor), part(table.gradient));
+        let place = Some(Part { offset: rows.start, extent });
+        let checkpoint = CheckpointName { part: place, ..table.checkpoint.clone() };
+        let path = path.to_owned();
+        plan.parameters
+            .insert(0, Parameter { path, checkpoint, tensor, gradient, ..table.clone() });
+    }
+    plan
+}
+
 pub(crate) fn plan_of(
     micro_batch: u32,
     global_batch: u32,
@@ -131,6 +154,7 @@ pub(crate) fn plan_of(
         checkpoint: CheckpointName {
             name: format!("model.{path}"),
             transposed: extents.len() == 2,
+            part: None,
         },
         tensor: layout.weight(path, Segment::Parameters, extents, offset),
         gradient: layout.weight(path, Segment::Gradients, extents, offset),

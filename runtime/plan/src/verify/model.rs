@@ -1,16 +1,16 @@
 //! Parameters, constants, the tensors known by meaning, and the update.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::dtype::DType;
 use crate::op::{Op, Real, UpdateRange};
-use crate::parameter::{ConstantContent, Initialization, Parameter};
+use crate::parameter::{ConstantContent, Initialization, Parameter, Part};
 use crate::plan::Plan;
 use crate::program::{Operation, Program, ProgramKind};
 use crate::tensor::{Segment, Tensor, TensorId};
 
 use super::context::{Checked, Context, at_operation, demand};
-use super::rule::{Place, Rule, shown};
+use super::rule::{Place, Rule, VerifyError, shown};
 use super::table::{distinct, roles as known};
 
 /// Elements from the start of a whole segment's tensor to a tensor inside it, and to one past its end.
@@ -57,12 +57,12 @@ pub(super) fn parameters(cx: &Context<'_>) -> Checked {
             format!("it starts as {:?}, which is not finite or negative", parameter.initialization)
         })?;
     }
-    unique(&plan.parameters, |p| &p.checkpoint.name, "checkpoint name")?;
-    unique(&plan.parameters, |p| &p.path, "path")
+    unique(plan.parameters.iter().map(|p| p.path.as_str()).collect(), "path")?;
+    let tensors = joined(cx)?;
+    unique(tensors, "checkpoint name")
 }
 
-fn unique(parameters: &[Parameter], name: impl Fn(&Parameter) -> &str, what: &str) -> Checked {
-    let mut names: Vec<&str> = parameters.iter().map(name).collect();
+fn unique(mut names: Vec<&str>, what: &str) -> Checked {
     names.sort_unstable();
     let empty = names.first().is_some_and(|n| n.is_empty());
     demand(!empty, Rule::ParameterNames, || Place::Plan, || format!("a parameter has no {what}"))?;
@@ -75,6 +75,52 @@ fn unique(parameters: &[Parameter], name: impl Fn(&Parameter) -> &str, what: &st
         )?;
     }
     Ok(())
+}
+
+/// The parts of each joined tensor fit together; gives the name of every checkpoint tensor, joined ones once.
+fn joined<'a>(cx: &Context<'a>) -> Result<Vec<&'a str>, VerifyError> {
+    let (mut names, mut tensors) = (Vec::new(), BTreeMap::<&str, Vec<(&Parameter, Part)>>::new());
+    for parameter in &cx.plan.parameters {
+        let name = parameter.checkpoint.name.as_str();
+        match parameter.checkpoint.part {
+            Some(part) => tensors.entry(name).or_default().push((parameter, part)),
+            None => names.push(name),
+        }
+    }
+    for (name, mut parts) in tensors {
+        names.push(name);
+        parts.sort_by_key(|(_, part)| part.offset);
+        let (first, Part { extent, .. }) = parts[0];
+        let form = |parameter: &Parameter| {
+            let ty = &cx.tensor(parameter.tensor).ty;
+            let other: Vec<u64> = ty.shape.extents().into_iter().skip(1).collect();
+            (ty.dtype, parameter.checkpoint.transposed, other)
+        };
+        let mut end = 0;
+        for &(parameter, part) in &parts {
+            let place = || cx.at_tensor(parameter.tensor);
+            demand(form(parameter) == form(first), Rule::JoinedTensors, place, || {
+                format!("it does not fit beside the other parts of `{}`", shown(name))
+            })?;
+            let rows = cx.tensor(parameter.tensor).ty.shape.0.first().map(|axis| axis.extent);
+            let rows = rows.filter(|_| part.offset == end && part.extent == extent);
+            demand(rows.is_some(), Rule::JoinedTensors, place, || {
+                format!(
+                    "it is at {} of {} in `{}`, where {end} of {extent} are taken",
+                    part.offset,
+                    part.extent,
+                    shown(name)
+                )
+            })?;
+            // Extents are below 2^40 and there are fewer parameters than bytes in a file.
+            end += rows.unwrap_or(0);
+        }
+        let place = || cx.at_tensor(first.tensor);
+        demand(end == extent, Rule::JoinedTensors, place, || {
+            format!("the parts of `{}` end at {end} of {extent}", shown(name))
+        })?;
+    }
+    Ok(names)
 }
 
 /// Constants have one content each.

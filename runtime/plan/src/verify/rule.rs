@@ -77,7 +77,10 @@ rules! {
 
     // The model.
     Parameters = "parameters lie in order and apart in the parameter segment, gradients at the same offsets in theirs",
-    ParameterNames = "checkpoint names and paths of parameters are unique and not empty",
+    ParameterNames = "paths and checkpoint names of parameters are not empty; paths are unique, and so are checkpoint \
+                      names but for parts of one tensor",
+    JoinedTensors = "parameters of one checkpoint tensor lie side by side in it and fill it, with one element format, \
+                     orientation and extents of the other axes",
     Initialization = "start values are finite, standard deviations and bounds not negative",
     Constants = "every tensor among the constants has one content, whose form it has",
     Roles = "the tensors known by meaning have the types and segments of that meaning",

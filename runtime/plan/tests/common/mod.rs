@@ -314,8 +314,11 @@ fn parameter(path: &str, tensor: TensorId, gradient: TensorId, role: Role) -> Pa
             Initialization::Normal { std: Real::new(0.02) }
         }
     };
-    let checkpoint =
-        CheckpointName { name: format!("model.{path}"), transposed: role == Role::Matrix };
+    let checkpoint = CheckpointName {
+        name: format!("model.{path}"),
+        transposed: role == Role::Matrix,
+        part: None,
+    };
     Parameter { path: path.into(), checkpoint, tensor, gradient, initialization, role }
 }
 

@@ -1,10 +1,11 @@
 //! How parameters and moments stand in the files of a checkpoint.
 //!
-//! Owns the order and shape of the files' tensors, and where a parameter's elements lie in the flat moments. Must not
-//! know files.
+//! Owns the order and shape of the files' tensors, which parameters each holds, and where their elements lie in the flat
+//! moments. Must not know files.
 
-use colac_plan::parameter::Parameter;
-use colac_plan::{DType, Plan, Tensor};
+use std::collections::BTreeMap;
+
+use colac_plan::{DType, Plan, Tensor, TensorId};
 
 use crate::train::checkpoint::tensor_file::Entry;
 
@@ -14,68 +15,97 @@ pub(super) const STEP: &str = "step";
 /// The moments, in the order of the optimizer's file.
 pub(super) const MOMENTS: [&str; 2] = ["first_moment", "second_moment"];
 
-/// A parameter with its place in the files.
-pub(super) struct Item<'a> {
-    pub(super) parameter: &'a Parameter,
-    pub(super) tensor: &'a Tensor,
-    /// Extents in the plan, where they are exchanged in the files.
+/// A tensor of the files: one parameter, or several joined along their first axis. In memory its elements stand in the
+/// plan's orientation, one parameter after the other.
+#[derive(Debug)]
+pub(super) struct Item {
+    /// Name in the model's file.
+    pub(super) name: String,
+    /// Format of the parameters.
+    pub(super) dtype: DType,
+    /// Extents in the plan's orientation.
+    extents: Vec<usize>,
+    /// Extents in the plan's orientation, where they are exchanged in the files.
     pub(super) exchange: Option<(usize, usize)>,
+    /// Its parameters with the index of the first element of each, in order.
+    pub(super) parameters: Vec<(usize, TensorId)>,
 }
 
-impl Item<'_> {
+impl Item {
     pub(super) fn elements(&self) -> usize {
-        self.tensor.ty.shape.elements() as usize
+        self.extents.iter().product()
     }
 
     pub(super) fn entry(&self, name: String, dtype: DType) -> Entry {
         let extents = match self.exchange {
             Some((rows, columns)) => vec![columns, rows],
-            None => self.tensor.ty.shape.extents().iter().map(|&extent| extent as usize).collect(),
+            None => self.extents.clone(),
         };
         Entry { name, dtype, extents }
     }
 
     /// Name of one of the moments in the optimizer's file.
     pub(super) fn moment_name(&self, moment: &str) -> String {
-        format!("{moment}.{}", self.parameter.checkpoint.name)
+        format!("{moment}.{}", self.name)
     }
 
-    /// Calls `row` with the places of each of the parameter's rows in the flat moments and in the packed parameter, and
+    /// Calls `row` with the places of each row of the parameters in the flat moments and among the item's elements, and
     /// their common length. The moments are laid out as the parameter segment, padding included.
     pub(super) fn rows(&self, plan: &Plan, mut row: impl FnMut(usize, usize, usize)) {
         let whole = plan.tensor(plan.roles.parameters);
-        let start = ((self.tensor.offset - whole.offset) / self.tensor.ty.dtype.bytes()) as usize;
-        let shape = &self.tensor.ty.shape;
-        let (width, leading) = (shape.width() as usize, shape.leading());
-        for packed in 0..shape.rows() as usize {
-            let mut place = start;
-            let mut remaining = packed as u64;
-            for (axis, stride) in leading.iter().zip(&self.tensor.strides).rev() {
-                place += (remaining % axis.extent * stride) as usize;
-                remaining /= axis.extent;
+        for &(first, id) in &self.parameters {
+            let tensor = plan.tensor(id);
+            let start = ((tensor.offset - whole.offset) / tensor.ty.dtype.bytes()) as usize;
+            let shape = &tensor.ty.shape;
+            let (width, leading) = (shape.width() as usize, shape.leading());
+            for packed in 0..shape.rows() as usize {
+                let mut place = start;
+                let mut remaining = packed as u64;
+                for (axis, stride) in leading.iter().zip(&tensor.strides).rev() {
+                    place += (remaining % axis.extent * stride) as usize;
+                    remaining /= axis.extent;
+                }
+                row(place, first + packed * width, width);
             }
-            row(place, packed * width, width);
         }
     }
 }
 
-/// The parameters in the order of the files: larger elements first, so that each tensor starts at a multiple of its
-/// element size; else in plan order.
-pub(super) fn items(plan: &Plan) -> Vec<Item<'_>> {
-    let mut items: Vec<Item<'_>> = plan
-        .parameters
-        .iter()
-        .map(|parameter| {
-            let tensor = plan.tensor(parameter.tensor);
-            let exchange = match tensor.ty.shape.extents()[..] {
-                [rows, columns] if parameter.checkpoint.transposed => {
-                    Some((rows as usize, columns as usize))
-                }
-                _ => None,
-            };
-            Item { parameter, tensor, exchange }
-        })
-        .collect();
-    items.sort_by_key(|item| std::cmp::Reverse(item.tensor.ty.dtype.bytes()));
+/// The tensors in the order of the files: larger elements first, so that each tensor starts at a multiple of its
+/// element size; else in plan order, joined ones at the place of their first parameter in the plan.
+pub(super) fn items(plan: &Plan) -> Vec<Item> {
+    let mut items: Vec<Item> = Vec::new();
+    let mut joined: BTreeMap<&str, usize> = BTreeMap::new();
+    for parameter in &plan.parameters {
+        let Tensor { ty, .. } = plan.tensor(parameter.tensor);
+        let name = &parameter.checkpoint;
+        let mut extents: Vec<usize> = ty.shape.extents().iter().map(|&e| e as usize).collect();
+        let mut first = 0;
+        if let Some(part) = name.part {
+            first = part.offset as usize * extents[1..].iter().product::<usize>();
+            if let Some(&item) = joined.get(name.name.as_str()) {
+                items[item].parameters.push((first, parameter.tensor));
+                continue;
+            }
+            joined.insert(&name.name, items.len());
+            extents[0] = part.extent as usize;
+        }
+        let exchange = match extents[..] {
+            [rows, columns] if name.transposed => Some((rows, columns)),
+            _ => None,
+        };
+        let parameters = vec![(first, parameter.tensor)];
+        items.push(Item {
+            name: name.name.clone(),
+            dtype: ty.dtype,
+            extents,
+            exchange,
+            parameters,
+        });
+    }
+    for item in &mut items {
+        item.parameters.sort_unstable_by_key(|(first, _)| *first);
+    }
+    items.sort_by_key(|item| std::cmp::Reverse(item.dtype.bytes()));
     items
 }

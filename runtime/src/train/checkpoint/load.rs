@@ -26,7 +26,8 @@ enum Formats {
 
 /// Loads the weights of a checkpoint folder, or of a bare safetensors file, and writes the plan's constants: all that
 /// evaluation and generation need. The recipe may be another one, and f32 and bf16 are converted into each other. A
-/// folder without `state.json`, as other programs make them, is accepted; with it, the weights' hash is checked.
+/// folder without `state.json`, as other programs make them, is accepted; with it, the weights' hash is checked. A file may
+/// hold copies of the plan's tensors under other names, as of weights that the model shares.
 ///
 /// # Errors
 ///
@@ -69,9 +70,9 @@ pub fn resume(executor: &mut dyn Executor, checkpoint: &Path) -> Result<State, C
     let model_file = checkpoint.join(MODEL_FILE);
     if state.model_hash != model {
         // The comparison by tensors says what differs; the hash alone does not.
-        check_model(executor, &TensorFile::open(&model_file)?, &model_file, Formats::Same)?;
+        check_model(executor, &mut TensorFile::open(&model_file)?, &model_file, Formats::Same)?;
         let difference =
-            "its parameters have the plan's names and shapes, in another order or orientation"
+            "its parameters have the plan's names and shapes, in another order or orientation, or joined otherwise"
                 .to_owned();
         return Err(CheckpointError::DifferentModel { path: checkpoint.to_owned(), difference });
     }
@@ -99,50 +100,59 @@ fn read_weights(
     formats: Formats,
 ) -> Result<(), CheckpointError> {
     let mut file = TensorFile::open(path)?;
-    check_model(executor, &file, path, formats)?;
+    check_model(executor, &mut file, path, formats)?;
     let plan = executor.plan();
-    let places: Vec<_> = items(plan)
-        .iter()
-        .map(|item| {
-            let parameter = item.parameter;
-            (parameter.tensor, parameter.checkpoint.name.clone(), item.elements(), item.exchange)
-        })
-        .collect();
     let mut values = Vec::new();
-    for (tensor, name, elements, exchange) in places {
-        values.resize(elements, 0.0);
-        file.reals(&name, &mut values, exchange)?;
-        executor.write_f32(tensor, &values);
+    for item in items(plan) {
+        values.resize(item.elements(), 0.0);
+        file.reals(&item.name, &mut values, item.exchange)?;
+        for (first, id) in item.parameters {
+            let elements = executor.plan().tensor(id).ty.shape.elements() as usize;
+            executor.write_f32(id, &values[first..first + elements]);
+        }
     }
     Ok(())
 }
 
 fn check_model(
     executor: &dyn Executor,
-    file: &TensorFile,
+    file: &mut TensorFile,
     path: &Path,
     formats: Formats,
 ) -> Result<(), CheckpointError> {
     let entries: Vec<Entry> = items(executor.plan())
         .iter()
-        .map(|item| item.entry(item.parameter.checkpoint.name.clone(), item.tensor.ty.dtype))
+        .map(|item| item.entry(item.name.clone(), item.dtype))
         .collect();
     check_entries(&entries, file, path, formats)
 }
 
-/// Checks that a file has exactly these tensors.
+/// Names that a message lists before it only counts.
+const MOST_NAMES: usize = 8;
+
+/// `it lacks 3 tensors of the plan: a, b, c`.
+fn listed(verb: &str, names: &[&str], which: &str) -> String {
+    let count = names.len();
+    let mut list = names[..count.min(MOST_NAMES)].join(", ");
+    if count > MOST_NAMES {
+        list.push_str(&format!(" and {} more", count - MOST_NAMES));
+    }
+    format!("it {verb} {count} tensor{} {which}: {list}", if count == 1 { "" } else { "s" })
+}
+
+/// Checks that a file has exactly these tensors. Weights from elsewhere may hold copies of them under other names:
+/// programs that know of no shared weights write one for each use.
 fn check_entries(
     entries: &[Entry],
-    file: &TensorFile,
+    file: &mut TensorFile,
     path: &Path,
     formats: Formats,
 ) -> Result<(), CheckpointError> {
     let differs =
         |difference: String| CheckpointError::DifferentModel { path: path.to_owned(), difference };
     for Entry { name, dtype, extents } in entries {
-        let Some((found, shape)) = file.info(name) else {
-            return Err(differs(format!("it has no tensor {name}")));
-        };
+        // What is missing is listed below, all at once.
+        let Some((found, shape)) = file.info(name) else { continue };
         if shape != extents {
             return Err(differs(format!("{name} has shape {shape:?}, the plan's {extents:?}")));
         }
@@ -160,19 +170,41 @@ fn check_entries(
     }
     let mut known: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
     known.sort_unstable();
-    let surplus: Vec<String> = file
-        .names()
-        .into_iter()
-        .filter(|name| known.binary_search(&name.as_str()).is_err())
-        .collect();
-    match surplus.first() {
-        None => Ok(()),
-        Some(name) => Err(differs(format!(
-            "it has {} tensor{} that the plan has not, first {name}",
-            surplus.len(),
-            if surplus.len() == 1 { "" } else { "s" },
-        ))),
+    let mut surplus = Vec::new();
+    for name in file.names() {
+        if known.binary_search(&name.as_str()).is_err()
+            && (formats == Formats::Same || !is_copy(&name, &known, file)?)
+        {
+            surplus.push(name);
+        }
     }
+    let missing: Vec<&str> = entries
+        .iter()
+        .map(|entry| entry.name.as_str())
+        .filter(|name| file.info(name).is_none())
+        .collect();
+    let mut differences = Vec::new();
+    if !missing.is_empty() {
+        differences.push(listed("lacks", &missing, "of the plan"));
+    }
+    if !surplus.is_empty() {
+        let surplus: Vec<&str> = surplus.iter().map(String::as_str).collect();
+        differences.push(listed("has", &surplus, "that the plan has not"));
+    }
+    if differences.is_empty() { Ok(()) } else { Err(differs(differences.join(", and "))) }
+}
+
+/// Whether a tensor has format, shape and bytes of a tensor that is known.
+fn is_copy(name: &str, known: &[&str], file: &mut TensorFile) -> Result<bool, CheckpointError> {
+    for other in known {
+        if file.info(other).is_some()
+            && file.info(name) == file.info(other)
+            && file.same_bytes(name, other)?
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn read_optimizer(executor: &mut dyn Executor, path: &Path) -> Result<(), CheckpointError> {
@@ -185,7 +217,7 @@ fn read_optimizer(executor: &mut dyn Executor, path: &Path) -> Result<(), Checkp
         let dtype = plan.tensor(id).ty.dtype;
         entries.extend(items(plan).iter().map(|item| item.entry(item.moment_name(moment), dtype)));
     }
-    check_entries(&entries, &file, path, Formats::Same)?;
+    check_entries(&entries, &mut file, path, Formats::Same)?;
 
     let mut step = [0];
     file.integers(STEP, &mut step)?;

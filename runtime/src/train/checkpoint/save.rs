@@ -1,7 +1,7 @@
 //! Writing a checkpoint.
 //!
-//! Owns the order of writes that makes a checkpoint whole or absent. Parameters pass one by one through a buffer of the
-//! size of the largest; a moment, which is one tensor of the plan, is read whole. So saving takes as much memory as one
+//! Owns the order of writes that makes a checkpoint whole or absent. The tensors of a file pass one by one through a buffer
+//! of the size of the largest; a moment, which is one tensor of the plan, is read whole. So saving takes as much memory as one
 //! moment beside the executor's own. Must not know when checkpoints are due.
 
 use std::collections::BTreeMap;
@@ -132,18 +132,19 @@ fn write_model(
     gate: Gate<'_>,
 ) -> Result<blake3::Hash, CheckpointError> {
     let items = items(executor.plan());
-    let entries: Vec<Entry> = items
-        .iter()
-        .map(|item| item.entry(item.parameter.checkpoint.name.clone(), item.tensor.ty.dtype))
-        .collect();
+    let entries: Vec<Entry> =
+        items.iter().map(|item| item.entry(item.name.clone(), item.dtype)).collect();
     gate(path).map_err(CheckpointError::io("create", path))?;
     let mut file = TensorWriter::create(path, &entries)?;
     let mut values = Vec::new();
     for item in &items {
         gate(path).map_err(CheckpointError::io("write", path))?;
         values.resize(item.elements(), 0.0);
-        executor.read_f32(item.parameter.tensor, &mut values);
-        file.reals(item.tensor.ty.dtype, &values, item.exchange)?;
+        for &(first, id) in &item.parameters {
+            let elements = executor.plan().tensor(id).ty.shape.elements() as usize;
+            executor.read_f32(id, &mut values[first..first + elements]);
+        }
+        file.reals(item.dtype, &values, item.exchange)?;
     }
     file.finish(gate)
 }

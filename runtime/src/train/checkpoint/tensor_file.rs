@@ -19,6 +19,9 @@ const MAX_HEADER: u64 = 100_000_000;
 /// Elements that are converted at a time.
 const CHUNK: usize = 1 << 14;
 
+/// Bytes of two tensors that are compared at a time.
+const COMPARED: usize = 1 << 20;
+
 /// A tensor to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -222,6 +225,34 @@ impl TensorFile {
             *value = i32::from_le_bytes(bytes);
         }
         Ok(())
+    }
+
+    /// Whether two tensors have the same bytes; it may read both.
+    pub(crate) fn same_bytes(&mut self, a: &str, b: &str) -> Result<bool, CheckpointError> {
+        let range = |file: &Self, name: &str| {
+            let missing =
+                || CheckpointError::damaged(&file.path, format!("it has no tensor {name}"));
+            let (start, end) = file.metadata.info(name).ok_or_else(missing)?.data_offsets;
+            Ok::<_, CheckpointError>((file.data_start + start as u64, end - start))
+        };
+        let ((a, length), (b, other)) = (range(self, a)?, range(self, b)?);
+        if length != other {
+            return Ok(false);
+        }
+        let mut pieces = [vec![0; COMPARED.min(length)], vec![0; COMPARED.min(length)]];
+        for first in (0..length).step_by(COMPARED) {
+            let count = (length - first).min(COMPARED);
+            for (piece, start) in pieces.iter_mut().zip([a, b]) {
+                self.file
+                    .seek(SeekFrom::Start(start + first as u64))
+                    .and_then(|_| self.file.read_exact(&mut piece[..count]))
+                    .map_err(CheckpointError::io("read", &self.path))?;
+            }
+            if pieces[0][..count] != pieces[1][..count] {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn seek(&mut self, name: &str) -> Result<FileDtype, CheckpointError> {

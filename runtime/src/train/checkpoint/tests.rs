@@ -10,7 +10,7 @@ use super::save::{Position, save_through, write};
 use super::tensor_file::{Entry, TensorWriter};
 use super::*;
 use crate::executor::Executor;
-use crate::train::testing::{Bigram, TestRows, VOCAB, plan};
+use crate::train::testing::{Bigram, TestRows, VOCAB, joined_plan, plan};
 use crate::train::trainer::Trainer;
 
 /// An executor after a few updates: weights, moments and count all have something in them.
@@ -106,6 +106,40 @@ fn files_are_as_other_programs_expect_them() {
     assert_eq!(floats("second_moment.model.bias", &tensors), flat[64..]);
 }
 
+/// Parameters in one tensor leave the bytes that one parameter of all of them leaves, and come back from them.
+#[test]
+fn joined_parameters_are_one_tensor() {
+    let directory = tempfile::tempdir().unwrap();
+    let whole = trained(plan());
+    let path = save(&whole, &directory.path().join("whole"), &position(6), None).unwrap();
+
+    let mut parts = Bigram::initialized(joined_plan());
+    load_weights(&mut parts, &path).unwrap();
+    let reals =
+        |executor: &Bigram, index: usize| executor.reals(executor.plan().parameters[index].tensor);
+    let joined = [reals(&parts, 0), reals(&parts, 1)].concat();
+    assert_eq!((reals(&parts, 0).len(), joined), (3 * VOCAB, reals(&whole, 0)));
+
+    let parts = trained(joined_plan());
+    let parts_path = save(&parts, &directory.path().join("parts"), &position(6), None).unwrap();
+    for file in [MODEL_FILE, OPTIMIZER_FILE] {
+        assert!(
+            fs::read(path.join(file)).unwrap() == fs::read(parts_path.join(file)).unwrap(),
+            "{file}"
+        );
+    }
+    let mut resumed = Bigram::initialized(joined_plan());
+    assert_ne!(resumed.state(), parts.state());
+    resume(&mut resumed, &parts_path).unwrap();
+    assert_eq!(resumed.state(), parts.state());
+
+    // The same names and shapes, divided otherwise: not the run's plan, but its weights fit.
+    let mut resumed = Bigram::initialized(plan());
+    let error = one_line(&resume(&mut resumed, &parts_path).unwrap_err());
+    assert!(error.contains("in another order or orientation"), "{error}");
+    load_weights(&mut resumed, &parts_path).unwrap();
+}
+
 #[test]
 fn weights_load_without_their_run() {
     let directory = tempfile::tempdir().unwrap();
@@ -126,6 +160,42 @@ fn weights_load_without_their_run() {
     assert_eq!(load(&path).unwrap(), weights(&executor));
     fs::remove_file(path.join(MODEL_FILE)).unwrap();
     assert!(one_line(&load(&path).unwrap_err()).contains("model.safetensors"));
+}
+
+/// A program that knows of no shared weights writes one for each use; other tensors are another model's.
+#[test]
+fn copies_of_weights_are_accepted() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("weights");
+    let v = VOCAB;
+    let table: Vec<f32> = (0..v * v).map(|i| i as f32).collect();
+    let mut changed = table.clone();
+    changed[v * v - 1] += 1.0;
+    for (copy, accepted) in [(&table, true), (&changed, false)] {
+        let entry = |name: &str, extents: &[usize]| Entry {
+            name: name.to_owned(),
+            dtype: DType::F32,
+            extents: extents.to_vec(),
+        };
+        let entries = [
+            entry("a.copy", &[v, v]),
+            entry("model.bias", &[v]),
+            entry("model.table.weight", &[v, v]),
+        ];
+        let mut file = TensorWriter::create(&path, &entries).unwrap();
+        for values in [copy.as_slice(), &table[..v], &table] {
+            file.reals(DType::F32, values, None).unwrap();
+        }
+        file.finish(&mut |_| Ok(())).unwrap();
+        let loaded = load_weights(&mut Bigram::initialized(plan()), &path);
+        if accepted {
+            loaded.unwrap();
+        } else {
+            let error = one_line(&loaded.unwrap_err());
+            assert!(error.ends_with("it has 1 tensor that the plan has not: a.copy"), "{error}");
+        }
+        fs::remove_file(&path).unwrap();
+    }
 }
 
 /// Weights in bf16 are widened for a plan in f32; integers are not weights.
@@ -189,10 +259,10 @@ fn other_models_are_refused_with_what_differs() {
     };
     check(
         &|plan| plan.parameters[1].checkpoint.name = "model.shift".into(),
-        "it has no tensor model.shift",
+        "it lacks 1 tensor of the plan: model.shift, and it has 1 tensor that the plan has not: model.bias",
     );
     let fewer = |plan: &mut Plan| plan.parameters.truncate(1);
-    check(&fewer, "it has 1 tensor that the plan has not, first model.bias");
+    check(&fewer, "it has 1 tensor that the plan has not: model.bias");
     let narrower = |plan: &mut Plan| {
         let bias = plan.parameters[1].tensor;
         plan.tensors[bias.index()].ty.shape.0[0].extent = 5;
