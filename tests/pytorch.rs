@@ -3,7 +3,6 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use colac_plan::{Plan, ProgramKind};
@@ -13,72 +12,7 @@ use colac_runtime::host::initialize;
 use colac_runtime::reference::ReferenceExecutor;
 use colac_runtime::train::trainer::Trainer;
 use common::FixedRows;
-use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
-
-/// The tensors of a fixture.
-struct Fixture {
-    tensors: BTreeMap<String, (Vec<usize>, Vec<f64>)>,
-}
-
-impl Fixture {
-    fn read(name: &str) -> Fixture {
-        let path = common::repository(&format!("tests/pytorch/fixtures/{name}.safetensors"));
-        let bytes = std::fs::read(&path).expect("the fixture is committed");
-        let file = SafeTensors::deserialize(&bytes).expect("the fixture is a safetensors file");
-        let read = |t: &TensorView<'_>| -> Vec<f64> {
-            match t.dtype() {
-                Dtype::F32 => {
-                    let word =
-                        |c: &[u8]| f64::from(f32::from_le_bytes(c.try_into().expect("four bytes")));
-                    t.data().chunks_exact(4).map(word).collect()
-                }
-                Dtype::F64 => {
-                    let word = |c: &[u8]| f64::from_le_bytes(c.try_into().expect("eight bytes"));
-                    t.data().chunks_exact(8).map(word).collect()
-                }
-                Dtype::I32 => {
-                    let word =
-                        |c: &[u8]| f64::from(i32::from_le_bytes(c.try_into().expect("four bytes")));
-                    t.data().chunks_exact(4).map(word).collect()
-                }
-                other => panic!("fixtures hold no {other:?}"),
-            }
-        };
-        let tensors = file
-            .tensors()
-            .iter()
-            .map(|(n, t)| (n.clone(), (t.shape().to_vec(), read(t))))
-            .collect();
-        Fixture { tensors }
-    }
-
-    fn get(&self, name: &str) -> &[f64] {
-        &self.tensors.get(name).unwrap_or_else(|| panic!("the fixture has no {name}")).1
-    }
-
-    fn integers(&self, name: &str) -> Vec<i32> {
-        self.get(name).iter().map(|&v| v as i32).collect()
-    }
-
-    /// A checkpoint tensor in the orientation of the plan's parameter.
-    fn oriented(&self, name: &str, shape: &[u64], transposed: bool) -> Vec<f64> {
-        let values = self.get(name);
-        if !transposed {
-            return values.to_vec();
-        }
-        let (rows, columns) = (shape[0] as usize, shape[1] as usize);
-        (0..rows * columns).map(|i| values[(i % columns) * rows + i / columns]).collect()
-    }
-}
-
-/// ‖a - b‖ / ‖b‖.
-fn distance(a: &[f64], b: &[f64]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    let difference: f64 = a.iter().zip(b).map(|(x, y)| (x - y).powi(2)).sum();
-    let norm: f64 = b.iter().map(|y| y * y).sum();
-    (difference / norm).sqrt()
-}
+use common::fixture::{Fixture, distance, read_tensor};
 
 /// How far a run is from the fixture.
 #[derive(Debug)]
@@ -108,18 +42,10 @@ impl Deviation {
     }
 }
 
-fn read_tensor(executor: &dyn Executor, id: colac_plan::TensorId) -> Vec<f64> {
-    let mut values = vec![0.0; executor.plan().tensor(id).ty.shape.elements() as usize];
-    executor.read_f32(id, &mut values);
-    values.into_iter().map(f64::from).collect()
-}
-
 fn run(plan: &Arc<Plan>, executor: &mut dyn Executor, fixture: &Fixture) -> Deviation {
     initialize(executor);
     for parameter in &plan.parameters {
-        let shape = plan.tensor(parameter.tensor).ty.shape.extents();
-        let name = &parameter.checkpoint;
-        let values = fixture.oriented(&name.name, &shape, name.transposed);
+        let values = fixture.parameter("", plan, parameter);
         let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();
         executor.write_f32(parameter.tensor, &values);
     }
@@ -154,10 +80,7 @@ fn run(plan: &Arc<Plan>, executor: &mut dyn Executor, fixture: &Fixture) -> Devi
         let report = trainer.step(executor, &mut rows, update as u64).expect("the step runs");
         if update == 0 {
             for parameter in &plan.parameters {
-                let shape = plan.tensor(parameter.tensor).ty.shape.extents();
-                let name = &parameter.checkpoint;
-                let expected =
-                    fixture.oriented(&format!("grad.{}", name.name), &shape, name.transposed);
+                let expected = fixture.parameter("grad.", plan, parameter);
                 let found = distance(&read_tensor(executor, parameter.gradient), &expected);
                 deviation.gradient = deviation.gradient.max(found);
             }
@@ -174,9 +97,7 @@ fn run(plan: &Arc<Plan>, executor: &mut dyn Executor, fixture: &Fixture) -> Devi
             deviation.gradient_norm.max((norm - norms[update]).abs() / norms[update]);
     }
     for parameter in &plan.parameters {
-        let shape = plan.tensor(parameter.tensor).ty.shape.extents();
-        let name = &parameter.checkpoint;
-        let expected = fixture.oriented(&format!("final.{}", name.name), &shape, name.transposed);
+        let expected = fixture.parameter("final.", plan, parameter);
         deviation.weights =
             deviation.weights.max(distance(&read_tensor(executor, parameter.tensor), &expected));
     }
@@ -184,7 +105,7 @@ fn run(plan: &Arc<Plan>, executor: &mut dyn Executor, fixture: &Fixture) -> Devi
 }
 
 fn check(name: &str) {
-    let fixture = Fixture::read(name);
+    let fixture = Fixture::read(&format!("{name}.safetensors"));
     let plan = common::plan_of_file(&format!("tests/pytorch/fixtures/{name}.toml"), &[], false);
     let options = CpuOptions { threads: 2, ..CpuOptions::default() };
     let mut cpu = CpuExecutor::new(Arc::clone(&plan), options).expect("the CPU runs f32 plans");

@@ -78,6 +78,13 @@ fn rendered(diagnostics: &Diagnostics, sources: &Sources) -> String {
 }
 
 fn lower(text: &str, line: usize) -> Graph {
+    let (lowered, sources) = try_lower(text, line);
+    let graph = lowered.unwrap_or_else(|errors| panic!("{}", rendered(&errors, &sources)));
+    graph.verify().unwrap_or_else(|error| panic!("line {line}: {error}"));
+    graph
+}
+
+fn try_lower(text: &str, line: usize) -> (Result<Graph, Diagnostics>, Sources) {
     let mut sources = Sources::default();
     let input = SpecInput::Text { name: "spec.toml".into(), text: SPEC.into() };
     let (spec, _) = Spec::load(input, &[], false, &mut sources).expect("the spec is right");
@@ -86,13 +93,58 @@ fn lower(text: &str, line: usize) -> Graph {
         let config = Config::resolve(&architecture, &lower::settings(&spec), spec.model_section)?;
         lower::lower(&architecture, &config, Batch { rows: 2, sequence_length: 8 })
     });
-    let graph = lowered.unwrap_or_else(|errors| panic!("{}", rendered(&errors, &sources)));
-    graph.verify().unwrap_or_else(|error| panic!("line {line}: {error}"));
-    graph
+    (lowered, sources)
+}
+
+fn with_sections(text: &str) -> String {
+    format!("{SECTIONS}text = '''\n{text}'''\n")
 }
 
 fn body(text: &str, line: usize) -> Graph {
-    lower(&format!("{SECTIONS}text = '''\n{text}'''\n"), line)
+    lower(&with_sections(text), line)
+}
+
+/// The header of each section of a TOML text with its lines; what stands before the first has the header "".
+fn sections(text: &str) -> Vec<(String, String)> {
+    let mut sections = vec![(String::new(), String::new())];
+    for line in text.lines() {
+        if line.starts_with('[') {
+            sections.push((line.to_owned(), String::new()));
+        }
+        let (_, lines) = sections.last_mut().expect("there is a first");
+        lines.push_str(&format!("{line}\n"));
+    }
+    sections
+}
+
+/// The page's whole file with some of its sections replaced or added.
+fn with_replaced(whole: &str, replacements: &str) -> String {
+    let mut all = sections(whole);
+    let body = all.iter().position(|(header, _)| header == "[body]").expect("it has a body");
+    for (header, lines) in sections(replacements).into_iter().skip(1) {
+        match all.iter_mut().find(|(known, _)| *known == header) {
+            Some((_, old)) => *old = lines,
+            None => all.insert(body, (header, lines)),
+        }
+    }
+    all.into_iter().map(|(_, lines)| lines).collect()
+}
+
+/// `PATH is NAME`, then `, transposed` and `, rows A to B of C` where they hold.
+fn checkpoint_name(written: &str, graph: &Graph, line: usize) {
+    let (path, wanted) = written.split_once(" is ").unwrap_or_else(|| panic!("line {line}"));
+    let path = path.trim();
+    let found = graph.parameters().find(|(_, info)| info.path == path);
+    let (_, info) = found.unwrap_or_else(|| panic!("line {line}: no parameter {path}"));
+    let mut name = info.checkpoint.name.clone();
+    if info.checkpoint.transposed {
+        name.push_str(", transposed");
+    }
+    if let Some(part) = info.checkpoint.part {
+        let end = part.offset + info.ty.shape.extents()[0];
+        name.push_str(&format!(", rows {} to {end} of {}", part.offset, part.extent));
+    }
+    assert_eq!(name, wanted, "line {line}: {path}");
 }
 
 fn expression(written: &str, line: usize) {
@@ -127,6 +179,7 @@ fn selector(written: &str, line: usize) {
 #[test]
 fn every_block_of_the_page_does_what_it_says() {
     let mut seen: Vec<String> = Vec::new();
+    let (mut whole, mut last) = (String::new(), None);
     for CodeBlock { language, text, line } in blocks() {
         match language.as_str() {
             "toml" => {
@@ -141,7 +194,22 @@ fn every_block_of_the_page_does_what_it_says() {
                 ] {
                     assert!(paths.iter().any(|known| known == path), "line {line}: no {path}");
                 }
+                whole = text;
             }
+            "toml-sections" => last = Some(lower(&with_replaced(&whole, &text), line)),
+            "names" => {
+                let graph = last.as_ref().expect("names follow the sections that give them");
+                text.lines().for_each(|written| checkpoint_name(written, graph, line));
+            }
+            wrong if wrong.starts_with("colac-error ") => {
+                let code = wrong.trim_start_matches("colac-error ");
+                let (lowered, sources) = try_lower(&with_sections(&text), line);
+                let errors = lowered.expect_err("the page says that it is wrong");
+                let found = errors.iter().any(|error| error.code == code);
+                assert!(found, "line {line}: no {code} in\n{}", rendered(&errors, &sources));
+            }
+            // The grammar, and what else is not of the language.
+            "text" => {}
             "colac" => drop(body(&text, line)),
             "colac-statements" => drop(body(
                 &format!(
@@ -157,7 +225,9 @@ fn every_block_of_the_page_does_what_it_says() {
         }
         seen.push(language);
     }
-    for language in ["toml", "colac", "colac-statements", "expressions", "selectors"] {
+    for language in
+        ["toml", "toml-sections", "names", "colac", "colac-statements", "expressions", "selectors"]
+    {
         assert!(seen.iter().any(|known| known == language), "the page has no block of {language}");
     }
 }
