@@ -2,6 +2,8 @@
 //! logits and final weights. `tests/pytorch/README.md` tells how the fixtures were made and what faults they notice.
 
 mod common;
+#[path = "common/fixture.rs"]
+mod fixture;
 
 use std::sync::Arc;
 
@@ -12,7 +14,7 @@ use colac_runtime::host::initialize;
 use colac_runtime::reference::ReferenceExecutor;
 use colac_runtime::train::trainer::Trainer;
 use common::FixedRows;
-use common::fixture::{Fixture, distance, read_tensor};
+use fixture::{Fixture, distance, read_tensor};
 
 /// How far a run is from the fixture.
 #[derive(Debug)]

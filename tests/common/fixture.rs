@@ -1,5 +1,7 @@
 //! What PyTorch computed, from the files under `tests/pytorch/fixtures`, and how far something is from it.
 
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -10,7 +12,7 @@ use colac_runtime::train::trainer::Trainer;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
-use super::FixedRows;
+use crate::common::{FixedRows, repository};
 
 /// The tensors of a file.
 pub(crate) struct Fixture {
@@ -20,7 +22,7 @@ pub(crate) struct Fixture {
 impl Fixture {
     /// Reads a file of `tests/pytorch/fixtures`.
     pub(crate) fn read(file: &str) -> Fixture {
-        Fixture::open(&super::repository(&format!("tests/pytorch/fixtures/{file}")))
+        Fixture::open(&repository(&format!("tests/pytorch/fixtures/{file}")))
     }
 
     /// Reads a safetensors file.
