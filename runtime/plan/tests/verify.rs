@@ -215,7 +215,7 @@ const CASES: &[Case] = &[
     (Rule::JoinedTensors, "it is at 6 of 11 in `joined`, where 6 of 12 are taken", |p| part(p, 1).extent = 11),
     (Rule::JoinedTensors, "the parts of `joined` end at 12 of 13", |p| { part(p, 0).extent = 13; p.parameters[1].checkpoint.part.as_mut().unwrap().extent = 13; }),
     (Rule::JoinedTensors, "the parts of `joined` end at 6 of 12", |p| { join(p); p.parameters[1].checkpoint.part = None; p.parameters[1].checkpoint.name = "up".into(); }),
-    (Rule::JoinedTensors, "does not fit beside the other parts of `joined`", |p| { join(p); p.parameters[1].checkpoint.transposed = false; }),
+    (Rule::JoinedTensors, "does not fit beside the other parts of `joined`", |p| { join(p); p.parameters[1].checkpoint.transposed = !p.parameters[0].checkpoint.transposed; }),
     (Rule::JoinedTensors, "does not fit beside the other parts of `joined`", |p| { join(p); let down = &mut p.parameters[2].checkpoint; down.name = "joined".into(); down.part = Some(Part { offset: 12, extent: 12 }); }),
     (Rule::Initialization, "not finite or negative", |p| p.parameters[0].initialization = Initialization::Normal { std: Real::new(f64::NAN) }),
     (Rule::Initialization, "not finite or negative", |p| p.parameters[0].initialization = Initialization::Uniform { bound: Real::new(-1.0) }),
