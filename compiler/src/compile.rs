@@ -207,10 +207,11 @@ fn training(graph: &Graph) -> Result<Graph, Diagnostics> {
     Ok(training)
 }
 
-/// The part of the forward graph that one output needs, for another number of rows.
+/// The part of the forward graph that one output needs, for another number of rows and without dropout.
 fn only(graph: &Graph, batch: u64, output: Output) -> Result<Graph, Diagnostics> {
     let mut program = graph.with_batch(batch).map_err(|error| bug(error.to_string()))?;
     program.retain_outputs(|other| other == output);
+    passes::dropout::remove(&mut program);
     passes::simplify::remove_dead(&mut program);
     Ok(program)
 }

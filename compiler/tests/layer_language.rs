@@ -91,7 +91,7 @@ fn try_lower(text: &str, line: usize) -> (Result<Graph, Diagnostics>, Sources) {
     let source = sources.add(format!("block at line {line}"), text);
     let lowered = Architecture::parse(source, &mut sources).and_then(|architecture| {
         let config = Config::resolve(&architecture, &lower::settings(&spec), spec.model_section)?;
-        lower::lower(&architecture, &config, Batch { rows: 2, sequence_length: 8 })
+        lower::lower(&architecture, &config, Batch { rows: 2, sequence_length: 8, place: None })
     });
     (lowered, sources)
 }

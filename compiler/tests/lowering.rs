@@ -266,7 +266,11 @@ fn damaged_architectures_are_refused_or_right() {
         let lowered = Architecture::parse(source, &mut sources).and_then(|architecture| {
             let config =
                 Config::resolve(&architecture, &lower::settings(&spec), spec.model_section)?;
-            lower::lower(&architecture, &config, Batch { rows: 3, sequence_length: 16 })
+            lower::lower(
+                &architecture,
+                &config,
+                Batch { rows: 3, sequence_length: 16, place: None },
+            )
         });
         match lowered {
             Ok(graph) => prop_assert_eq!(graph.verify(), Ok(())),

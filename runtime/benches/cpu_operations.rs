@@ -199,12 +199,12 @@ fn main() {
     let row = f32(&[hidden]);
     bench.operation(
         "rms_norm",
-        Op::RmsNorm { epsilon: Real::new(1e-6) },
+        Op::RmsNorm { epsilon: Real::new(1e-6), gain: true },
         &[x.clone(), row.clone()],
         None,
     );
     let operands = [x.clone(), x.clone(), row, f32(&[BATCH, SEQ])];
-    bench.operation("rms_norm backward", Op::RmsNormBackward, &operands, None);
+    bench.operation("rms_norm backward", Op::RmsNormBackward { gain: true }, &operands, None);
     bench.operation(
         "rope",
         Op::Rope { inverse: false },

@@ -114,6 +114,7 @@ pub fn run(programs: &[Scheduled], details: Details) -> Result<Plan, VerifyError
         first_moment,
         second_moment,
         step,
+        dropout_draw: train.dropout_draw,
     };
     let mut all: Vec<Program> = written.into_iter().map(|w| w.program).collect();
     all.push(update);

@@ -17,6 +17,7 @@ pub(super) struct Written {
     pub(super) labels: Option<TensorId>,
     pub(super) loss: Option<TensorId>,
     pub(super) logits: Option<TensorId>,
+    pub(super) dropout_draw: Option<TensorId>,
 }
 
 pub(super) fn write(
@@ -30,7 +31,7 @@ pub(super) fn write(
     let parameters: BTreeMap<ParameterId, &Parameter> =
         parameters.iter().map(|(id, p)| (*id, p)).collect();
     let mut tensors: BTreeMap<Value, TensorId> = BTreeMap::new();
-    let (mut tokens, mut labels) = (None, None);
+    let (mut tokens, mut labels, mut dropout_draw) = (None, None, None);
     let prefix = scheduled.kind.name();
     for node in graph.nodes() {
         let ty = &node.results[0];
@@ -45,6 +46,11 @@ pub(super) fn write(
             )),
             NodeKind::Input(Input::Labels) => *labels.insert(layout.root(
                 &format!("{prefix}.labels"),
+                ty.clone(),
+                Segment::Inputs,
+            )),
+            NodeKind::Input(Input::DropoutDraw) => *dropout_draw.insert(layout.root(
+                &format!("{prefix}.dropout_draw"),
                 ty.clone(),
                 Segment::Inputs,
             )),
@@ -129,13 +135,13 @@ pub(super) fn write(
     let scalars = if training { vec![loss_scale, accumulate] } else { Vec::new() };
     let program = Program {
         kind: scheduled.kind,
-        inputs: tokens.into_iter().chain(labels).chain(scalars).collect(),
+        inputs: tokens.into_iter().chain(labels).chain(scalars).chain(dropout_draw).collect(),
         outputs: loss.into_iter().chain(logits).collect(),
         operations,
         arena_bytes: scheduled.placement.bytes,
         arena_lower_bound: 0,
     };
-    Written { program, tokens, labels, loss, logits }
+    Written { program, tokens, labels, loss, logits, dropout_draw }
 }
 
 fn workspace(graph: &Graph, id: NodeId) -> u64 {

@@ -63,6 +63,8 @@ pub enum Input {
     Labels,
     /// Factor on the summed loss, `[]` f32.
     LossScale,
+    /// What the draws of dropouts depend on beside their keys, `[4]` i32.
+    DropoutDraw,
 }
 
 /// The same bytes under another shape.
@@ -539,7 +541,7 @@ impl Graph {
         }
     }
 
-    /// The same computation over another number of rows: the axis named `batch` of the inputs gets a new extent and
+    /// The same computation over another number of rows: the axis named `batch` of inputs and tables gets a new extent and
     /// every type is derived again.
     pub fn with_batch(&self, batch: u64) -> Result<Graph, TypeError> {
         let mut graph = self.clone();
@@ -549,14 +551,14 @@ impl Graph {
             let types: Vec<&TensorType> = operands.iter().collect();
             let node = self.node(id);
             let results = match &node.kind {
-                NodeKind::Input(_) => {
+                NodeKind::Input(_) | NodeKind::Constant(_) => {
                     let mut ty = node.results[0].clone();
                     for axis in ty.shape.0.iter_mut().filter(|a| a.name == "batch") {
                         axis.extent = batch;
                     }
                     vec![ty]
                 }
-                NodeKind::Parameter(_) | NodeKind::Constant(_) => node.results.clone(),
+                NodeKind::Parameter(_) => node.results.clone(),
                 // Types are derived anew, but storage formats are what the precision pass made them.
                 NodeKind::Op(op) => {
                     let mut results = op.infer(&types)?;
@@ -620,13 +622,14 @@ impl Input {
             Input::Tokens => "tokens",
             Input::Labels => "labels",
             Input::LossScale => "loss_scale",
+            Input::DropoutDraw => "dropout_draw",
         }
     }
 
     /// Element format.
     pub fn dtype(self) -> DType {
         match self {
-            Input::Tokens | Input::Labels => DType::I32,
+            Input::Tokens | Input::Labels | Input::DropoutDraw => DType::I32,
             Input::LossScale => DType::F32,
         }
     }

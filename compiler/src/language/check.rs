@@ -11,9 +11,9 @@ use crate::language::architecture::{Architecture, ConfigDefault, ConfigKind};
 use crate::language::codes;
 use crate::language::expression::{CONSTANT_FUNCTIONS, Value, unknown_name};
 use crate::language::operations::{
-    ArgumentKind, DISTRIBUTIONS, INITIALIZED, Operation, bind, operation,
+    ArgumentKind, DISTRIBUTIONS, INITIALIZED, Operation, OperationKind, bind, operation,
 };
-use crate::language::syntax::{Block, Call, Expr, ExprKind, Name, Statement};
+use crate::language::syntax::{Argument, Block, Call, Expr, ExprKind, Name, Statement};
 
 /// Names of masks without arguments; `window(n)` is the third.
 pub(crate) const MASKS: [&str; 2] = ["causal", "full"];
@@ -394,7 +394,7 @@ impl<'a> Checker<'a> {
             Ok(bound) => bound,
             Err(wrong) => return self.push(wrong),
         };
-        if operation.needs_label && call.label.is_none() {
+        if operation.needs_label && call.label.is_none() && has_parameters(operation, &bound) {
             self.push(
                 Diagnostic::error(
                     codes::LABEL,
@@ -640,6 +640,23 @@ pub(crate) fn not_a_distribution(span: Span) -> Diagnostic {
     Diagnostic::error(codes::INITIALIZATION, "a distribution is needed here")
         .at(span, "not a distribution")
         .help("write normal(0, std), uniform(bound), zeros or ones")
+}
+
+/// Whether a call makes parameters: all that can do, except a norm that is told to have none.
+fn has_parameters(operation: &Operation, bound: &[Option<&Argument>]) -> bool {
+    let off = |name: &str| {
+        let at = operation.parameters.iter().position(|parameter| parameter.name == name);
+        at.is_some_and(|at| {
+            bound[at].is_some_and(|argument| {
+                argument.value.kind == ExprKind::Literal(Value::Boolean(false))
+            })
+        })
+    };
+    match operation.kind {
+        OperationKind::RmsNorm => !off("gain"),
+        OperationKind::LayerNorm => !(off("gain") && off("bias")),
+        _ => true,
+    }
 }
 
 /// How many values a function of a body takes, be they tensors or numbers.

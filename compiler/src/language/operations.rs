@@ -47,8 +47,14 @@ pub(crate) enum OperationKind {
     Linear,
     /// Rows of a table.
     Embedding,
-    /// Root mean square normalisation with a gain.
+    /// Root mean square normalisation.
     RmsNorm,
+    /// Normalisation of mean and variance.
+    LayerNorm,
+    /// Indices along the innermost axis.
+    Positions,
+    /// Sets elements to zero at random while training.
+    Dropout,
     /// Rotary positions.
     Rope,
     /// Splits the innermost axis into heads.
@@ -116,9 +122,34 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         parameters: &[
             required("x", A::Value),
             required("eps", A::Number),
+            optional("gain", A::Boolean),
             optional("init", A::Distribution),
         ],
         needs_label: true,
+    },
+    Operation {
+        name: "layer_norm",
+        kind: OperationKind::LayerNorm,
+        parameters: &[
+            required("x", A::Value),
+            required("eps", A::Number),
+            optional("gain", A::Boolean),
+            optional("bias", A::Boolean),
+            optional("init", A::Distribution),
+        ],
+        needs_label: true,
+    },
+    Operation {
+        name: "positions",
+        kind: OperationKind::Positions,
+        parameters: &[required("ids", A::Value)],
+        needs_label: false,
+    },
+    Operation {
+        name: "dropout",
+        kind: OperationKind::Dropout,
+        parameters: &[required("x", A::Value), required("p", A::Number)],
+        needs_label: false,
     },
     Operation {
         name: "rope",
@@ -147,6 +178,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
             required("v", A::Value),
             required("mask", A::Mask),
             optional("scale", A::Number),
+            optional("dropout", A::Number),
         ],
         needs_label: false,
     },
@@ -163,7 +195,7 @@ pub(crate) const DISTRIBUTIONS: [(&str, usize); 4] =
     [("normal", 2), ("ones", 0), ("uniform", 1), ("zeros", 0)];
 
 /// What `use … for` may name, with the operation that has such a parameter.
-pub(crate) const INITIALIZED: [&str; 4] = ["linear", "embedding", "rms_norm", "bias"];
+pub(crate) const INITIALIZED: [&str; 5] = ["linear", "embedding", "rms_norm", "layer_norm", "bias"];
 
 /// The operation of a name.
 pub(crate) fn operation(name: &str) -> Option<&'static Operation> {

@@ -15,23 +15,24 @@ use crate::language::operations::{Operation, OperationKind, bind};
 use crate::language::syntax::{Argument, Call, Expr, ExprKind};
 use crate::lower::parameter::Parameter;
 use crate::lower::pointwise::named_activation;
+use crate::lower::regularize::refuse_attention_dropout;
 use crate::lower::{Bound, Frame, Lowering, MOST_PRODUCTS, codes, too_large};
 
 /// The arguments of a call, by the operation's parameters.
-struct Arguments<'a> {
+pub(super) struct Arguments<'a> {
     operation: &'static Operation,
     bound: Vec<Option<&'a Argument>>,
 }
 
 impl<'a> Arguments<'a> {
     /// What was given for a parameter.
-    fn optional(&self, name: &str) -> Option<&'a Expr> {
+    pub(super) fn optional(&self, name: &str) -> Option<&'a Expr> {
         let at = self.operation.parameters.iter().position(|parameter| parameter.name == name)?;
         self.bound[at].map(|argument| &argument.value)
     }
 
     /// What was given for a required parameter.
-    fn required(&self, name: &str) -> &'a Expr {
+    pub(super) fn required(&self, name: &str) -> &'a Expr {
         self.optional(name).expect("a call without a required argument is refused before")
     }
 }
@@ -63,7 +64,12 @@ impl Lowering<'_> {
         let result = match operation.kind {
             OperationKind::Linear => return self.linear(frame, &arguments, x, path, span),
             OperationKind::Embedding => return self.embedding(frame, &arguments, x, path, span),
-            OperationKind::RmsNorm => return self.rms_norm(frame, &arguments, x, path, span),
+            OperationKind::RmsNorm => return self.rms_norm(frame, &arguments, x, &path, span),
+            OperationKind::LayerNorm => {
+                return self.layer_norm(frame, &arguments, x, &path, span);
+            }
+            OperationKind::Positions => self.positions(x, span)?,
+            OperationKind::Dropout => self.dropout(frame, &arguments, x, &path, span)?,
             OperationKind::Activation => {
                 let Some(program) = self.activation(frame, arguments.required("kind"))? else {
                     return Ok(Bound::Tensor(x));
@@ -89,7 +95,7 @@ impl Lowering<'_> {
         Ok(Bound::Tensor(result))
     }
 
-    fn op(
+    pub(super) fn op(
         &mut self,
         frame: &Frame,
         op: Op,
@@ -116,7 +122,7 @@ impl Lowering<'_> {
     }
 
     /// The shape of a real operand with at least one axis; the others are refused before a parameter is made for them.
-    fn rows(
+    pub(super) fn rows(
         &self,
         x: Tensor,
         op: &'static str,
@@ -314,6 +320,7 @@ impl Lowering<'_> {
             return Err(self.mismatch(&error, &[ids], span));
         }
         self.check_size(&[ty.shape.elements(), width], span)?;
+        self.check_positions(ids, rows, arguments.required("rows").span, span)?;
         let table = self.parameter(
             frame,
             &Parameter {
@@ -330,34 +337,6 @@ impl Lowering<'_> {
         )?;
         let y = self.op(frame, Op::Embedding, &[ids, table.1], &path, span)?;
         self.set_weight(&path, table);
-        Ok(Bound::Tensor(y))
-    }
-
-    fn rms_norm(
-        &mut self,
-        frame: &mut Frame,
-        arguments: &Arguments<'_>,
-        x: Tensor,
-        path: String,
-        span: Span,
-    ) -> Result<Bound, Diagnostic> {
-        let epsilon = Real::new(self.number(frame, arguments.required("eps"))?);
-        let width = self.rows(x, "rms_norm", "[.., width]", span)?.width();
-        let (_, gain) = self.parameter(
-            frame,
-            &Parameter {
-                path: &path,
-                tensor: "weight",
-                kind: "rms_norm",
-                extents: &[width],
-                role: Role::Vector,
-                default: Some(1.0),
-                init: arguments.optional("init"),
-                features: (width, width),
-                span,
-            },
-        )?;
-        let y = self.op(frame, Op::RmsNorm { epsilon }, &[x, gain], &path, span)?;
         Ok(Bound::Tensor(y))
     }
 
@@ -452,6 +431,10 @@ impl Lowering<'_> {
             .is_none_or(|p| p > MOST_PRODUCTS)
         {
             return Err(too_large(span, "a product of more than 2^56 multiplications"));
+        }
+        if let Some(written) = arguments.optional("dropout") {
+            let probability = self.number(frame, written)?;
+            refuse_attention_dropout(probability, written.span)?;
         }
         let scale = match arguments.optional("scale") {
             Some(scale) => self.number(frame, scale)?,

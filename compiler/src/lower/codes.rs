@@ -25,6 +25,10 @@ declare! {
     UNKNOWN_WEIGHT = "lower::unknown_weight";
     /// A model whose result the objective cannot use.
     HEAD = "lower::head";
+    /// A row that has more positions than the table in which they are looked up.
+    POSITIONS = "lower::positions";
+    /// A dropout of attention probabilities, which no executor can make.
+    ATTENTION_DROPOUT = "lower::attention_dropout";
     /// Start values that are not finite, or parameters without any.
     START_VALUES = "lower::start_values";
 }

@@ -21,8 +21,10 @@ pub mod codes;
 mod head;
 mod joined;
 mod mismatch;
+mod norm;
 mod parameter;
 mod pointwise;
+mod regularize;
 mod statement;
 
 use std::collections::BTreeMap;
@@ -69,6 +71,8 @@ pub struct Batch {
     pub rows: u64,
     /// Tokens in a row.
     pub sequence_length: u64,
+    /// Where the spec says how many those are, for messages.
+    pub place: Option<Span>,
 }
 
 /// Reads the architecture that a spec names, gives its settings their values, and lowers its body.
@@ -82,6 +86,7 @@ pub fn model(spec: &Spec, sources: &mut Sources) -> Result<Model, Diagnostics> {
     let batch = Batch {
         rows: spec.recipe.micro_batch.into(),
         sequence_length: spec.recipe.sequence_length.into(),
+        place: spec.place("train.sequence_length"),
     };
     let graph = lower(&architecture, &config, batch)?;
     Ok(Model { architecture, config, graph })
@@ -162,6 +167,7 @@ pub fn lower(
         checkpoint_names: BTreeMap::new(),
         joined: BTreeMap::new(),
         tables: BTreeMap::new(),
+        dropouts: BTreeMap::new(),
         elements: 0,
         calls: 0,
         nested_calls: 0,
@@ -252,6 +258,8 @@ struct Lowering<'a> {
     joined: BTreeMap<String, Vec<joined::Member>>,
     /// Tables of rotary positions by base, positions and pairs.
     tables: BTreeMap<(Real, u64, u64), (Tensor, Tensor)>,
+    /// Dropouts so far, by path.
+    dropouts: BTreeMap<String, u64>,
     /// Elements of all parameters.
     elements: u64,
     /// Calls of blocks so far.

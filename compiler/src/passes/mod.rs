@@ -6,6 +6,7 @@
 pub mod autodiff;
 pub mod codes;
 pub mod cola;
+pub mod dropout;
 pub mod memory;
 pub mod precision;
 pub mod schedule;

@@ -59,6 +59,7 @@ pub const fn storage(precision: Precision, class: Class) -> DType {
 fn class(op: &Op, result: usize) -> Class {
     match (op, result) {
         (Op::RmsNorm { .. } | Op::Attention { .. }, 1) => Class::Statistic,
+        (Op::LayerNorm { .. }, 1 | 2) => Class::Statistic,
         (Op::HeadLoss { .. } | Op::HeadLossWithGradient { .. }, 0) => Class::Statistic,
         _ => Class::Activation,
     }
@@ -75,7 +76,8 @@ pub fn run(graph: &mut Graph, precision: Precision) {
             NodeKind::Parameter(_) => vec![storage(precision, Class::Parameter)],
             NodeKind::View(_) => vec![graph.ty(graph.operands(id)[0]).dtype],
             NodeKind::Input(input) => vec![input.dtype()],
-            NodeKind::Constant(_) => vec![DType::F32],
+            // Tables are f32 or ids.
+            NodeKind::Constant(_) => vec![node.results[0].dtype],
         };
         graph.set_storage(id, &formats);
     }

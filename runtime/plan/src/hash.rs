@@ -36,6 +36,14 @@ impl fmt::Debug for Hash {
     }
 }
 
+/// A number that stands for a text: the first eight bytes of its BLAKE3 hash, little endian. Keys of dropouts are made
+/// of paths by it.
+pub fn key(text: &str) -> u64 {
+    let hash = blake3::hash(text.as_bytes());
+    let bytes = hash.as_bytes().first_chunk().expect("a hash has 32 bytes");
+    u64::from_le_bytes(*bytes)
+}
+
 /// All hashes of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hashes {
@@ -104,7 +112,8 @@ pub fn numerics(plan: &Plan) -> Hash {
         roles.accumulate,
         roles.learning_rate,
     ];
-    let inputs = inputs.map(|id| tensors.number(id));
+    let inputs = inputs.into_iter().chain(roles.dropout_draw);
+    let inputs: Vec<u32> = inputs.map(|id| tensors.number(id)).collect();
     let constants: Vec<_> = plan
         .constants
         .iter()
@@ -141,7 +150,7 @@ struct Numerics<'a> {
     vocab_size: u64,
     parameters: Vec<ParameterPart<'a>>,
     operations: Vec<OperationPart<'a>>,
-    inputs: [u32; 5],
+    inputs: Vec<u32>,
     constants: Vec<(u32, &'a ConstantContent)>,
     tensors: Vec<TensorPart<'a>>,
     recipe: RecipePart<'a>,

@@ -100,4 +100,6 @@ pub enum ConstantContent {
         /// Base of the frequencies.
         theta: Real,
     },
+    /// `[.., seq]` i32: the index along the innermost axis, the same in every row.
+    Positions,
 }

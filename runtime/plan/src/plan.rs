@@ -94,6 +94,9 @@ pub struct Roles {
     pub second_moment: TensorId,
     /// Updates done so far, i32.
     pub step: TensorId,
+    /// `[4]` i32, input of `forward_backward` where it has a dropout: what its draws depend on beside their keys, set
+    /// anew for every micro-batch ([`crate::Op::Dropout`]).
+    pub dropout_draw: Option<TensorId>,
 }
 
 /// What a batch fills.

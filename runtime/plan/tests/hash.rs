@@ -59,7 +59,8 @@ fn what_changes_a_weight_moves_numerics() {
     assert_eq!(moved(|p| p.recipe.schedule.steps += 1), numerics);
     assert_eq!(moved(|p| p.recipe.data.mode = colac_plan::recipe::BatchMode::Pack), numerics);
     assert_eq!(
-        moved(|p| p.programs[0].operations[1].op = Op::RmsNorm { epsilon: Real::new(1e-5) }),
+        moved(|p| p.programs[0].operations[1].op =
+            Op::RmsNorm { epsilon: Real::new(1e-5), gain: true }),
         numerics
     );
     assert_eq!(moved(|p| p.parameters[0].path.push('x')), numerics);

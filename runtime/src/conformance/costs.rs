@@ -50,6 +50,7 @@ fn count(sample: &Sample) -> Count {
         // Scale, subtract the maximum, exponential, add, divide.
         (products * 2 * dim * doubled, 5 * doubled / 2)
     };
+    let gain_or = |there: bool, operations: u64| if there { operations } else { 0 };
     let logits = |per_logit: u64| elements(2) * extents(1)[0] * per_logit;
     let (doubled_products, other, bytes) = match &sample.op {
         // A row of x meets every row of w: a multiply and an add for each pair of elements.
@@ -63,9 +64,24 @@ fn count(sample: &Sample) -> Count {
         // Rows of the gradient are read, rows of the table read and written.
         Op::EmbeddingBackward { .. } => (0, elements(1), 4 * elements(0) + 3 * 4 * elements(1)),
         // Square, add; times rstd, times w.
-        Op::RmsNorm { .. } => (0, 4 * elements(0), read + written),
-        // g = dy · w; g · x, add; x · rstd² · mean, g - that, · rstd; dy · x · rstd, add.
-        Op::RmsNormBackward => (0, (1 + 2 + 4 + 3) * elements(0), read + written),
+        Op::RmsNorm { gain, .. } => (0, (3 + gain_or(*gain, 1)) * elements(0), read + written),
+        // g · x, add; x · rstd² · mean, g - that, · rstd; with a gain g = dy · w; dy · x · rstd, add.
+        Op::RmsNormBackward { gain } => {
+            (0, (2 + 4 + gain_or(*gain, 1 + 3)) * elements(0), read + written)
+        }
+        // Add; subtract, square, add; subtract, times rstd; times w; plus b.
+        Op::LayerNorm { gain, bias, .. } => {
+            let vectors = gain_or(*gain, 1) + gain_or(*bias, 1);
+            (0, (1 + 3 + 2 + vectors) * elements(0), read + written)
+        }
+        // Add g; x - mean, times g, add; g - mean(g), x - mean, times a factor, subtract, times rstd; with a gain
+        // g = dy · w and dy · z, add; with a bias add dy.
+        Op::LayerNormBackward { gain, bias } => {
+            let vectors = gain_or(*gain, 1 + 2) + gain_or(*bias, 1);
+            (0, (1 + 3 + 5 + vectors) * elements(0), read + written)
+        }
+        // For four elements ten rounds of two products, four exclusive ors and two additions; then compare and multiply.
+        Op::Dropout { .. } => (0, (10 * (2 + 4 + 2) / 4 + 2) * elements(0), read + written),
         // Four products and two sums for a pair.
         Op::Rope { .. } => (0, 6 * (elements(0) / 2), read + written),
         // q kᵀ and p v.
@@ -144,10 +160,13 @@ fn workspace_is_as_documented() {
         let up = |bytes: u64| bytes.next_multiple_of(256);
         let expected = match &sample.op {
             // A partial row of f32 for every 256 rows.
-            Op::RmsNormBackward | Op::ColumnSum => {
+            Op::RmsNormBackward { .. } | Op::LayerNormBackward { .. } | Op::ColumnSum => {
                 let (width, leading) =
                     extents(0).split_last().map(|(w, l)| (*w, l.to_vec())).expect("rows");
-                up(leading.iter().product::<u64>().div_ceil(256) * width * 4)
+                let sums = sample.results.iter().filter(|ty| ty.shape.ndim() == 1).count() as u64;
+                // The gradient of a single row has one axis too, and needs none.
+                let rows = u64::from(leading.is_empty() && !matches!(sample.op, Op::ColumnSum));
+                (sums - rows) * up(leading.iter().product::<u64>().div_ceil(256) * width * 4)
             }
             // A chunk of logits in f32 and of losses in f64.
             Op::HeadLoss { chunk } | Op::HeadLossWithGradient { chunk } => {

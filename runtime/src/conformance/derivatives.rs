@@ -119,10 +119,21 @@ fn derivative(sample: &Sample) -> Option<Derivative> {
             let rows = o[1].extents[0] as u64;
             vec![(1, one(Op::EmbeddingBackward { rows }, &[&o[0], &dy]).remove(0))]
         }
-        Op::RmsNorm { .. } => {
+        Op::RmsNorm { gain, .. } => {
             let rstd = Value::new(&sample.results[1].shape, results[1].clone());
-            one(Op::RmsNormBackward, &[&dy, &o[0], &o[1], &rstd]).into_iter().enumerate().collect()
+            let read: Vec<&Value> = [&dy].into_iter().chain(o).chain([&rstd]).collect();
+            one(Op::RmsNormBackward { gain: *gain }, &read).into_iter().enumerate().collect()
         }
+        Op::LayerNorm { gain, bias, .. } => {
+            let statistics =
+                [1, 2].map(|i: usize| Value::new(&sample.results[i].shape, results[i].clone()));
+            let operands = o.iter().take(1 + usize::from(*gain));
+            let read: Vec<&Value> = [&dy].into_iter().chain(operands).chain(&statistics).collect();
+            let op = Op::LayerNormBackward { gain: *gain, bias: *bias };
+            one(op, &read).into_iter().enumerate().collect()
+        }
+        // The same operation on the gradient.
+        Op::Dropout { .. } => vec![(0, one(sample.op.clone(), &[&dy, &o[1]]).remove(0))],
         Op::Rope { inverse } => {
             vec![(0, one(Op::Rope { inverse: !inverse }, &[&dy, &o[1], &o[2]]).remove(0))]
         }
@@ -170,7 +181,8 @@ fn derivative(sample: &Sample) -> Option<Derivative> {
         Op::LinearBackwardInput
         | Op::LinearBackwardWeight
         | Op::EmbeddingBackward { .. }
-        | Op::RmsNormBackward
+        | Op::RmsNormBackward { .. }
+        | Op::LayerNormBackward { .. }
         | Op::AttentionBackward { .. }
         | Op::HeadLossWithGradient { .. } => return None,
         // The compiler differentiates programs by rules of their own and checks them there.
@@ -208,7 +220,17 @@ fn backward_operations_are_derivatives() {
     checked.dedup();
     assert_eq!(
         checked,
-        ["linear", "embedding", "rms_norm", "rope", "attention", "column_sum", "head_loss"],
+        [
+            "linear",
+            "embedding",
+            "rms_norm",
+            "layer_norm",
+            "dropout",
+            "rope",
+            "attention",
+            "column_sum",
+            "head_loss"
+        ],
         "operations whose derivatives were checked"
     );
 }

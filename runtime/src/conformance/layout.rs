@@ -92,9 +92,10 @@ impl Table {
         })
     }
 
-    /// A slice of wider rows. The rows of `[batch, seq, heads, head_dim]` are positions: heads stay together.
-    fn slice(&mut self, name: &str, ty: &TensorType, segment: Segment) -> TensorId {
-        let inner = if ty.shape.ndim() == 4 { 2 } else { 1 };
+    /// A slice of wider rows. Where an operation sees `[batch, seq, heads, head_dim]`, rows are positions: `heads` says
+    /// that they stay together.
+    fn slice(&mut self, name: &str, ty: &TensorType, segment: Segment, heads: bool) -> TensorId {
+        let inner = if heads && ty.shape.ndim() == 4 { 2 } else { 1 };
         let (outer, inner) = ty.shape.0.split_at(ty.shape.ndim() - inner);
         let rows: u64 = outer.iter().map(|axis| axis.extent).product();
         let width = inner.iter().map(|axis| axis.extent).product::<u64>() + EXTRA;
@@ -124,10 +125,14 @@ impl OneOperation {
         let mut table = Table::default();
         let scalar = TensorType::f32(&[]);
         let condition = table.packed("condition", &scalar, Segment::Scalars);
+        let heads = matches!(
+            sample.op,
+            Op::Rope { .. } | Op::Attention { .. } | Op::AttentionBackward { .. }
+        );
         let mut add = |name: String, ty: &TensorType, segment: Segment, rows: bool| {
             let sliceable = rows && ty.dtype.is_float() && ty.shape.ndim() >= 2;
             match layout {
-                Layout::Slices if sliceable => table.slice(&name, ty, segment),
+                Layout::Slices if sliceable => table.slice(&name, ty, segment, heads),
                 _ => table.packed(&name, ty, segment),
             }
         };
@@ -271,7 +276,10 @@ pub(crate) fn read(executor: &dyn Executor, tensor: TensorId) -> Vec<f64> {
 /// segments.
 fn operand_has_rows(op: &Op, operand: usize) -> bool {
     match op {
-        Op::RmsNormBackward => operand != 3,
+        Op::RmsNormBackward { gain } | Op::LayerNormBackward { gain, .. } => {
+            operand < 2 + usize::from(*gain)
+        }
+        Op::Dropout { .. } => operand == 0,
         Op::Rope { .. } => operand == 0,
         Op::AttentionBackward { .. } => operand != 5,
         Op::Pointwise { program } => {
@@ -284,7 +292,7 @@ fn operand_has_rows(op: &Op, operand: usize) -> bool {
 /// As [`operand_has_rows`] for results.
 fn result_has_rows(op: &Op, result: usize) -> bool {
     match op {
-        Op::RmsNorm { .. } | Op::Attention { .. } => result == 0,
+        Op::RmsNorm { .. } | Op::LayerNorm { .. } | Op::Attention { .. } => result == 0,
         _ => true,
     }
 }
@@ -347,6 +355,7 @@ fn plan(table: Table, operation: Operation) -> Plan {
             first_moment: any,
             second_moment: any,
             step: any,
+            dropout_draw: None,
         },
         scalars: Vec::new(),
         scopes: Vec::new(),

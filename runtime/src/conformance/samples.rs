@@ -74,9 +74,20 @@ pub(crate) fn of(op: &Op) -> (Vec<Sample>, Option<Op>) {
         Op::LinearBackwardInput => (linear_backward_input(), Some(Op::LinearBackwardWeight)),
         Op::LinearBackwardWeight => (linear_backward_weight(), Some(Op::Embedding)),
         Op::Embedding => (embedding(), Some(Op::EmbeddingBackward { rows: 1 })),
-        Op::EmbeddingBackward { .. } => (embedding_backward(), Some(Op::RmsNorm { epsilon: zero })),
-        Op::RmsNorm { .. } => (rms_norm(), Some(Op::RmsNormBackward)),
-        Op::RmsNormBackward => (rms_norm_backward(), Some(Op::Rope { inverse: false })),
+        Op::EmbeddingBackward { .. } => {
+            (embedding_backward(), Some(Op::RmsNorm { epsilon: zero, gain: true }))
+        }
+        Op::RmsNorm { .. } => (rms_norm(), Some(Op::RmsNormBackward { gain: true })),
+        Op::RmsNormBackward { .. } => {
+            (rms_norm_backward(), Some(Op::LayerNorm { epsilon: zero, gain: true, bias: true }))
+        }
+        Op::LayerNorm { .. } => {
+            (layer_norm(), Some(Op::LayerNormBackward { gain: true, bias: true }))
+        }
+        Op::LayerNormBackward { .. } => {
+            (layer_norm_backward(), Some(Op::Dropout { probability: zero, key: 0 }))
+        }
+        Op::Dropout { .. } => (dropout(), Some(Op::Rope { inverse: false })),
         Op::Rope { .. } => (rope(), Some(Op::Attention { mask: Mask::Full, scale: zero })),
         Op::Attention { .. } => {
             (attention(), Some(Op::AttentionBackward { mask: Mask::Full, scale: zero }))
@@ -239,27 +250,110 @@ const NORMS: [(&[u64], u64, f64); 8] = [
     (&[5], 65, 1e-4),
 ];
 
+/// Rows of heads and none of a gain, beside what every norm must take.
 fn rms_norm() -> Vec<Sample> {
-    let sample = |&(leading, width, magnitude): &(&[u64], u64, f64)| {
-        let operands = vec![real("x", &with(leading, width), magnitude), real("w", &[width], 2.0)];
+    let sample = |leading: &[u64], width: u64, magnitude: f64, gain: bool| {
+        let mut operands = vec![real("x", &with(leading, width), magnitude)];
+        operands.extend(gain.then(|| real("w", &[width], 2.0)));
         let results = vec![TensorType::f32(&with(leading, width)), TensorType::f32(leading)];
-        let op = Op::RmsNorm { epsilon: Real::new(1e-6) };
-        Sample::new(format!("{leading:?}, width {width}, up to {magnitude}"), op, operands, results)
+        let op = Op::RmsNorm { epsilon: Real::new(1e-6), gain };
+        let name = if gain { "" } else { ", no gain" };
+        let name = format!("{leading:?}, width {width}, up to {magnitude}{name}");
+        Sample::new(name, op, operands, results)
     };
-    NORMS.iter().map(sample).collect()
+    let mut samples: Vec<Sample> = NORMS.iter().map(|&(l, w, m)| sample(l, w, m, true)).collect();
+    samples.extend(NORMS.iter().skip(1).step_by(2).map(|&(l, w, m)| sample(l, w, m, false)));
+    samples.extend([true, false].map(|gain| sample(&[2, 5, 3], 8, 1.0, gain)));
+    samples
 }
 
 fn rms_norm_backward() -> Vec<Sample> {
     let sample = |forward: Sample| {
-        let [x, w] = &forward.operands[..] else { panic!("two operands") };
+        let Op::RmsNorm { gain, .. } = forward.op else { panic!("a sample of the norm") };
         let rstd = evaluate(&forward.op, &forward.values(), &[])[1].clone();
         let rstd = given(&forward.results[1].shape.extents(), rstd);
-        let dy = real("dy", &x.ty.shape.extents(), 1.0);
-        let results = vec![x.ty.clone(), w.ty.clone()];
-        let operands = vec![dy, x.clone(), w.clone(), rstd];
-        Sample::new(forward.name, Op::RmsNormBackward, operands, results)
+        let types: Vec<TensorType> = forward.operands.iter().map(|o| o.ty.clone()).collect();
+        let dy = real("dy", &types[0].shape.extents(), 1.0);
+        let operands = [dy].into_iter().chain(forward.operands).chain([rstd]).collect();
+        Sample::new(forward.name, Op::RmsNormBackward { gain }, operands, types)
     };
     rms_norm().into_iter().map(sample).collect()
+}
+
+/// Leading axes, width, magnitude of x, what is added to it: the mean must be taken away without losing the rest.
+const LAYER_NORMS: [(&[u64], u64, f64, f64); 9] = [
+    (&[1], 1, 1.0, 0.0),
+    (&[], 17, 1.0, 0.0),
+    (&[1, 1], 129, 1.0, 0.5),
+    (&[2, 65], 17, 1.0, -2.0),
+    (&[2, 131], 3, 1.0, 0.0),
+    (&[300], 129, 1.0, 0.0),
+    (&[2, 5, 3], 8, 1.0, 1.0),
+    (&[5], 65, 1e4, 0.0),
+    (&[7], 65, 1.0, 6.0),
+];
+
+fn layer_norm() -> Vec<Sample> {
+    let mut samples = Vec::new();
+    for (index, &(leading, width, magnitude, offset)) in LAYER_NORMS.iter().enumerate() {
+        for (gain, bias) in [(true, true), (true, false), (false, true), (false, false)] {
+            // A row of one element is its own mean: only a bias is left of it.
+            if (index % 2 == 0 && !(gain && bias)) || (width == 1 && !bias) {
+                continue;
+            }
+            let mut x = real("x", &with(leading, width), magnitude);
+            x.values.iter_mut().for_each(|x| *x = f64::from((*x + offset) as f32));
+            let mut operands = vec![x];
+            operands.extend(gain.then(|| real("w", &[width], 2.0)));
+            operands.extend(bias.then(|| real("b", &[width], 1.0)));
+            let statistic = TensorType::f32(leading);
+            let results =
+                vec![TensorType::f32(&with(leading, width)), statistic.clone(), statistic];
+            // Rows of few elements may be nearly constant, where the norm is too curved for differences.
+            let epsilon = Real::new(if width < 8 { 0.1 } else { 1e-5 });
+            let op = Op::LayerNorm { epsilon, gain, bias };
+            let vectors = format!("gain {gain}, bias {bias}");
+            let name = format!("{leading:?}, width {width}, {offset} ± {magnitude}, {vectors}");
+            samples.push(Sample::new(name, op, operands, results));
+        }
+    }
+    samples
+}
+
+fn layer_norm_backward() -> Vec<Sample> {
+    let sample = |forward: Sample| {
+        let Op::LayerNorm { gain, bias, .. } = forward.op else { panic!("a sample of the norm") };
+        let results = evaluate(&forward.op, &forward.values(), &[]);
+        let leading = forward.results[1].shape.extents();
+        let statistics = [1, 2].map(|result: usize| given(&leading, results[result].clone()));
+        let types: Vec<TensorType> = forward.operands.iter().map(|o| o.ty.clone()).collect();
+        let dy = real("dy", &types[0].shape.extents(), 1.0);
+        let read = forward.operands.into_iter().take(1 + usize::from(gain));
+        let operands = [dy].into_iter().chain(read).chain(statistics).collect();
+        Sample::new(forward.name, Op::LayerNormBackward { gain, bias }, operands, types)
+    };
+    layer_norm().into_iter().map(sample).collect()
+}
+
+fn dropout() -> Vec<Sample> {
+    let cases: [(&[u64], f64, u64, [i32; 4]); 7] = [
+        (&[1], 0.5, 1, [3, -4, 0, 0]),
+        (&[17], 0.1, u64::MAX, [0, 0, 7, 1]),
+        (&[2, 65, 17], 0.1, 0x0123_4567_89ab_cdef, [1, 2, 3, 4]),
+        (&[3, 4099], 0.25, 9, [i32::MIN, i32::MAX, 5, 0]),
+        // More than a task, in one row and in several.
+        (&[20_001], 0.9, 77, [5, 6, 1000, 3]),
+        (&[2, 5, 3, 7], 0.0, 5, [1, 1, 1, 1]),
+        (&[300, 67], 0.5, 6, [-1, -1, -1, -1]),
+    ];
+    let sample = |&(extents, probability, key, draw): &(&[u64], f64, u64, [i32; 4])| {
+        let operands =
+            vec![real("x", extents, 1.0), integers(&[4], draw.iter().map(|&w| w.into()).collect())];
+        let results = vec![TensorType::f32(extents)];
+        let op = Op::Dropout { probability: Real::new(probability), key };
+        Sample::new(format!("{extents:?}, p {probability}"), op, operands, results)
+    };
+    cases.iter().map(sample).collect()
 }
 
 fn rope() -> Vec<Sample> {
@@ -589,7 +683,7 @@ fn every_operation_has_samples() {
             names.push(name);
         }
     }
-    assert_eq!(names.len(), 16, "operations in the chain: {names:?}");
+    assert_eq!(names.len(), 19, "operations in the chain: {names:?}");
     let mut titles: Vec<String> = all().into_iter().map(|sample| sample.name).collect();
     titles.sort();
     let all = titles.len();

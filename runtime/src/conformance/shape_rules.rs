@@ -65,8 +65,12 @@ fn free(op: &Op, types: &[TensorType], operand: usize, axis: usize) -> bool {
         Op::LinearBackwardWeight => width,
         Op::Embedding | Op::ColumnSum | Op::GradientNorm => true,
         Op::EmbeddingBackward { .. } => operand == 1 && width,
-        Op::RmsNorm { .. } => operand == 0 && !width,
-        Op::RmsNormBackward | Op::AttentionBackward { .. } => false,
+        Op::RmsNorm { gain: false, .. } | Op::LayerNorm { gain: false, bias: false, .. } => true,
+        Op::RmsNorm { .. } | Op::LayerNorm { .. } => operand == 0 && !width,
+        Op::Dropout { .. } => operand == 0,
+        Op::RmsNormBackward { .. }
+        | Op::LayerNormBackward { .. }
+        | Op::AttentionBackward { .. } => false,
         // Batch and heads.
         Op::Rope { .. } => operand == 0 && (axis == 0 || axis == 2),
         // More heads on as many key/value heads, where they divide evenly.
@@ -150,13 +154,28 @@ fn wrong_attributes_are_refused() {
         ),
         (
             "a negative epsilon",
-            Op::RmsNorm { epsilon: Real::new(-1.0) },
+            Op::RmsNorm { epsilon: Real::new(-1.0), gain: true },
             vec![f32(&[2, 3]), f32(&[3])],
         ),
         (
             "epsilon not a number",
-            Op::RmsNorm { epsilon: Real::new(f64::NAN) },
+            Op::RmsNorm { epsilon: Real::new(f64::NAN), gain: true },
             vec![f32(&[2, 3]), f32(&[3])],
+        ),
+        (
+            "a negative epsilon",
+            Op::LayerNorm { epsilon: Real::new(-1.0), gain: false, bias: false },
+            vec![f32(&[2, 3])],
+        ),
+        (
+            "a probability of 1",
+            Op::Dropout { probability: one, key: 0 },
+            vec![f32(&[2, 3]), i32(&[4])],
+        ),
+        (
+            "a probability that is not a number",
+            Op::Dropout { probability: Real::new(f64::NAN), key: 0 },
+            vec![f32(&[2, 3]), i32(&[4])],
         ),
         ("an empty chunk", Op::HeadLoss { chunk: 0 }, head),
         ("ranges that overlap", adamw(vec![range(0, 5), range(4, 2)]), update.clone()),

@@ -16,8 +16,8 @@ const TASK_ROWS: usize = 32;
 #[derive(Debug)]
 pub(crate) struct RmsNorm {
     pub(crate) x: Rows,
-    /// One row.
-    pub(crate) weight: Rows,
+    /// One row, where there is a gain.
+    pub(crate) weight: Option<Rows>,
     pub(crate) y: Rows,
     /// One number for each row of `x`, as one row.
     pub(crate) rstd: Rows,
@@ -33,6 +33,15 @@ vectorised! {
     }
 }
 
+vectorised! {
+    /// `y = x · factor`.
+    fn plainly_scaled_row<FUSED>(x: &[f32], factor: f32, y: &mut [f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = *x * factor;
+        }
+    }
+}
+
 impl Kernel for RmsNorm {
     fn run(&self, context: &Context<'_>) {
         context.pool.run(self.x.rows.div_ceil(TASK_ROWS), &|task, _| {
@@ -43,24 +52,32 @@ impl Kernel for RmsNorm {
                     let mean = f64::from(dot(x, x)) / x.len() as f64;
                     let rstd = (1.0 / (mean + self.epsilon).sqrt()) as f32;
                     self.rstd.part_mut(0, row..row + 1)[0] = rstd;
-                    scaled_row(x, self.weight.row(0), rstd, self.y.row_mut(row));
+                    match self.weight {
+                        Some(weight) => scaled_row(x, weight.row(0), rstd, self.y.row_mut(row)),
+                        None => plainly_scaled_row(x, rstd, self.y.row_mut(row)),
+                    }
                 }
             }
         });
     }
 }
 
-/// [`colac_plan::Op::RmsNormBackward`].
+/// [`colac_plan::Op::RmsNormBackward { gain: true }`].
 #[derive(Debug)]
 pub(crate) struct RmsNormBackward {
     pub(crate) dy: Rows,
     pub(crate) x: Rows,
-    /// One row.
-    pub(crate) weight: Rows,
+    /// Where there is a gain, it and its gradient.
+    pub(crate) gain: Option<Gain>,
     /// One number for each row of `x`, as one row.
     pub(crate) rstd: Rows,
     pub(crate) dx: Rows,
-    /// One row.
+}
+
+/// A gain and its gradient, one row each.
+#[derive(Debug)]
+pub(crate) struct Gain {
+    pub(crate) weight: Rows,
     pub(crate) dw: Rows,
     pub(crate) write: WriteMode,
     /// One row for every [`REDUCTION_ROWS`] rows of `x`; in the workspace.
@@ -104,6 +121,15 @@ vectorised! {
 }
 
 vectorised! {
+    /// `dx = rstd · dy - x · mean_factor`.
+    fn plain_input_gradient<FUSED>(dy: &[f32], x: &[f32], rstd: f32, mean_factor: f32, dx: &mut [f32]) {
+        for ((dx, dy), x) in dx.iter_mut().zip(dy).zip(x) {
+            *dx = multiply_add::<FUSED>(-mean_factor, *x, rstd * *dy);
+        }
+    }
+}
+
+vectorised! {
     /// `sum = sum + dy · x · rstd`.
     fn add_weight_gradient<FUSED>(sum: &mut [f32], dy: &[f32], x: &[f32], rstd: f32) {
         for ((sum, dy), x) in sum.iter_mut().zip(dy).zip(x) {
@@ -112,16 +138,15 @@ vectorised! {
     }
 }
 
-impl Kernel for RmsNormBackward {
-    fn run(&self, context: &Context<'_>) {
+impl RmsNormBackward {
+    fn gain_gradient(&self, context: &Context<'_>, gain: &Gain) {
         let (rows, width, block) = (self.x.rows, self.x.width, REDUCTION_ROWS as usize);
-        // The gradient of the weight first: it needs `dy` and `x` of many rows, the other only its own.
         let across = width.div_ceil(COLUMNS);
-        context.pool.run(self.partials.rows * across, &|task, _| {
+        context.pool.run(gain.partials.rows * across, &|task, _| {
             let columns = span(task % across, COLUMNS, width);
             // SAFETY: these columns of this partial row belong to this task; operands are only read.
             unsafe {
-                let sum = self.partials.part_mut(task / across, columns.clone());
+                let sum = gain.partials.part_mut(task / across, columns.clone());
                 sum.fill(0.0);
                 for row in span(task / across, block, rows) {
                     let (dy, x) =
@@ -130,22 +155,34 @@ impl Kernel for RmsNormBackward {
                 }
             }
         });
-        sum_partials(context, self.partials, self.dw, self.write.adds());
-        context.pool.run(rows.div_ceil(TASK_ROWS), &|task, _| {
-            for row in span(task, TASK_ROWS, rows) {
+        sum_partials(context, gain.partials, gain.dw, gain.write.adds());
+    }
+}
+
+impl Kernel for RmsNormBackward {
+    fn run(&self, context: &Context<'_>) {
+        // The gradient of the gain first: it needs `dy` and `x` of many rows, the other only its own.
+        if let Some(gain) = &self.gain {
+            self.gain_gradient(context, gain);
+        }
+        let width = self.x.width as f32;
+        context.pool.run(self.x.rows.div_ceil(TASK_ROWS), &|task, _| {
+            for row in span(task, TASK_ROWS, self.x.rows) {
                 // SAFETY: a row belongs to one task; operands are only read.
                 unsafe {
-                    let (dy, x, weight) = (self.dy.row(row), self.x.row(row), self.weight.row(0));
+                    let (dy, x, dx) = (self.dy.row(row), self.x.row(row), self.dx.row_mut(row));
                     let rstd = self.rstd.part(0, row..row + 1)[0];
-                    let mean = weighted_dot(dy, weight, x) / width as f32;
-                    input_gradient(
-                        dy,
-                        weight,
-                        x,
-                        rstd,
-                        rstd * rstd * rstd * mean,
-                        self.dx.row_mut(row),
-                    );
+                    let factor = rstd * rstd * rstd;
+                    match &self.gain {
+                        Some(gain) => {
+                            let weight = gain.weight.row(0);
+                            let mean = weighted_dot(dy, weight, x) / width;
+                            input_gradient(dy, weight, x, rstd, factor * mean, dx);
+                        }
+                        None => {
+                            plain_input_gradient(dy, x, rstd, factor * (dot(dy, x) / width), dx);
+                        }
+                    }
                 }
             }
         });

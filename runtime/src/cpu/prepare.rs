@@ -10,12 +10,14 @@ use colac_plan::{Op, Operation, Plan, Segment, Tensor, TensorId};
 use crate::cpu::adamw::{AdamW, pieces};
 use crate::cpu::attention::Attention;
 use crate::cpu::attention_backward::AttentionBackward;
+use crate::cpu::dropout::Dropout;
 use crate::cpu::embedding::{Embedding, EmbeddingBackward};
 use crate::cpu::error::{CpuError, LayoutProblem, OperationProblem};
 use crate::cpu::gemm::Product;
 use crate::cpu::head_loss::{Gradient, HeadLoss};
 use crate::cpu::kernel::{Kernel, WriteMode};
-use crate::cpu::norm::{RmsNorm, RmsNormBackward};
+use crate::cpu::layer_norm::{LayerNorm, LayerNormBackward, VectorGradient};
+use crate::cpu::norm::{Gain, RmsNorm, RmsNormBackward};
 use crate::cpu::pointwise::Pointwise;
 use crate::cpu::reduce::{ColumnSum, GradientNorm, NORM_BLOCK, Partials};
 use crate::cpu::rope::Rope;
@@ -177,6 +179,13 @@ impl Preparation<'_> {
         Rows::over(pointer.cast(), rows, width)
     }
 
+    /// A partial row for every [`REDUCTION_ROWS`] rows of `x`, behind those of `before` other vectors.
+    fn reduction(&self, before: usize, x: Rows) -> Rows {
+        let rows = x.rows.div_ceil(REDUCTION_ROWS as usize);
+        let from = before as u64 * aligned((rows * x.width * 4) as u64);
+        self.workspace(from, rows, x.width)
+    }
+
     /// f64s in the workspace, from a byte on.
     fn partials(&self, from: u64, count: usize) -> Partials {
         let pointer =
@@ -213,26 +222,65 @@ impl Preparation<'_> {
                     write: self.write(0)?,
                 })
             }
-            Op::RmsNorm { epsilon } => Box::new(RmsNorm {
+            Op::RmsNorm { epsilon, gain } => Box::new(RmsNorm {
                 x: rows(0)?,
-                weight: packed(1)?,
+                weight: gain.then(|| packed(1)).transpose()?,
                 y: result(0)?,
                 rstd: packed_result(1)?,
                 epsilon: epsilon.get(),
             }),
-            Op::RmsNormBackward => {
+            Op::RmsNormBackward { gain } => {
+                let (x, rstd) = (rows(1)?, packed(2 + usize::from(*gain))?);
+                let gain = match gain {
+                    true => Some(Gain {
+                        weight: packed(2)?,
+                        dw: packed_result(1)?,
+                        write: self.write(1)?,
+                        partials: self.reduction(0, x),
+                    }),
+                    false => None,
+                };
+                Box::new(RmsNormBackward { dy: rows(0)?, x, gain, rstd, dx: result(0)? })
+            }
+            Op::LayerNorm { epsilon, gain, bias } => Box::new(LayerNorm {
+                x: rows(0)?,
+                weight: gain.then(|| packed(1)).transpose()?,
+                bias: bias.then(|| packed(1 + usize::from(*gain))).transpose()?,
+                y: result(0)?,
+                mean: packed_result(1)?,
+                rstd: packed_result(2)?,
+                epsilon: epsilon.get(),
+            }),
+            Op::LayerNormBackward { gain, bias } => {
                 let x = rows(1)?;
-                Box::new(RmsNormBackward {
+                let first = 2 + usize::from(*gain);
+                // Partial sums of the gain come before those of the bias.
+                let vector = |index: usize| -> Result<VectorGradient, CpuError> {
+                    Ok(VectorGradient {
+                        target: packed_result(index)?,
+                        write: self.write(index)?,
+                        partials: self.reduction(index - 1, x),
+                    })
+                };
+                Box::new(LayerNormBackward {
                     dy: rows(0)?,
                     x,
-                    weight: packed(2)?,
-                    rstd: packed(3)?,
+                    weight: gain.then(|| packed(2)).transpose()?,
+                    mean: packed(first)?,
+                    rstd: packed(first + 1)?,
                     dx: result(0)?,
-                    dw: packed_result(1)?,
-                    write: self.write(1)?,
-                    partials: self.workspace(0, x.rows.div_ceil(REDUCTION_ROWS as usize), x.width),
+                    dw: gain.then(|| vector(1)).transpose()?,
+                    db: bias.then(|| vector(1 + usize::from(*gain))).transpose()?,
                 })
             }
+            Op::Dropout { probability, key } => Box::new(Dropout {
+                x: rows(0)?,
+                draw: self.view(false, 1, Integers::new)?,
+                y: result(0)?,
+                in_place: !disjoint(self.operands[0], self.results[0]),
+                probability: probability.get(),
+                key: *key,
+            }),
             Op::Rope { inverse } => Box::new(Rope {
                 x: heads(0)?,
                 cos: rows(1)?,
@@ -282,7 +330,7 @@ impl Preparation<'_> {
             }
             Op::ColumnSum => {
                 let x = rows(0)?;
-                let partials = self.workspace(0, x.rows.div_ceil(REDUCTION_ROWS as usize), x.width);
+                let partials = self.reduction(0, x);
                 Box::new(ColumnSum { x, y: packed_result(0)?, write: self.write(0)?, partials })
             }
             Op::HeadLoss { chunk } => Box::new(self.head_loss(*chunk, None)?),

@@ -1,4 +1,4 @@
-//! Tables that a plan names and the host computes: the rotary embedding's cosines and sines.
+//! Tables that a plan names and the host computes: the rotary embedding's cosines and sines, positions.
 //!
 //! Owns the formulas. Computed in f64, rounded once to f32; an executor rounds to the tensor's storage.
 
@@ -11,18 +11,36 @@ use crate::executor::Executor;
 pub fn write_constants(executor: &mut dyn Executor) {
     for index in 0..executor.plan().constants.len() {
         let constant = executor.plan().constants[index].clone();
-        let values = constant_values(executor.plan(), &constant);
-        executor.write_f32(constant.tensor, &values);
+        match constant_values(executor.plan(), &constant) {
+            Table::Real(values) => executor.write_f32(constant.tensor, &values),
+            Table::Integer(values) => executor.write_i32(constant.tensor, &values),
+        }
     }
 }
 
+/// The elements of one table.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Table {
+    /// Of a table of real numbers.
+    Real(Vec<f32>),
+    /// Of a table of whole numbers.
+    Integer(Vec<i32>),
+}
+
 /// The elements of one table, in logical order.
-pub fn constant_values(plan: &Plan, constant: &Constant) -> Vec<f32> {
+pub fn constant_values(plan: &Plan, constant: &Constant) -> Table {
     let shape = &plan.tensor(constant.tensor).ty.shape;
-    let (positions, pairs) = (shape.rows(), shape.width());
+    let (rows, width) = (shape.rows(), shape.width());
     match constant.content {
-        ConstantContent::RopeCos { theta } => rope_table(positions, pairs, theta, libm::cos),
-        ConstantContent::RopeSin { theta } => rope_table(positions, pairs, theta, libm::sin),
+        ConstantContent::RopeCos { theta } => {
+            Table::Real(rope_table(rows, width, theta, libm::cos))
+        }
+        ConstantContent::RopeSin { theta } => {
+            Table::Real(rope_table(rows, width, theta, libm::sin))
+        }
+        ConstantContent::Positions => {
+            Table::Integer((0..rows).flat_map(|_| 0..width as i32).collect())
+        }
     }
 }
 

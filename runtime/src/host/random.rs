@@ -33,6 +33,26 @@ pub fn philox4x32(key: [u32; 2], counter: [u32; 4]) -> [u32; 4] {
     x
 }
 
+/// The key of a path under a seed: the first eight bytes of the BLAKE3 hash of the seed (eight bytes, little endian) and
+/// the path.
+pub fn key(seed: u64, path: &str) -> [u32; 2] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_le_bytes()).update(path.as_bytes());
+    let hash = hasher.finalize();
+    let word = |at: usize| {
+        let bytes = &hash.as_bytes()[at..at + 4];
+        u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    };
+    [word(0), word(4)]
+}
+
+/// What the dropouts of one micro-batch draw from ([`colac_plan::Op::Dropout`]), as the words of a tensor: the key of
+/// `dropout` under the seed, the index of the update, the micro-batch within it.
+pub fn dropout_draw(seed: u64, update: u64, micro_batch: usize) -> [i32; 4] {
+    let [low, high] = key(seed, "dropout");
+    [low, high, update as u32, micro_batch as u32].map(u32::cast_signed)
+}
+
 /// An endless sequence of random numbers that can be read at any place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stream {
@@ -41,17 +61,9 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The stream of a path under a seed. Its key is the first eight bytes of the BLAKE3 hash of the seed (eight bytes,
-    /// little endian) and the path; `number` separates streams of the same path.
+    /// The stream of a path under a seed. `number` separates streams of the same path.
     pub fn new(seed: u64, path: &str, number: u64) -> Stream {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&seed.to_le_bytes()).update(path.as_bytes());
-        let hash = hasher.finalize();
-        let word = |at: usize| {
-            let bytes = &hash.as_bytes()[at..at + 4];
-            u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
-        };
-        Stream { key: [word(0), word(4)], number }
+        Stream { key: key(seed, path), number }
     }
 
     /// Two independent 64-bit words: block `index` of the stream.

@@ -8,8 +8,10 @@
 //! computes anything, and must never become clever: speed belongs elsewhere.
 
 mod attention;
+mod dropout;
 mod embedding;
 mod head_loss;
+mod layer_norm;
 mod linear;
 mod optimizer;
 mod pointwise;
@@ -145,8 +147,27 @@ pub fn evaluate(op: &Op, operands: &[Value], current: &[Value]) -> Vec<Vec<f64>>
         Op::ColumnSum => vec![linear::column_sum(&o[0])],
         Op::Embedding => vec![embedding::forward(&o[0], &o[1])],
         Op::EmbeddingBackward { rows } => vec![embedding::backward(&o[0], &o[1], *rows as usize)],
-        Op::RmsNorm { epsilon } => rms_norm::forward(&o[0], &o[1], epsilon.get()).into(),
-        Op::RmsNormBackward => rms_norm::backward(&o[0], &o[1], &o[2], &o[3]).into(),
+        Op::RmsNorm { epsilon, gain } => {
+            rms_norm::forward(&o[0], gain.then(|| &o[1]), epsilon.get()).into()
+        }
+        Op::RmsNormBackward { gain } => {
+            let rstd = &o[2 + usize::from(*gain)];
+            let [dx, dw] = rms_norm::backward(&o[0], &o[1], gain.then(|| &o[2]), rstd);
+            [dx].into_iter().chain(gain.then_some(dw)).collect()
+        }
+        Op::LayerNorm { epsilon, gain, bias } => {
+            let (w, b) = (gain.then(|| &o[1]), bias.then(|| &o[1 + usize::from(*gain)]));
+            layer_norm::forward(&o[0], w, b, epsilon.get()).into()
+        }
+        Op::LayerNormBackward { gain, bias } => {
+            let first = 2 + usize::from(*gain);
+            let (w, mean, rstd) = (gain.then(|| &o[2]), &o[first], &o[first + 1]);
+            let [dx, dw, db] = layer_norm::backward(&o[0], &o[1], w, mean, rstd);
+            [dx].into_iter().chain(gain.then_some(dw)).chain(bias.then_some(db)).collect()
+        }
+        Op::Dropout { probability, key } => {
+            vec![dropout::forward(&o[0], &o[1], probability.get(), *key)]
+        }
         Op::Rope { inverse } => vec![rope::rotate(&o[0], &o[1], &o[2], *inverse)],
         Op::Attention { mask, scale } => {
             attention::forward(&o[0], &o[1], &o[2], *mask, scale.get()).into()

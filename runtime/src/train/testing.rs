@@ -148,6 +148,7 @@ pub(crate) fn plan_of(
         first_moment: layout.add("first_moment", Segment::Optimizer, DType::F32, &[FLAT as u64]),
         second_moment: layout.add("second_moment", Segment::Optimizer, DType::F32, &[FLAT as u64]),
         step: layout.add("step", Segment::Optimizer, DType::I32, &[]),
+        dropout_draw: None,
     };
     let mut parameter = |path: &str, extents: &[u64], offset, role| Parameter {
         path: path.to_owned(),

@@ -8,6 +8,7 @@ use colac_plan::recipe::{LossNormalization, Recipe};
 use colac_plan::{Plan, ProgramKind};
 
 use crate::executor::Executor;
+use crate::host::random::dropout_draw;
 use crate::train::error::TrainError;
 use crate::train::rows::{TrainingRows, valid_labels};
 use crate::train::schedule::learning_rate;
@@ -90,7 +91,8 @@ impl Trainer {
         if tokens == 0 {
             return Ok(StepReport { step, loss: None, gradient_norm: None, learning_rate, tokens });
         }
-        let loss = self.accumulate_gradient(executor, normalization, tokens) / tokens as f64;
+        let sum = self.accumulate_gradient(executor, normalization, tokens, update);
+        let loss = sum / tokens as f64;
 
         let roles = &executor.plan().roles;
         let (rate, norm, finite) =
@@ -123,10 +125,12 @@ impl Trainer {
         executor: &mut dyn Executor,
         normalization: LossNormalization,
         global_tokens: u64,
+        update: u64,
     ) -> f64 {
         let roles = &executor.plan().roles;
         let (inputs, losses) = (roles.train.clone(), roles.train_loss);
         let (scale, accumulate) = (roles.loss_scale, roles.accumulate);
+        let (draw, seed) = (roles.dropout_draw, executor.plan().recipe.seed);
         let elements = self.tokens.len() / self.micro_batches;
         let batches = self.tokens.chunks_exact(elements).zip(self.labels.chunks_exact(elements));
         let mut sum = 0.0;
@@ -141,6 +145,9 @@ impl Trainer {
             let loss_scale = if divisor == 0.0 { 0.0 } else { 1.0 / divisor };
             executor.write_i32(inputs.tokens, tokens);
             executor.write_i32(inputs.labels, labels);
+            if let Some(draw) = draw {
+                executor.write_i32(draw, &dropout_draw(seed, update, index));
+            }
             executor.write_f32(scale, &[loss_scale as f32]);
             executor.write_f32(accumulate, &[if index == 0 { 0.0 } else { 1.0 }]);
             executor.run(ProgramKind::ForwardBackward, index + 1 == self.micro_batches);

@@ -132,11 +132,24 @@ impl Backward<'_> {
                 let dw = self.add(id, Op::EmbeddingBackward { rows }, &[operands[0], d])[0];
                 self.weight_gradient(id, operands[1], dw)?;
             }
-            Op::RmsNorm { .. } => {
-                let results =
-                    self.add(id, Op::RmsNormBackward, &[d, operands[0], operands[1], forward(1)]);
-                self.weight_gradient(id, operands[1], results[1])?;
-                self.contribute(operands[0], results[0]);
+            Op::RmsNorm { gain, .. } => {
+                let mut read = vec![d];
+                read.extend(operands);
+                read.push(forward(1));
+                let results = self.add(id, Op::RmsNormBackward { gain: *gain }, &read);
+                self.norm(id, operands, &results)?;
+            }
+            Op::LayerNorm { gain, bias, .. } => {
+                let mut read = vec![d];
+                read.extend(&operands[..1 + usize::from(*gain)]);
+                read.extend([forward(1), forward(2)]);
+                let back = Op::LayerNormBackward { gain: *gain, bias: *bias };
+                let results = self.add(id, back, &read);
+                self.norm(id, operands, &results)?;
+            }
+            Op::Dropout { .. } => {
+                let dx = self.add(id, op.clone(), &[d, operands[1]])[0];
+                self.contribute(operands[0], dx);
             }
             Op::Rope { inverse } => {
                 let back = Op::Rope { inverse: !inverse };
@@ -157,7 +170,8 @@ impl Backward<'_> {
             | Op::LinearBackwardInput
             | Op::LinearBackwardWeight
             | Op::EmbeddingBackward { .. }
-            | Op::RmsNormBackward
+            | Op::RmsNormBackward { .. }
+            | Op::LayerNormBackward { .. }
             | Op::AttentionBackward { .. }
             | Op::ColumnSum
             | Op::GradientNorm
@@ -167,6 +181,20 @@ impl Backward<'_> {
                 );
             }
         }
+        Ok(())
+    }
+
+    /// Gradients of a norm's operands: first the value's, then those of its vectors.
+    fn norm(
+        &mut self,
+        id: NodeId,
+        operands: &[Value],
+        gradients: &[Value],
+    ) -> Result<(), Diagnostic> {
+        for (&vector, &gradient) in operands.iter().zip(gradients).skip(1) {
+            self.weight_gradient(id, vector, gradient)?;
+        }
+        self.contribute(operands[0], gradients[0]);
         Ok(())
     }
 

@@ -72,8 +72,16 @@ impl Op {
             Op::EmbeddingBackward { .. } => {
                 (0, elements(1), operands[0].bytes() + 3 * operands[1].bytes())
             }
-            Op::RmsNorm { .. } => (0, 4 * elements(0), bytes),
-            Op::RmsNormBackward => (0, 10 * elements(0), bytes),
+            Op::RmsNorm { gain, .. } => (0, (3 + u64::from(*gain)) * elements(0), bytes),
+            Op::RmsNormBackward { gain } => (0, (6 + 4 * u64::from(*gain)) * elements(0), bytes),
+            Op::LayerNorm { gain, bias, .. } => {
+                (0, (6 + u64::from(*gain) + u64::from(*bias)) * elements(0), bytes)
+            }
+            Op::LayerNormBackward { gain, bias } => {
+                (0, (9 + 3 * u64::from(*gain) + u64::from(*bias)) * elements(0), bytes)
+            }
+            // A draw of four words is ten rounds of two products, four exclusive ors and two additions.
+            Op::Dropout { .. } => (0, 22 * elements(0), bytes),
             Op::Rope { .. } => (0, 3 * elements(0), bytes),
             Op::Attention { mask, .. } => {
                 let (products, other) = attention(&operands[0].shape, *mask, 2);
@@ -113,7 +121,10 @@ impl Op {
             | Op::Embedding
             | Op::EmbeddingBackward { .. }
             | Op::RmsNorm { .. }
-            | Op::RmsNormBackward
+            | Op::RmsNormBackward { .. }
+            | Op::LayerNorm { .. }
+            | Op::LayerNormBackward { .. }
+            | Op::Dropout { .. }
             | Op::Rope { .. }
             | Op::Pointwise { .. }
             | Op::ColumnSum
@@ -124,16 +135,19 @@ impl Op {
 
     /// Bytes of scratch memory that an executor may use, exactly; an executor asks for no other.
     ///
-    /// Row reductions keep one f32 partial row for every [`REDUCTION_ROWS`] rows; the loss keeps a chunk of logits in
+    /// Row reductions keep one f32 partial row for every [`REDUCTION_ROWS`] rows and each vector they make; the loss keeps a chunk of logits in
     /// f32 (its gradient takes their place) and one f64 loss per position of the chunk; the norm keeps one f64 and one
     /// flag (as f64) for every 2¹⁶ elements; the backward attention keeps one f32 per query and head (the row sums of
     /// `dout · out`).
     pub fn workspace_bytes(&self, operands: &[&TensorType], _results: &[&TensorType]) -> u64 {
+        let partials = |sums: u64| {
+            let shape = &operands[0].shape;
+            sums * aligned(shape.rows().div_ceil(REDUCTION_ROWS) * shape.width() * 4)
+        };
         match self {
-            Op::RmsNormBackward | Op::ColumnSum => {
-                let shape = &operands[0].shape;
-                aligned(shape.rows().div_ceil(REDUCTION_ROWS) * shape.width() * 4)
-            }
+            Op::ColumnSum | Op::RmsNormBackward { gain: true } => partials(1),
+            Op::RmsNormBackward { gain: false } => 0,
+            Op::LayerNormBackward { gain, bias } => partials(u64::from(*gain) + u64::from(*bias)),
             Op::HeadLoss { chunk } | Op::HeadLossWithGradient { chunk } => {
                 let positions = operands[0].shape.rows().min(u64::from(*chunk));
                 aligned(positions * operands[1].shape.0[0].extent * 4) + aligned(positions * 8)
@@ -149,6 +163,8 @@ impl Op {
             | Op::Embedding
             | Op::EmbeddingBackward { .. }
             | Op::RmsNorm { .. }
+            | Op::LayerNorm { .. }
+            | Op::Dropout { .. }
             | Op::Rope { .. }
             | Op::Attention { .. }
             | Op::Pointwise { .. }

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use crate::dtype::DType;
-use crate::op::{Mask, Op};
+use crate::op::{Mask, Op, Real};
 use crate::pointwise::{InputForm, Program};
 use crate::shape::{Axis, Shape, TensorType};
 
@@ -190,26 +190,35 @@ impl Op {
                 o.agree("rows", 0, 1, fits)?;
                 vec![f32(Shape::of(&[*rows, dy.width()]))]
             }
-            Op::RmsNorm { epsilon } => {
-                o.count(2)?;
-                let (x, w) = (o.float(0)?, o.float(1)?);
-                o.form(0, x.ndim() >= 1, "[.., width]")?;
-                o.form(1, w.ndim() == 1, "[width]")?;
-                o.agree("widths", 0, 1, x.width() == w.width())?;
-                o.rule(epsilon.get() >= 0.0, || {
-                    format!("epsilon is {epsilon}, but must not be negative")
-                })?;
+            Op::RmsNorm { epsilon, gain } => {
+                let x = norm_operands(&o, *epsilon, *gain, false)?;
                 vec![of(x.clone()), f32(Shape(x.leading().to_vec()))]
             }
-            Op::RmsNormBackward => {
-                o.count(4)?;
-                let (dy, x, w, rstd) = (o.float(0)?, o.float(1)?, o.float(2)?, o.float(3)?);
-                o.form(0, dy.ndim() >= 1, "[.., width]")?;
-                o.agree("shapes", 0, 1, dy.same_extents(x))?;
-                o.form(2, w.ndim() == 1, "[width]")?;
-                o.agree("widths", 1, 2, x.width() == w.width())?;
-                o.agree("rows", 1, 3, Shape(x.leading().to_vec()).same_extents(rstd))?;
-                vec![of(x.clone()), f32(w.clone())]
+            Op::LayerNorm { epsilon, gain, bias } => {
+                let x = norm_operands(&o, *epsilon, *gain, *bias)?;
+                let statistic = f32(Shape(x.leading().to_vec()));
+                vec![of(x.clone()), statistic.clone(), statistic]
+            }
+            Op::RmsNormBackward { gain } => {
+                let x = norm_gradient_operands(&o, *gain, 1)?;
+                let vector = f32(Shape(x.0.last().cloned().into_iter().collect()));
+                [of(x.clone())].into_iter().chain(gain.then_some(vector)).collect()
+            }
+            Op::LayerNormBackward { gain, bias } => {
+                let x = norm_gradient_operands(&o, *gain, 2)?;
+                let vector = f32(Shape(x.0.last().cloned().into_iter().collect()));
+                let (dw, db) = (gain.then_some(vector.clone()), bias.then_some(vector));
+                [of(x.clone())].into_iter().chain(dw).chain(db).collect()
+            }
+            Op::Dropout { probability, .. } => {
+                o.count(2)?;
+                let (x, draw) = (o.float(0)?, o.integer(1)?);
+                o.form(0, x.ndim() >= 1, "[.., width]")?;
+                o.form(1, draw.ndim() == 1 && draw.width() == 4, "[4]")?;
+                o.rule((0.0..1.0).contains(&probability.get()), || {
+                    format!("probability is {probability}, but must be from 0 up and below 1")
+                })?;
+                vec![of(x.clone())]
             }
             Op::Rope { .. } => {
                 o.count(3)?;
@@ -283,6 +292,49 @@ impl Op {
             }
         })
     }
+}
+
+/// Checks x and what there is of gain and bias; gives the shape of x.
+fn norm_operands<'a>(
+    o: &Operands<'a>,
+    epsilon: Real,
+    gain: bool,
+    bias: bool,
+) -> Result<&'a Shape, TypeError> {
+    let vectors = usize::from(gain) + usize::from(bias);
+    o.count(1 + vectors)?;
+    let x = o.float(0)?;
+    o.form(0, x.ndim() >= 1, "[.., width]")?;
+    for vector in 1..=vectors {
+        let w = o.float(vector)?;
+        o.form(vector, w.ndim() == 1, "[width]")?;
+        o.agree("widths", 0, vector, x.width() == w.width())?;
+    }
+    o.rule(epsilon.get() >= 0.0, || format!("epsilon is {epsilon}, but must not be negative"))?;
+    Ok(x)
+}
+
+/// Checks dy, x, the gain if there is one, and so many statistics of the rows; gives the shape of x.
+fn norm_gradient_operands<'a>(
+    o: &Operands<'a>,
+    gain: bool,
+    statistics: usize,
+) -> Result<&'a Shape, TypeError> {
+    let first = 2 + usize::from(gain);
+    o.count(first + statistics)?;
+    let (dy, x) = (o.float(0)?, o.float(1)?);
+    o.form(0, dy.ndim() >= 1, "[.., width]")?;
+    o.agree("shapes", 0, 1, dy.same_extents(x))?;
+    if gain {
+        let w = o.float(2)?;
+        o.form(2, w.ndim() == 1, "[width]")?;
+        o.agree("widths", 1, 2, x.width() == w.width())?;
+    }
+    for statistic in first..first + statistics {
+        let rows = Shape(x.leading().to_vec());
+        o.agree("rows", 1, statistic, rows.same_extents(o.float(statistic)?))?;
+    }
+    Ok(x)
 }
 
 /// Checks q, k, v at positions `first..first + 3`; gives the shape of q.

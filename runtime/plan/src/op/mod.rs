@@ -77,14 +77,53 @@ pub enum Op {
         /// Rows of the table.
         rows: u64,
     },
-    /// `x[.., n], w[n] → y[.., n], rstd[..]`: `rstd = 1/sqrt(mean(x²) + epsilon)`, `y = x · rstd · w`.
+    /// `x[.., n], w[n] → y[.., n], rstd[..]`: `rstd = 1/sqrt(mean(x²) + epsilon)`, `y = x · rstd · w`; arXiv 1910.07467.
+    /// Without a gain there is no `w`, and it counts as 1.
     RmsNorm {
         /// Added to the mean square.
         epsilon: Real,
+        /// Whether there is a `w`.
+        gain: bool,
     },
     /// `dy[.., n], x[.., n], w[n], rstd[..] → dx[.., n], dw[n]`. With `g = dy · w`:
-    /// `dx = rstd · (g - x · rstd² · mean(g · x))`, `dw = Σ dy · x · rstd`. `dw` accumulates.
-    RmsNormBackward,
+    /// `dx = rstd · (g - x · rstd² · mean(g · x))`, `dw = Σ dy · x · rstd`. `dw` accumulates. Without a gain there is
+    /// neither `w` nor `dw`.
+    RmsNormBackward {
+        /// Whether there is a `w`.
+        gain: bool,
+    },
+    /// `x[.., n], w[n], b[n] → y[.., n], mean[..], rstd[..]`: `rstd = 1/sqrt(mean((x - mean)²) + epsilon)`,
+    /// `y = (x - mean) · rstd · w + b`; arXiv 1607.06450. Without a gain there is no `w`, without a bias no `b`.
+    LayerNorm {
+        /// Added to the variance.
+        epsilon: Real,
+        /// Whether there is a `w`.
+        gain: bool,
+        /// Whether there is a `b`.
+        bias: bool,
+    },
+    /// `dy[.., n], x[.., n], w[n], mean[..], rstd[..] → dx[.., n], dw[n], db[n]`. With `z = (x - mean) · rstd` and
+    /// `g = dy · w`: `dx = rstd · (g - mean(g) - z · mean(g · z))`, `dw = Σ dy · z`, `db = Σ dy`. `dw` and `db`
+    /// accumulate. Without a gain there is neither `w` nor `dw`, without a bias no `db`.
+    LayerNormBackward {
+        /// Whether there is a `w`.
+        gain: bool,
+        /// Whether there is a `b`.
+        bias: bool,
+    },
+    /// `x[..], draw[4] → y[..]`: each element is 0 with the given probability, else divided by what is left of 1;
+    /// arXiv 1207.0580. It is its own derivative: with the same `draw` it treats the same elements so.
+    ///
+    /// Element `e`, counted in logical order, is dropped where word `e mod 4` of the Philox4x32-10 block with counter
+    /// `(⌊e/4⌋ mod 2³², ⌊e/4⌋/2³², draw[2], draw[3])` and key `(draw[0] ^ key mod 2³², draw[1] ^ key/2³²)` is less than
+    /// `probability · 2³²`, rounded down. `draw` holds 32-bit words (as i32): two made from the
+    /// run's seed, the update's index, the micro-batch within it.
+    Dropout {
+        /// Share of the elements that become 0; from 0 up, below 1.
+        probability: Real,
+        /// Distinguishes the dropouts of a model: a hash of the path, so that no rewrite moves a mask.
+        key: u64,
+    },
     /// `x[B, S, H, D], cos[S, D/2], sin[S, D/2] → y[B, S, H, D]`: rotates the pairs `(x[i], x[i + D/2])` by the
     /// position's angle; `inverse` rotates back, which is the derivative.
     Rope {
@@ -172,7 +211,10 @@ impl Op {
             Op::Embedding => "embedding",
             Op::EmbeddingBackward { .. } => "embedding_backward",
             Op::RmsNorm { .. } => "rms_norm",
-            Op::RmsNormBackward => "rms_norm_backward",
+            Op::RmsNormBackward { .. } => "rms_norm_backward",
+            Op::LayerNorm { .. } => "layer_norm",
+            Op::LayerNormBackward { .. } => "layer_norm_backward",
+            Op::Dropout { .. } => "dropout",
             Op::Rope { .. } => "rope",
             Op::Attention { .. } => "attention",
             Op::AttentionBackward { .. } => "attention_backward",
@@ -192,11 +234,20 @@ impl Op {
             | Op::LinearBackwardInput
             | Op::LinearBackwardWeight
             | Op::Embedding
-            | Op::RmsNormBackward
             | Op::ColumnSum
             | Op::GradientNorm => String::new(),
             Op::EmbeddingBackward { rows } => format!("rows={rows}"),
-            Op::RmsNorm { epsilon } => format!("epsilon={epsilon}"),
+            Op::RmsNorm { epsilon, gain } => {
+                format!("epsilon={epsilon}{}", without(&[(*gain, "gain")]))
+            }
+            Op::RmsNormBackward { gain } => without(&[(*gain, "gain")]).trim_start().into(),
+            Op::LayerNorm { epsilon, gain, bias } => {
+                format!("epsilon={epsilon}{}", without(&[(*gain, "gain"), (*bias, "bias")]))
+            }
+            Op::LayerNormBackward { gain, bias } => {
+                without(&[(*gain, "gain"), (*bias, "bias")]).trim_start().into()
+            }
+            Op::Dropout { probability, key } => format!("p={probability} key={key:016x}"),
             Op::Rope { inverse } => if *inverse { "inverse" } else { "" }.into(),
             Op::Attention { mask, scale } | Op::AttentionBackward { mask, scale } => {
                 format!("mask={mask} scale={scale}")
@@ -214,12 +265,15 @@ impl Op {
     pub fn accumulates(&self, index: usize) -> bool {
         match self {
             Op::LinearBackwardWeight | Op::EmbeddingBackward { .. } | Op::ColumnSum => true,
-            Op::RmsNormBackward => index == 1,
+            Op::RmsNormBackward { .. } => index == 1,
+            Op::LayerNormBackward { .. } => index >= 1,
             Op::HeadLossWithGradient { .. } => index == 2,
             Op::Linear
             | Op::LinearBackwardInput
             | Op::Embedding
             | Op::RmsNorm { .. }
+            | Op::LayerNorm { .. }
+            | Op::Dropout { .. }
             | Op::Rope { .. }
             | Op::Attention { .. }
             | Op::AttentionBackward { .. }
@@ -238,10 +292,15 @@ impl Op {
                 program.inputs.get(operand) == Some(&crate::pointwise::InputForm::Elements)
                     && result < program.outputs.len()
             }
-            Op::Rope { .. } => operand == 0 && result == 0,
+            Op::Rope { .. } | Op::Dropout { .. } => operand == 0 && result == 0,
             _ => false,
         }
     }
+}
+
+/// ` no_gain no_bias`, as far as they are missing.
+fn without(parts: &[(bool, &str)]) -> String {
+    parts.iter().filter(|(there, _)| !there).map(|(_, name)| format!(" no_{name}")).collect()
 }
 
 impl fmt::Display for Mask {

@@ -47,8 +47,13 @@ pub fn operand(op: &Op, operand: usize) -> Layout {
         (Op::Embedding | Op::EmbeddingBackward { .. }, 0) => Layout::Packed,
         (Op::Embedding | Op::EmbeddingBackward { .. }, _) => Layout::Rows,
         (Op::RmsNorm { .. }, _) => Layout::Rows,
-        (Op::RmsNormBackward, 3) => Layout::Packed,
-        (Op::RmsNormBackward, _) => Layout::Rows,
+        (Op::RmsNormBackward { gain }, o) if o == 2 + usize::from(*gain) => Layout::Packed,
+        (Op::LayerNormBackward { gain, .. }, o) if o >= 2 + usize::from(*gain) => Layout::Packed,
+        (Op::LayerNorm { .. } | Op::RmsNormBackward { .. } | Op::LayerNormBackward { .. }, _) => {
+            Layout::Rows
+        }
+        (Op::Dropout { .. }, 0) => Layout::Rows,
+        (Op::Dropout { .. }, _) => Layout::Packed,
         (Op::Rope { .. }, 0) => Layout::Heads,
         (Op::Rope { .. }, _) => Layout::Rows,
         (Op::Attention { .. }, _) => Layout::Heads,
@@ -69,8 +74,10 @@ pub fn result(op: &Op, result: usize) -> Layout {
     match (op, result) {
         (Op::Linear | Op::LinearBackwardInput | Op::LinearBackwardWeight, _) => Layout::Rows,
         (Op::Embedding | Op::EmbeddingBackward { .. } | Op::Pointwise { .. }, _) => Layout::Rows,
-        (Op::RmsNorm { .. }, 1) => Layout::Packed,
-        (Op::RmsNorm { .. } | Op::RmsNormBackward, _) => Layout::Rows,
+        (Op::RmsNorm { .. }, 1) | (Op::LayerNorm { .. }, 1 | 2) => Layout::Packed,
+        (Op::RmsNormBackward { .. } | Op::LayerNormBackward { .. }, 1 | 2) => Layout::Packed,
+        (Op::RmsNorm { .. } | Op::RmsNormBackward { .. } | Op::Dropout { .. }, _) => Layout::Rows,
+        (Op::LayerNorm { .. } | Op::LayerNormBackward { .. }, _) => Layout::Rows,
         (Op::Rope { .. }, _) => Layout::Heads,
         (Op::Attention { .. }, 1) => Layout::Packed,
         (Op::Attention { .. } | Op::AttentionBackward { .. }, _) => Layout::Heads,

@@ -144,6 +144,12 @@ pub(super) fn constants(cx: &Context<'_>) -> Checked {
                     && theta.get().is_finite()
                     && theta.get() > 0.0
             }
+            ConstantContent::Positions => {
+                tensor.ty.shape.ndim() >= 1
+                    && tensor.ty.dtype == DType::I32
+                    && tensor.is_packed()
+                    && i32::try_from(tensor.ty.shape.width()).is_ok()
+            }
         };
         demand(fits, Rule::Constants, place, || {
             format!("{} cannot hold {:?}", tensor.ty, constant.content)
@@ -167,7 +173,7 @@ pub(super) fn roles(cx: &Context<'_>) -> Checked {
     let roles = &cx.plan.roles;
     let all = known(roles);
     demand(
-        distinct(&all.map(|(_, id)| id)),
+        distinct(&all.iter().map(|(_, id)| *id).collect::<Vec<_>>()),
         Rule::Roles,
         || Place::Plan,
         || "two of its roles are the same tensor".into(),
@@ -203,6 +209,9 @@ pub(super) fn roles(cx: &Context<'_>) -> Checked {
         role(scalar, &[Segment::Outputs, Segment::Scalars], Some(DType::F32), 0)?;
     }
     role(roles.step, &[Segment::Optimizer], Some(DType::I32), 0)?;
+    if let Some(draw) = roles.dropout_draw {
+        role(draw, &[Segment::Inputs], Some(DType::I32), 1)?;
+    }
     let rows = [
         (roles.parameters, Segment::Parameters),
         (roles.gradients, Segment::Gradients),
@@ -273,7 +282,8 @@ pub(super) fn interface(cx: &Context<'_>, program: &Program) -> Checked {
     let roles = &cx.plan.roles;
     let (inputs, outputs) = match program.kind {
         ProgramKind::ForwardBackward => {
-            (vec![roles.train.tokens, roles.train.labels], vec![roles.train_loss])
+            let batch = [roles.train.tokens, roles.train.labels].into_iter();
+            (batch.chain(roles.dropout_draw).collect(), vec![roles.train_loss])
         }
         ProgramKind::Update => (vec![], vec![roles.gradient_norm, roles.gradient_finite]),
         ProgramKind::Evaluate => {

@@ -168,7 +168,7 @@ pub(super) fn same_place(cx: &Context<'_>, a: TensorId, b: TensorId) -> bool {
 fn attributes(op: &Op) -> Option<&'static str> {
     let wrong = |name: &'static str, holds: bool| (!holds).then_some(name);
     match op {
-        Op::RmsNorm { epsilon } => wrong("epsilon", epsilon.get().is_finite()),
+        Op::RmsNorm { epsilon, .. } | Op::LayerNorm { epsilon, .. } => wrong("epsilon", epsilon.get().is_finite()),
         Op::Attention { scale, .. } | Op::AttentionBackward { scale, .. } => {
             wrong("scale", scale.get().is_finite())
         }
@@ -190,7 +190,10 @@ fn attributes(op: &Op) -> Option<&'static str> {
         | Op::LinearBackwardWeight
         | Op::Embedding
         | Op::EmbeddingBackward { .. }
-        | Op::RmsNormBackward
+        | Op::RmsNormBackward { .. }
+        | Op::LayerNormBackward { .. }
+        // Its shape rule judges its probability.
+        | Op::Dropout { .. }
         | Op::Rope { .. }
         | Op::Pointwise { .. }
         | Op::ColumnSum
@@ -221,11 +224,14 @@ fn bound_of(op: &Op, read: &[&TensorType], made: &[&TensorType]) -> u128 {
         Op::EmbeddingBackward { .. } => elements(1),
         Op::Embedding
         | Op::RmsNorm { .. }
-        | Op::RmsNormBackward
+        | Op::RmsNormBackward { .. }
+        | Op::LayerNorm { .. }
+        | Op::LayerNormBackward { .. }
+        | Op::Dropout { .. }
         | Op::Rope { .. }
         | Op::ColumnSum
         | Op::GradientNorm
-        | Op::AdamW { .. } => 15 * elements(0),
+        | Op::AdamW { .. } => 22 * elements(0),
     };
     let bytes: u128 = read.iter().chain(made).map(|ty| 6 * u128::from(ty.bytes())).sum();
     arithmetic + bytes

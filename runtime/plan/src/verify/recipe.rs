@@ -1,6 +1,7 @@
 //! The recipe against the programs, and its numbers alone.
 
 use crate::op::Op;
+use crate::parameter::ConstantContent;
 use crate::program::{Program, ProgramKind};
 use crate::recipe::{Recipe, ScheduleKind};
 use crate::tensor::TensorId;
@@ -89,7 +90,8 @@ pub(super) fn batches(cx: &Context<'_>) -> Checked {
     shape(roles.logits, &[1, sequence, cx.plan.vocab_size])
 }
 
-/// Token ids are looked up only in tables that have them all, labels only in heads of exactly the vocabulary.
+/// Token ids and positions are looked up only in tables that have them all, labels only in heads of exactly the
+/// vocabulary.
 pub(super) fn vocabulary(cx: &Context<'_>, program: &Program) -> Checked {
     let (roles, vocab) = (&cx.plan.roles, cx.plan.vocab_size);
     let sane = (1..1 << 31).contains(&vocab);
@@ -109,9 +111,18 @@ pub(super) fn vocabulary(cx: &Context<'_>, program: &Program) -> Checked {
     for (index, operation) in program.operations.iter().enumerate() {
         let rows = |operand: usize| cx.tensor(operation.operands[operand]).ty.shape.0[0].extent;
         let from = |operand: usize| cx.root(operation.operands[operand]);
+        let looks_up = |rows: u64| {
+            let ids = from(0);
+            let mut constants = cx.plan.constants.iter();
+            let positions = constants.any(|constant| {
+                constant.tensor == ids && constant.content == ConstantContent::Positions
+            });
+            (ids == tokens && rows >= vocab)
+                || (positions && rows >= cx.tensor(ids).ty.shape.width())
+        };
         let (holds, what) = match &operation.op {
-            Op::Embedding => (from(0) == tokens && rows(1) >= vocab, "table"),
-            Op::EmbeddingBackward { rows } => (from(0) == tokens && *rows >= vocab, "table"),
+            Op::Embedding => (looks_up(rows(1)), "table"),
+            Op::EmbeddingBackward { rows } => (looks_up(*rows), "table"),
             Op::HeadLoss { .. } | Op::HeadLossWithGradient { .. } => {
                 (Some(from(2)) == labels && rows(1) == vocab, "head")
             }
@@ -123,7 +134,7 @@ pub(super) fn vocabulary(cx: &Context<'_>, program: &Program) -> Checked {
             || at_operation(program, index),
             || {
                 format!(
-                    "its {what} does not fit the {vocab} token ids, or its ids are not those of the batch"
+                    "its {what} does not fit the {vocab} token ids or the positions, or its ids are neither"
                 )
             },
         )?;

@@ -66,7 +66,7 @@ rules! {
     ReadAfterWrite = "what a program makes is read only after all of it was written, and inputs only as declared",
     Stale = "a tensor whose bytes were replaced in place is not read again",
     LastMicroBatch = "what is written only for the last micro-batch is read only then; gradients are written always",
-    ProgramInputs = "a program's inputs are the batch of its roles and listed scalars, each once",
+    ProgramInputs = "a program's inputs are the batch and the draw of its roles and listed scalars, each once",
     ProgramOutputs = "a program's outputs, among them the results of its roles, lie in segments that outlive it and are \
                       written by it",
 

@@ -46,15 +46,16 @@ pub(super) fn texts(plan: &Plan) -> Checked {
 }
 
 /// The tensors of the roles, with their names.
-pub(super) fn roles(roles: &Roles) -> [(&'static str, TensorId); 18] {
+pub(super) fn roles(roles: &Roles) -> Vec<(&'static str, TensorId)> {
     let Roles {
         train, evaluate, logits_tokens, logits, train_loss, evaluate_loss, loss_scale, ..
     } = roles;
     let Roles { accumulate, learning_rate, gradient_norm, gradient_finite, .. } = roles;
-    let Roles { parameters, gradients, first_moment, second_moment, step, .. } = roles;
+    let Roles { parameters, gradients, first_moment, second_moment, step, dropout_draw, .. } =
+        roles;
     let BatchInputs { tokens: train_tokens, labels: train_labels } = train;
     let BatchInputs { tokens: evaluate_tokens, labels: evaluate_labels } = evaluate;
-    [
+    let mut known = vec![
         ("train.tokens", *train_tokens),
         ("train.labels", *train_labels),
         ("evaluate.tokens", *evaluate_tokens),
@@ -73,7 +74,9 @@ pub(super) fn roles(roles: &Roles) -> [(&'static str, TensorId); 18] {
         ("first_moment", *first_moment),
         ("second_moment", *second_moment),
         ("step", *step),
-    ]
+    ];
+    known.extend(dropout_draw.map(|draw| ("dropout_draw", draw)));
+    known
 }
 
 /// Every id of the plan is in range.
@@ -95,7 +98,7 @@ pub(super) fn ids(plan: &Plan) -> Checked {
     let parameters = plan.parameters.iter().flat_map(|p| [p.tensor, p.gradient]);
     let constants = plan.constants.iter().map(|c| c.tensor);
     let scalars = plan.scalars.iter().map(|s| s.tensor);
-    let known = roles(&plan.roles).map(|(_, id)| id);
+    let known = roles(&plan.roles).into_iter().map(|(_, id)| id);
     for id in parameters.chain(constants).chain(scalars).chain(known) {
         check(id, &|| Place::Plan)?;
     }

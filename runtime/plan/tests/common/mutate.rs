@@ -226,7 +226,9 @@ fn change_operation(plan: &mut Plan, random: &mut Random) {
 fn change_attributes(op: &mut Op, random: &mut Random) {
     match op {
         Op::EmbeddingBackward { rows } => *rows = random.number(*rows),
-        Op::RmsNorm { epsilon } => *epsilon = Real::new(random.real(epsilon.get())),
+        Op::RmsNorm { epsilon, .. } | Op::LayerNorm { epsilon, .. } => {
+            *epsilon = Real::new(random.real(epsilon.get()))
+        }
         Op::Rope { inverse } => *inverse = !*inverse,
         Op::Pointwise { program } => {
             let at = random.below(program.instructions.len());

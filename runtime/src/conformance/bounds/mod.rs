@@ -14,6 +14,7 @@
 
 mod attention;
 mod head_loss;
+mod norm;
 pub(super) mod pointwise;
 
 use colac_plan::Op;
@@ -65,7 +66,7 @@ pub(super) fn of(
 ) -> Vec<Vec<f64>> {
     let o = sample.values();
     let op = &sample.op;
-    let old = |result: usize| Old(old.map(|old| &old[result][..]));
+    let old = |result: usize| Old(old.and_then(|old| old.get(result)).map(|old| &old[..]));
     let summed = |terms: usize, magnitudes: Vec<f64>, old: &Old<'_>| {
         let each = magnitudes.iter().enumerate();
         each.map(|(i, m)| SECOND_ORDER * (roundings(terms + 2) * (m + old.at(i)) + FLUSH))
@@ -83,8 +84,19 @@ pub(super) fn of(
         Op::Embedding => vec![vec![0.0; expected[0].len()]],
         // At most all rows meet in one.
         Op::EmbeddingBackward { .. } => vec![summed(rows(1), magnitudes(op, &o), &old(0))],
-        Op::RmsNorm { .. } => rms_norm(&o[0], expected),
-        Op::RmsNormBackward => rms_norm_backward(&o, &old(1)),
+        Op::RmsNorm { .. } => norm::rms_norm(&o[0], expected),
+        Op::RmsNormBackward { gain } => norm::rms_norm_backward(&o, *gain, &old(1)),
+        Op::LayerNorm { epsilon, gain, bias } => {
+            let (w, b) = (gain.then(|| &o[1]), bias.then(|| &o[1 + usize::from(*gain)]));
+            norm::layer_norm(&o[0], w, b, epsilon.get())
+        }
+        Op::LayerNormBackward { gain, bias } => {
+            norm::layer_norm_backward(&o, *gain, *bias, &old(1), &old(1 + usize::from(*gain)))
+        }
+        // A product with the rounded reciprocal of what is left, and zeros are exact.
+        Op::Dropout { .. } => {
+            vec![expected[0].iter().map(|y| SECOND_ORDER * roundings(2) * y.abs()).collect()]
+        }
         // Two products and their sum; one of the two directions adds their absolute values.
         Op::Rope { .. } => {
             let there = magnitudes(&Op::Rope { inverse: false }, &o);
@@ -103,42 +115,6 @@ pub(super) fn of(
         }
         Op::AdamW { .. } => adamw(sample, &o, expected),
     }
-}
-
-/// `mean(x²)` is a sum of positive terms: relative error `n + 2` roundings, with `epsilon` one more; the root halves it,
-/// root and quotient add two. `y = x · rstd · w` adds two products.
-fn rms_norm(x: &Value, expected: &[Vec<f64>]) -> Vec<Vec<f64>> {
-    let width = x.extents.last().copied().unwrap_or(1);
-    let rstd = (roundings(width + 3) / 2.0 + ELEMENTARY) * SECOND_ORDER;
-    let relative =
-        |factor: f64, values: &[f64]| values.iter().map(|v| factor * v.abs() + FLUSH).collect();
-    vec![relative(rstd + roundings(3), &expected[0]), relative(rstd + roundings(1), &expected[1])]
-}
-
-/// With `M = Σ|g x|/n`: the mean is off by `(n + 3)u·M`, `dx = rstd(g - x·rstd²·mean)` by that times `|x| rstd³` and by
-/// seven roundings of `rstd(|g| + |x| rstd² M)`; `dw` is a sum over rows of products of three.
-fn rms_norm_backward(o: &[Value], old: &Old<'_>) -> Vec<Vec<f64>> {
-    let [dy, x, w, rstd] = o else { panic!("four operands") };
-    let width = x.extents.last().copied().unwrap_or(1);
-    let rows = x.elements.len() / width;
-    let (mut dx, mut dw) = (Vec::new(), vec![0.0; width]);
-    for row in 0..rows {
-        let at = |column: usize| row * width + column;
-        let r = rstd.elements[row];
-        let g = |column: usize| (dy.elements[at(column)] * w.elements[column]).abs();
-        let mean = (0..width).map(|c| g(c) * x.elements[at(c)].abs()).sum::<f64>() / width as f64;
-        for (column, dw) in dw.iter_mut().enumerate() {
-            let x = x.elements[at(column)].abs();
-            dx.push(
-                SECOND_ORDER * roundings(width + 10) * r * (g(column) + x * r * r * mean) + FLUSH,
-            );
-            *dw += dy.elements[at(column)].abs() * x * r;
-        }
-    }
-    let dw = dw.iter().enumerate();
-    let dw =
-        dw.map(|(i, m)| SECOND_ORDER * roundings(rows + 5) * (m + old.at(i)) + FLUSH).collect();
-    vec![dx, dw]
 }
 
 /// `g` carries three roundings (the factor, its quotient, the product), a moment three more of its magnitude

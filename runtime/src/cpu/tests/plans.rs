@@ -127,6 +127,7 @@ impl PlanBuilder {
                 first_moment: none,
                 second_moment: none,
                 step: none,
+                dropout_draw: None,
             },
             scalars: Vec::new(),
             scopes: Vec::new(),

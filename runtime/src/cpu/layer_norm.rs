@@ -1,0 +1,250 @@
+//! Layer norm of rows and its derivative.
+//!
+//! The variance is taken over the differences from the mean, in a second pass over a row that is in cache by then: the
+//! difference of two large sums would lose the digits that matter. Owns both kernels. Must not know other operations.
+
+use colac_plan::op::cost::REDUCTION_ROWS;
+
+use crate::cpu::kernel::{Context, Kernel, WriteMode, span};
+use crate::cpu::reduce::{COLUMNS, sum_partials};
+use crate::cpu::vector::{LANES, accumulate, multiply_add, vectorised};
+use crate::cpu::view::Rows;
+
+/// Rows in a task.
+const TASK_ROWS: usize = 32;
+
+/// [`colac_plan::Op::LayerNorm`].
+#[derive(Debug)]
+pub(crate) struct LayerNorm {
+    pub(crate) x: Rows,
+    /// One row, where there is a gain.
+    pub(crate) weight: Option<Rows>,
+    /// One row, where there is a bias.
+    pub(crate) bias: Option<Rows>,
+    pub(crate) y: Rows,
+    /// One number for each row of `x`, as one row.
+    pub(crate) mean: Rows,
+    /// As the mean.
+    pub(crate) rstd: Rows,
+    pub(crate) epsilon: f64,
+}
+
+/// Adds lanes in a fixed order.
+#[inline(always)]
+fn sum_of(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+vectorised! {
+    /// `Σ x`.
+    fn sum<FUSED>(x: &[f32]) -> f32 {
+        let mut lanes = [0f32; LANES];
+        let (chunks, rest) = x.as_chunks::<LANES>();
+        for chunk in chunks {
+            for (lane, x) in lanes.iter_mut().zip(chunk) {
+                *lane += *x;
+            }
+        }
+        for (lane, x) in lanes.iter_mut().zip(rest) {
+            *lane += *x;
+        }
+        sum_of(lanes)
+    }
+}
+
+vectorised! {
+    /// `Σ (x - mean)²`.
+    fn squared_differences<FUSED>(x: &[f32], mean: f32) -> f32 {
+        let mut lanes = [0f32; LANES];
+        let (chunks, rest) = x.as_chunks::<LANES>();
+        for chunk in chunks {
+            for (lane, x) in lanes.iter_mut().zip(chunk) {
+                *lane = multiply_add::<FUSED>(*x - mean, *x - mean, *lane);
+            }
+        }
+        for (lane, x) in lanes.iter_mut().zip(rest) {
+            *lane = multiply_add::<FUSED>(*x - mean, *x - mean, *lane);
+        }
+        sum_of(lanes)
+    }
+}
+
+vectorised! {
+    /// `y = (x - mean) · rstd`.
+    fn normalise<FUSED>(x: &[f32], mean: f32, rstd: f32, y: &mut [f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = (*x - mean) * rstd;
+        }
+    }
+}
+
+vectorised! {
+    /// `y = y · w`.
+    fn multiply_row<FUSED>(y: &mut [f32], weight: &[f32]) {
+        for (y, w) in y.iter_mut().zip(weight) {
+            *y *= *w;
+        }
+    }
+}
+
+impl Kernel for LayerNorm {
+    fn run(&self, context: &Context<'_>) {
+        context.pool.run(self.x.rows.div_ceil(TASK_ROWS), &|task, _| {
+            for row in span(task, TASK_ROWS, self.x.rows) {
+                // SAFETY: a row belongs to one task; operands are only read.
+                unsafe {
+                    let x = self.x.row(row);
+                    let mean = sum(x) / x.len() as f32;
+                    let variance = f64::from(squared_differences(x, mean)) / x.len() as f64;
+                    let rstd = (1.0 / (variance + self.epsilon).sqrt()) as f32;
+                    self.mean.part_mut(0, row..row + 1)[0] = mean;
+                    self.rstd.part_mut(0, row..row + 1)[0] = rstd;
+                    let y = self.y.row_mut(row);
+                    normalise(x, mean, rstd, y);
+                    if let Some(weight) = self.weight {
+                        multiply_row(y, weight.row(0));
+                    }
+                    if let Some(bias) = self.bias {
+                        accumulate(y, bias.row(0));
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// The gradient of a vector that is used in every row.
+#[derive(Debug)]
+pub(crate) struct VectorGradient {
+    /// One row.
+    pub(crate) target: Rows,
+    pub(crate) write: WriteMode,
+    /// One row for every [`REDUCTION_ROWS`] rows of `x`; in the workspace.
+    pub(crate) partials: Rows,
+}
+
+/// [`colac_plan::Op::LayerNormBackward`].
+#[derive(Debug)]
+pub(crate) struct LayerNormBackward {
+    pub(crate) dy: Rows,
+    pub(crate) x: Rows,
+    /// One row, where there is a gain.
+    pub(crate) weight: Option<Rows>,
+    /// One number for each row of `x`, as one row.
+    pub(crate) mean: Rows,
+    /// As the mean.
+    pub(crate) rstd: Rows,
+    pub(crate) dx: Rows,
+    pub(crate) dw: Option<VectorGradient>,
+    pub(crate) db: Option<VectorGradient>,
+}
+
+vectorised! {
+    /// `Σ g` and `Σ g · (x - mean)`.
+    fn sums_with_differences<FUSED>(g: &[f32], x: &[f32], mean: f32) -> (f32, f32) {
+        let (mut plain, mut weighted) = ([0f32; LANES], [0f32; LANES]);
+        let (g, g_rest) = g.as_chunks::<LANES>();
+        let (x, x_rest) = x.as_chunks::<LANES>();
+        for (g, x) in g.iter().zip(x) {
+            for i in 0..LANES {
+                plain[i] += g[i];
+                weighted[i] = multiply_add::<FUSED>(g[i], x[i] - mean, weighted[i]);
+            }
+        }
+        for (i, (g, x)) in g_rest.iter().zip(x_rest).enumerate() {
+            plain[i] += *g;
+            weighted[i] = multiply_add::<FUSED>(*g, *x - mean, weighted[i]);
+        }
+        (sum_of(plain), sum_of(weighted))
+    }
+}
+
+vectorised! {
+    /// `dx = rstd · (dx - mean_g - (x - mean) · factor)`, where `dx` holds `g`.
+    fn input_gradient<FUSED>(dx: &mut [f32], x: &[f32], mean: f32, rstd: f32, mean_g: f32, factor: f32) {
+        for (dx, x) in dx.iter_mut().zip(x) {
+            *dx = rstd * multiply_add::<FUSED>(-factor, *x - mean, *dx - mean_g);
+        }
+    }
+}
+
+vectorised! {
+    /// `sum = sum + dy · (x - mean) · rstd`.
+    fn add_weight_gradient<FUSED>(sum: &mut [f32], dy: &[f32], x: &[f32], mean: f32, rstd: f32) {
+        for ((sum, dy), x) in sum.iter_mut().zip(dy).zip(x) {
+            *sum = multiply_add::<FUSED>(*dy * rstd, *x - mean, *sum);
+        }
+    }
+}
+
+impl LayerNormBackward {
+    /// Sums over rows what `add` adds for each of them, in the order of [`crate::cpu::reduce`].
+    fn reduce(
+        &self,
+        context: &Context<'_>,
+        gradient: &VectorGradient,
+        add: &(dyn Fn(&mut [f32], usize, std::ops::Range<usize>) + Sync),
+    ) {
+        let (rows, width) = (self.x.rows, self.x.width);
+        let across = width.div_ceil(COLUMNS);
+        context.pool.run(gradient.partials.rows * across, &|task, _| {
+            let columns = span(task % across, COLUMNS, width);
+            // SAFETY: these columns of this partial row belong to this task.
+            let sum = unsafe { gradient.partials.part_mut(task / across, columns.clone()) };
+            sum.fill(0.0);
+            for row in span(task / across, REDUCTION_ROWS as usize, rows) {
+                add(sum, row, columns.clone());
+            }
+        });
+        sum_partials(context, gradient.partials, gradient.target, gradient.write.adds());
+    }
+}
+
+impl Kernel for LayerNormBackward {
+    fn run(&self, context: &Context<'_>) {
+        // SAFETY: operands are only read.
+        let statistics = |row: usize| unsafe {
+            (self.mean.part(0, row..row + 1)[0], self.rstd.part(0, row..row + 1)[0])
+        };
+        // The gradients of the vectors first: they need many rows of `dy` and `x`, the other only its own.
+        if let Some(dw) = &self.dw {
+            self.reduce(context, dw, &|sum, row, columns| {
+                let (mean, rstd) = statistics(row);
+                // SAFETY: operands are only read.
+                let (dy, x) =
+                    unsafe { (self.dy.part(row, columns.clone()), self.x.part(row, columns)) };
+                add_weight_gradient(sum, dy, x, mean, rstd);
+            });
+        }
+        if let Some(db) = &self.db {
+            self.reduce(context, db, &|sum, row, columns| {
+                // SAFETY: operands are only read.
+                accumulate(sum, unsafe { self.dy.part(row, columns) });
+            });
+        }
+        context.pool.run(self.x.rows.div_ceil(TASK_ROWS), &|task, _| {
+            for row in span(task, TASK_ROWS, self.x.rows) {
+                let (mean, rstd) = statistics(row);
+                // SAFETY: a row belongs to one task; operands are only read.
+                unsafe {
+                    let (x, dx) = (self.x.row(row), self.dx.row_mut(row));
+                    dx.copy_from_slice(self.dy.row(row));
+                    if let Some(weight) = self.weight {
+                        multiply_row(dx, weight.row(0));
+                    }
+                    let (plain, weighted) = sums_with_differences(dx, x, mean);
+                    let width = x.len() as f32;
+                    let factor = rstd * rstd * (weighted / width);
+                    input_gradient(dx, x, mean, rstd, plain / width, factor);
+                }
+            }
+        });
+    }
+}
