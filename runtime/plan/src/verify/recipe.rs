@@ -134,7 +134,7 @@ pub(super) fn vocabulary(cx: &Context<'_>, program: &Program) -> Checked {
             || at_operation(program, index),
             || {
                 format!(
-                    "its {what} does not fit the {vocab} token ids or the positions, or its ids are neither"
+                    "its {what} does not fit the {vocab} token ids or the positions, or its ids are not those of the batch"
                 )
             },
         )?;
