@@ -11,6 +11,8 @@ mod generate;
 mod inspect;
 mod man;
 mod manual;
+mod plot;
+mod race;
 mod shared;
 mod train;
 
@@ -40,7 +42,9 @@ struct Cli {
 enum Command {
     Compile(compile::Arguments),
     Inspect(inspect::Arguments),
+    Plot(plot::Arguments),
     Train(Box<train::Arguments>),
+    Race(Box<race::Arguments>),
     Eval(eval::Arguments),
     Generate(generate::Arguments),
     Data(data::Arguments),
@@ -61,7 +65,9 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Compile(arguments) => compile::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
+        Command::Plot(arguments) => plot::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),
+        Command::Race(arguments) => race::run(&arguments),
         Command::Eval(arguments) => eval::run(arguments),
         Command::Generate(arguments) => generate::run(arguments),
         Command::Data(arguments) => data::run(arguments),

@@ -2,13 +2,13 @@
 //!
 //! Owns the results of each contender and their comparison. Must not know how they were come by.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::race::length::{Rule, Step};
 use crate::race::statistics::{self, PairedDifference, Verdict};
 
 /// One contender with one seed, at its end.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Finish {
     /// Seed of start values and data order.
     pub seed: u64,
