@@ -22,6 +22,12 @@ use crate::shared::target::{SpecOptions, Target, compile_or_show};
 /// every FLOP of the training run; `colac train` does exactly that. The command prints what was rewritten, what it costs,
 /// and what the full-rank model would cost.
 #[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  colac compile llama-350m                                   write plan.bin and say what it costs
+  colac compile mine.toml -o mine.bin
+  colac compile llama-nano --set cola.rank=16 --set cola.activation=gelu -o small.bin
+  colac compile llama-nano --dump cola --turns 1             the first layer after the CoLA pass")]
 pub(crate) struct Arguments {
     /// A spec: a path, or the name of a shipped one
     spec: String,

@@ -97,6 +97,10 @@ struct TrainTokenizer {
 
 /// Say what token shards hold
 #[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  colac data info data/train
+  colac data info data/train data/more --json")]
 struct Info {
     /// Token shards, or folders of them
     #[arg(required = true, value_name = "PATH")]

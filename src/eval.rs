@@ -23,6 +23,11 @@ use crate::shared::target::{SpecOptions, Target, text_setting};
 /// reference-compatible one is computed as the published CoLA code does (the mean of batch means, with one batch too
 /// many in the divisor) and serves comparison with published tables only. Bits per byte do not depend on the tokenizer.
 #[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  colac eval runs/llama-nano-1 --tokens 0                    the newest checkpoint, all the validation data
+  colac eval runs/llama-nano-1/checkpoints/step-001000 --json
+  colac eval llama-nano --checkpoint model.safetensors --validation held-out.txt")]
 pub(crate) struct Arguments {
     /// A run folder or a checkpoint in one; or a plan or a spec together with --checkpoint
     #[arg(value_name = "RUN|CHECKPOINT|PLAN|SPEC")]

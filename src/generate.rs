@@ -23,6 +23,11 @@ use crate::shared::target::{SpecOptions, Target};
 /// The prompt and its continuation go to the standard output, word by word. Equal weights, prompt and options give equal
 /// text.
 #[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  colac generate runs/llama-nano-1 --prompt 'She was'
+  colac generate runs/llama-nano-1 --temperature 0 --max-tokens 20
+  colac generate runs/llama-nano-1 --top-k 40 --seed 7 > story.txt")]
 pub(crate) struct Arguments {
     /// A run folder or a checkpoint in one; or a plan or a spec together with --checkpoint
     #[arg(value_name = "RUN|CHECKPOINT|PLAN|SPEC")]

@@ -12,6 +12,11 @@ use crate::shared::target::{SpecOptions, Target};
 /// Parameters, FLOPs and memory, in total and for each layer; every linear with its rank and savings, or why it stays
 /// dense; the operations by kind. The memory is what `colac train` allocates.
 #[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  colac inspect llama-350m
+  colac inspect llama-350m --full-rank                       what the dense model would cost
+  colac inspect runs/llama-nano-1 --json                     for machines")]
 pub(crate) struct Arguments {
     /// A spec (a path or a shipped name), a plan, or a run folder
     #[arg(value_name = "SPEC|PLAN|RUN")]

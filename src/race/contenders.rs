@@ -5,8 +5,8 @@
 
 use std::path::Path;
 
-use colac_compiler::compile::{Request, compile};
-use colac_compiler::diagnostics::Sources;
+use colac_compiler::compile::{Compiled, Request, compile};
+use colac_compiler::diagnostics::{Diagnostics, Sources};
 use colac_compiler::spec::SpecInput;
 use colac_compiler::view::{Inspection, text};
 use colac_plan::plan::Form;
@@ -15,8 +15,8 @@ use colac_runtime::race::length::{self, Rule, Step};
 use colac_runtime::race::standings::Contender;
 
 use crate::race::{Arguments, settings};
-use crate::shared::failure::Failure;
-use crate::shared::target::{Target, compile_or_show};
+use crate::shared::failure::{self, Failure};
+use crate::shared::target::Target;
 
 /// Name of the dense form, on the command line and in results.
 pub(super) const FULL_RANK: &str = "full-rank";
@@ -32,14 +32,9 @@ pub(super) struct Entrant {
 }
 
 impl Entrant {
-    fn new(
-        name: String,
-        input: SpecInput,
-        settings: Vec<String>,
-        full_rank: bool,
-    ) -> Result<Entrant, Failure> {
-        let plan = compile_or_show(&input, settings.clone(), full_rank)?;
-        Ok(Entrant { name, input, settings, full_rank, plan })
+    /// Its plan for another seed.
+    pub(super) fn with_seed(&self, seed: u64) -> Result<Plan, Failure> {
+        self.compile(&[format!("train.seed={seed}")])
     }
 
     fn add(&mut self, setting: String) -> Result<(), Failure> {
@@ -48,21 +43,11 @@ impl Entrant {
         Ok(())
     }
 
-    /// Its plan for another seed.
-    pub(super) fn with_seed(&self, seed: u64) -> Result<Plan, Failure> {
-        self.compile(&[format!("train.seed={seed}")])
-    }
-
-    /// Its warnings have been shown.
+    /// Compiles it again; its warnings have been shown.
     fn compile(&self, more: &[String]) -> Result<Plan, Failure> {
-        let request = Request {
-            input: self.input.clone(),
-            settings: [&self.settings[..], more].concat(),
-            full_rank: self.full_rank,
-            dump: None,
-        };
+        let settings = [&self.settings[..], more].concat();
         let mut sources = Sources::default();
-        match compile(request, &mut sources) {
+        match compile(request(&self.input, settings, self.full_rank), &mut sources) {
             Ok(compiled) => Ok(compiled.plan),
             Err(diagnostics) => Err(Failure::Texts(diagnostics, sources)),
         }
@@ -81,35 +66,71 @@ impl Entrant {
     }
 }
 
+fn request(input: &SpecInput, settings: Vec<String>, full_rank: bool) -> Request {
+    Request { input: input.clone(), settings, full_rank, dump: None }
+}
+
+/// The contenders so far, and the warnings that have been shown: what is wrong with a spec is wrong with each of its
+/// forms, and said once.
+#[derive(Default)]
+struct Field {
+    entrants: Vec<Entrant>,
+    warned: Vec<String>,
+}
+
+impl Field {
+    fn enter(
+        &mut self,
+        name: impl FnOnce(&Plan) -> String,
+        input: SpecInput,
+        settings: Vec<String>,
+        full_rank: bool,
+    ) -> Result<(), Failure> {
+        let mut sources = Sources::default();
+        let Compiled { plan, warnings, .. } =
+            match compile(request(&input, settings.clone(), full_rank), &mut sources) {
+                Ok(compiled) => compiled,
+                Err(diagnostics) => return Err(Failure::Texts(diagnostics, sources)),
+            };
+        let mut news = Diagnostics::default();
+        for warning in warnings.iter().filter(|w| !self.warned.contains(&w.message)) {
+            news.push(warning.clone());
+        }
+        self.warned.extend(news.iter().map(|warning| warning.message.clone()));
+        failure::show(&news, &sources);
+        let name = name(&plan);
+        self.entrants.push(Entrant { name, input, settings, full_rank, plan });
+        Ok(())
+    }
+}
+
 /// All contenders, the spec's own form first, with the steps that the rule grants them.
 pub(super) fn gather(arguments: &Arguments, rule: Rule) -> Result<Vec<Entrant>, Failure> {
-    let mut own = settings(arguments);
-    own.extend(arguments.steps.map(|steps| format!("train.steps={steps}")));
-    let input = spec(&arguments.spec)?;
-    let mut first = Entrant::new(String::new(), input.clone(), own.clone(), false)?;
-    first.name = match first.plan.form {
-        Form::Cola => "cola".to_owned(),
-        Form::FullRank => FULL_RANK.to_owned(),
-    };
-    let mut entrants = vec![first];
-    for &rank in &arguments.ranks {
-        let settings = [&own[..], &[format!("cola.rank={rank}")]].concat();
-        let name = format!("cola-rank-{rank}");
-        entrants.push(Entrant::new(name, input.clone(), settings, false)?);
-    }
-    for against in &arguments.against {
-        entrants.push(match against.as_str() {
-            FULL_RANK => Entrant::new(FULL_RANK.to_owned(), input.clone(), own.clone(), true)?,
-            other => {
-                let name = name_of(other);
-                Entrant::new(name, spec(other)?, own.clone(), false)?
-            }
-        });
-    }
-    if entrants.len() < 2 {
+    if arguments.against.is_empty() && arguments.ranks.is_empty() {
         return Err(Failure::line("a race needs two contenders")
             .or_help(|| "add --against full-rank, --against SPEC or --ranks 16,32".to_owned()));
     }
+    let mut own = settings(arguments);
+    own.extend(arguments.steps.map(|steps| format!("train.steps={steps}")));
+    let input = spec(&arguments.spec)?;
+    let mut field = Field::default();
+    let by_form = |plan: &Plan| match plan.form {
+        Form::Cola => "cola".to_owned(),
+        Form::FullRank => FULL_RANK.to_owned(),
+    };
+    field.enter(by_form, input.clone(), own.clone(), false)?;
+    for &rank in &arguments.ranks {
+        let settings = [&own[..], &[format!("cola.rank={rank}")]].concat();
+        field.enter(|_| format!("cola-rank-{rank}"), input.clone(), settings, false)?;
+    }
+    for against in &arguments.against {
+        let (input, full_rank) = match against.as_str() {
+            FULL_RANK => (input.clone(), true),
+            other => (spec(other)?, false),
+        };
+        field.enter(|_| name_of(against), input, own.clone(), full_rank)?;
+    }
+    let mut entrants = field.entrants;
     let steps = entrants[0].plan.recipe.schedule.steps;
     let first = Step::of(&entrants[0].plan);
     check(&entrants)?;
