@@ -6,127 +6,12 @@ mod common;
 
 use std::fs;
 use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 
-/// What a command did.
-struct Done {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Done {
-    #[track_caller]
-    fn succeeds(self) -> Done {
-        assert_eq!(self.code, Some(0), "{}\n{}", self.out, self.err);
-        self
-    }
-
-    #[track_caller]
-    fn says(self, pieces: &[&str]) -> Done {
-        for piece in pieces {
-            assert!(
-                self.out.contains(piece) || self.err.contains(piece),
-                "not there: {piece}\n{}\n{}",
-                self.out,
-                self.err
-            );
-        }
-        self
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap()
-    }
-}
-
-/// An empty folder to run commands in.
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn new() -> Folder {
-        Folder(tempfile::tempdir().unwrap())
-    }
-
-    /// With the small spec and the text and tokenizer it names.
-    fn with_data() -> Folder {
-        let folder = Folder::new();
-        fs::copy(common::repository("tests/cli/small.toml"), folder.path("small.toml")).unwrap();
-        let text =
-            fs::read_to_string(common::repository("examples/corpus/validation/persuasion.txt"))
-                .unwrap();
-        let (train, validation) = text.split_at(text.floor_char_boundary(30_000));
-        fs::write(folder.path("train.txt"), train).unwrap();
-        fs::write(
-            folder.path("validation.txt"),
-            &validation[..validation.floor_char_boundary(4_000)],
-        )
-        .unwrap();
-        folder
-            .run(&[
-                "data",
-                "train-tokenizer",
-                "train.txt",
-                "--vocab-size",
-                "400",
-                "-o",
-                "tokenizer.json",
-            ])
-            .succeeds();
-        folder
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_colac"));
-        command.args(arguments).current_dir(self.0.path()).stdin(Stdio::null());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    /// Runs a command; none may panic, and none draws colours off a terminal.
-    #[track_caller]
-    fn run(&self, arguments: &[&str]) -> Done {
-        let output = self.command(arguments).output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        let done =
-            Done { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) };
-        assert!(!done.err.contains("bug in colac"), "{arguments:?}\n{}", done.err);
-        assert!(
-            !done.err.contains('\x1b') && !done.out.contains('\x1b'),
-            "{arguments:?} draws colours"
-        );
-        done
-    }
-
-    /// Runs a command that fails with an error of one line and perhaps help.
-    #[track_caller]
-    fn fails(&self, arguments: &[&str], pieces: &[&str]) {
-        let done = self.run(arguments).says(pieces);
-        assert_eq!((done.code, done.out.as_str()), (Some(1), ""), "{arguments:?}\n{}", done.err);
-        let errors = done.err.lines().filter(|line| line.starts_with("error: ")).count();
-        assert_eq!(errors, 1, "{arguments:?}\n{}", done.err);
-        let expected = |line: &&str| {
-            ["error: ", "  ", "tokenizing "].iter().any(|start| line.starts_with(start))
-        };
-        let stray = done.err.lines().find(|line| !expected(line));
-        assert_eq!(stray, None, "{arguments:?}");
-    }
-
-    fn read(&self, name: &str) -> Vec<u8> {
-        fs::read(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
-    }
-
-    fn is_empty(&self) -> bool {
-        fs::read_dir(self.0.path()).unwrap().next().is_none()
-    }
-}
+use crate::common::command_line::Folder;
 
 #[test]
 fn help_reads_like_a_manual() {
@@ -642,4 +527,59 @@ fn an_interrupted_run_goes_on() {
         .succeeds()
         .says(&[&format!("checkpoints/step-{:06}", step + 1)]);
     assert!(Path::new(&log).exists());
+}
+
+/// What a user may want of the output streams: quiet, colours or none, a reader that has seen enough.
+#[test]
+fn output_obeys_its_options() {
+    let folder = Folder::with_data();
+    let done = folder.run(&["train", "small.toml", "--quiet", "--steps", "2"]).succeeds();
+    assert!(done.out.contains("step 2 of 8"), "{}", done.out);
+    for progress in ["training", "tokenizing", "step 2", "saved"] {
+        assert!(!done.err.contains(progress), "{}", done.err);
+    }
+    folder.fails(&["inspect", "gone.bin", "-q"], &["gone.bin does not exist"]);
+
+    let colored = |arguments: &[&str], no_color: &str| {
+        let output = folder.command(arguments).env("NO_COLOR", no_color).output().unwrap();
+        output.stderr.contains(&b'\x1b')
+    };
+    assert!(colored(&["inspect", "gone.bin", "--color", "always"], "1"));
+    assert!(colored(&["inspect", "gone.toml", "--color=always"], ""));
+    assert!(!colored(&["inspect", "gone.bin", "--color", "never"], ""));
+    assert!(!colored(&["inspect", "gone.bin"], "1"));
+    // The command line's own errors obey it too.
+    assert!(colored(&["trian", "--color", "always"], ""));
+    assert!(!colored(&["trian", "--color", "never"], ""));
+    assert_eq!(folder.run(&["inspect", "x", "--color", "pink"]).code, Some(2));
+
+    for arguments in [&["inspect", "llama-nano"][..], &["--help"], &["completions", "zsh"]] {
+        let mut child = folder.command(arguments).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn shells_and_man_know_every_command() {
+    let folder = Folder::new();
+    let commands = ["compile", "inspect", "plot", "train", "race", "eval", "generate", "data"];
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = folder.run(&["completions", shell]).succeeds().out;
+        for word in commands.iter().chain(&["train-tokenizer", "resume", "full-rank"]) {
+            assert!(script.contains(word), "{word} is not in the completions of {shell}");
+        }
+    }
+    let page = folder.run(&["man"]).succeeds().out;
+    for command in commands {
+        assert!(page.contains(&format!("colac\\-{command}(1)")), "{command}:\n{page}");
+    }
+    folder.run(&["man", "data", "prepare"]).succeeds().says(&["\\-\\-separator"]);
+    folder.fails(&["man", "trian"], &["there is no command trian", "data-prepare"]);
+    folder.run(&["man", "--out", "pages"]).succeeds();
+    for page in ["colac.1", "colac-train.1", "colac-data-prepare.1"] {
+        assert!(folder.path("pages").join(page).is_file(), "{page}");
+    }
 }
