@@ -162,21 +162,6 @@ fn name_of(argument: &str) -> String {
 /// Contenders must differ in name and model, and agree in everything that decides what a batch is.
 fn check(entrants: &[Entrant]) -> Result<(), Failure> {
     let (first, others) = entrants.split_first().expect("there are at least two contenders");
-    for (index, entrant) in entrants.iter().enumerate() {
-        for earlier in &entrants[..index] {
-            if earlier.name == entrant.name {
-                return Err(Failure::line(format!("two contenders are called {}", entrant.name))
-                    .or_help(|| "name each contender once".to_owned()));
-            }
-            if hash::numerics(&earlier.plan) == hash::numerics(&entrant.plan) {
-                return Err(Failure::line(format!(
-                    "{} and {} are the same model with the same recipe",
-                    earlier.name, entrant.name
-                ))
-                .or_help(|| "leave one of them out".to_owned()));
-            }
-        }
-    }
     for entrant in others {
         let (ours, theirs) = (&first.plan, &entrant.plan);
         let number = |value: u64| text::grouped(value);
@@ -208,6 +193,21 @@ fn check(entrants: &[Entrant]) -> Result<(), Failure> {
                 first.name, entrant.name
             ))
             .or_help(|| "set it for all: --data, --validation and --tokenizer".to_owned()));
+        }
+    }
+    for (index, entrant) in entrants.iter().enumerate() {
+        for earlier in &entrants[..index] {
+            if earlier.name == entrant.name {
+                return Err(Failure::line(format!("two contenders are called {}", entrant.name))
+                    .or_help(|| "name each contender once".to_owned()));
+            }
+            if hash::numerics(&earlier.plan) == hash::numerics(&entrant.plan) {
+                return Err(Failure::line(format!(
+                    "{} and {} are the same model with the same recipe",
+                    earlier.name, entrant.name
+                ))
+                .or_help(|| "leave one of them out".to_owned()));
+            }
         }
     }
     Ok(())
