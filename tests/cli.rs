@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
 
+mod command_line;
 mod common;
 
 use std::fs;
@@ -11,7 +12,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::common::command_line::Folder;
+use crate::command_line::Folder;
 
 #[test]
 fn help_reads_like_a_manual() {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
 
+mod command_line;
 mod common;
 
 use std::fs;
@@ -9,7 +10,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::common::command_line::Folder;
+use crate::command_line::Folder;
 
 const SHORT: [&str; 4] = ["--steps", "6", "--set", "checkpoint.every=2"];
 

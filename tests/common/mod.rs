@@ -2,8 +2,6 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
-pub(crate) mod command_line;
-
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

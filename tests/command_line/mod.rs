@@ -1,5 +1,6 @@
 //! The built program, run in an empty folder, as a user meets it.
 
+#![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
 
 use std::fs;
@@ -8,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::repository;
+use crate::common::repository;
 
 /// What a command did.
 pub(crate) struct Done {
