@@ -70,7 +70,7 @@ fn loss(executor: &mut ReferenceExecutor) -> f64 {
 }
 
 /// For every parameter, the slope of the loss along a random direction in that parameter is what its gradient says.
-/// Central differences of fourth order in f64: truncation and rounding are below 1e-8 of the slope.
+/// Central differences of fourth order in f64: rounding is about 1e-7.
 #[test]
 fn gradients_of_whole_models_are_slopes() {
     for name in architectures() {
@@ -92,7 +92,8 @@ fn gradients_of_whole_models_are_slopes() {
                     executor.write_f64(parameter.tensor, &moved);
                     loss(&mut executor)
                 };
-                let step = 2e-4;
+                // Short, because clamps and maxima have kinks, which few elements may cross.
+                let step = 2e-6;
                 let slope = (8.0 * (at(step) - at(-step)) - (at(2.0 * step) - at(-2.0 * step)))
                     / (12.0 * step);
                 at(0.0);

@@ -60,7 +60,7 @@ fn ops(graph: &Graph) -> Vec<&Op> {
 }
 
 fn attention_masks(graph: &Graph) -> Vec<Mask> {
-    let mask = |op: &Op| if let Op::Attention { mask, .. } = op { Some(*mask) } else { None };
+    let mask = |op: &Op| if let Op::Attention { scores } = op { Some(scores.mask) } else { None };
     ops(graph).into_iter().filter_map(mask).collect()
 }
 

@@ -12,7 +12,7 @@ mod plans;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use colac_plan::op::{Mask, Real, UpdateRange};
+use colac_plan::op::{Mask, Real, Scores, UpdateRange};
 use colac_plan::pointwise::{Binary, Program, Unary};
 use colac_plan::program::Write;
 use colac_plan::{DType, Op, ProgramKind, Segment, TensorId, TensorType};
@@ -182,13 +182,13 @@ fn main() {
         let qkv = vec![heads.clone(); 3];
         bench.operation(
             &format!("attention {mask_name}"),
-            Op::Attention { mask, scale },
+            Op::Attention { scores: Scores::new(mask, scale) },
             &qkv,
             Some((256, 256, 64)),
         );
         let mut operands = vec![heads.clone(); 5];
         operands.push(f32(&[BATCH, 8, SEQ]));
-        let op = Op::AttentionBackward { mask, scale };
+        let op = Op::AttentionBackward { scores: Scores::new(mask, scale) };
         bench.operation(
             &format!("attention backward {mask_name}"),
             op,

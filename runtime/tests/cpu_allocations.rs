@@ -10,7 +10,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use colac_plan::op::{Mask, Real, UpdateRange};
+use colac_plan::op::{Mask, Real, Scores, UpdateRange};
 use colac_plan::pointwise::{Program, Unary};
 use colac_plan::program::Write;
 use colac_plan::{DType, Op, ProgramKind, Segment, TensorType};
@@ -84,8 +84,8 @@ fn operations() -> Vec<(Op, Vec<TensorType>)> {
         (Op::RmsNorm { epsilon: Real::new(1e-6), gain: true }, vec![x.clone(), f32(&[n])]),
         (Op::RmsNormBackward { gain: true }, vec![x.clone(), x.clone(), f32(&[n]), f32(&[b, s])]),
         (Op::Rope { inverse: true }, vec![heads.clone(), half.clone(), half]),
-        (Op::Attention { mask, scale }, vec![heads; 3]),
-        (Op::AttentionBackward { mask, scale }, backward),
+        (Op::Attention { scores: Scores::new(mask, scale) }, vec![heads; 3]),
+        (Op::AttentionBackward { scores: Scores::new(mask, scale) }, backward),
         (Op::Pointwise { program }, vec![x.clone()]),
         (Op::ColumnSum, vec![x.clone()]),
         (Op::HeadLoss { chunk: 64 }, vec![x.clone(), w.clone(), ids.clone()]),

@@ -370,9 +370,9 @@ impl<'a> Checker<'a> {
             }
             call.arguments.iter().for_each(|argument| self.expression(&argument.value));
         } else if let Some(arity) = function_arity(name) {
-            let names = ["x", "y"];
+            let names = ["x", "y", "z"];
             let parameters: Vec<(&str, bool)> =
-                names[..arity.min(2)].iter().map(|name| (*name, true)).collect();
+                names[..arity.min(3)].iter().map(|name| (*name, true)).collect();
             let many = matches!(name, "max" | "min") && call.arguments.len() > 2;
             if !many && let Err(wrong) = bind(call, span, &parameters) {
                 self.push(wrong);
@@ -663,8 +663,11 @@ fn has_parameters(operation: &Operation, bound: &[Option<&Argument>]) -> bool {
 pub(crate) fn function_arity(name: &str) -> Option<usize> {
     match name {
         "window" => Some(1),
-        _ if activation::is_function(name) || activation::is_named(name) => Some(1),
-        "max" | "min" | "round_up" => Some(2),
+        "round_up" => Some(2),
+        _ if activation::takes(name).is_some() => {
+            activation::takes(name).map(|takes| *takes.start())
+        }
+        _ if activation::is_named(name) => Some(1),
         _ => CONSTANT_FUNCTIONS.iter().any(|(known, _)| *known == name).then_some(1),
     }
 }

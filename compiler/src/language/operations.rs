@@ -55,6 +55,12 @@ pub(crate) enum OperationKind {
     Positions,
     /// Sets elements to zero at random while training.
     Dropout,
+    /// The sum of each row.
+    Sum,
+    /// The mean of each row.
+    Mean,
+    /// Softmax of each row.
+    Softmax,
     /// Rotary positions.
     Rope,
     /// Splits the innermost axis into heads.
@@ -152,6 +158,24 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         needs_label: false,
     },
     Operation {
+        name: "sum",
+        kind: OperationKind::Sum,
+        parameters: &[required("x", A::Value)],
+        needs_label: false,
+    },
+    Operation {
+        name: "mean",
+        kind: OperationKind::Mean,
+        parameters: &[required("x", A::Value)],
+        needs_label: false,
+    },
+    Operation {
+        name: "softmax",
+        kind: OperationKind::Softmax,
+        parameters: &[required("x", A::Value)],
+        needs_label: false,
+    },
+    Operation {
         name: "rope",
         kind: OperationKind::Rope,
         parameters: &[required("x", A::Value), required("theta", A::Number)],
@@ -178,6 +202,8 @@ pub(crate) const OPERATIONS: &[Operation] = &[
             required("v", A::Value),
             required("mask", A::Mask),
             optional("scale", A::Number),
+            optional("softcap", A::Number),
+            optional("alibi", A::Boolean),
             optional("dropout", A::Number),
         ],
         needs_label: false,

@@ -2,7 +2,7 @@
 //!
 //! Owns the meaning of each operation's arguments. Must not know shape rules: those are in [`colac_plan::op::infer`].
 
-use colac_plan::op::{Mask, Real, TypeError};
+use colac_plan::op::{Mask, Real, Scores, TypeError};
 use colac_plan::parameter::{ConstantContent, Role};
 use colac_plan::pointwise::{Binary, Builder, InputForm, Program};
 use colac_plan::program::Phase;
@@ -79,6 +79,9 @@ impl Lowering<'_> {
                     .pointwise_node(frame, program, &[operand], label, span)
                     .map(Bound::Tensor);
             }
+            OperationKind::Sum => self.op(frame, Op::RowSum { mean: false }, &[x], &path, span)?,
+            OperationKind::Mean => self.op(frame, Op::RowSum { mean: true }, &[x], &path, span)?,
+            OperationKind::Softmax => self.op(frame, Op::Softmax, &[x], &path, span)?,
             OperationKind::Rope => self.rope(frame, &arguments, x, &path, span)?,
             OperationKind::Heads => {
                 let head_dim = self.extent(frame, arguments.required("head_dim"))?;
@@ -445,8 +448,31 @@ impl Lowering<'_> {
             Mask::Window(width) if u64::from(width) >= positions.extent => Mask::Causal,
             other => other,
         };
-        let op = Op::Attention { mask, scale: Real::new(scale) };
+        let softcap = match arguments.optional("softcap") {
+            Some(cap) => self.softcap(frame, cap)?,
+            None => None,
+        };
+        let alibi = match arguments.optional("alibi") {
+            Some(condition) => self.condition(frame, condition)?,
+            None => false,
+        };
+        let scores = Scores { softcap, alibi, ..Scores::new(mask, Real::new(scale)) };
+        let op = Op::Attention { scores };
         self.op(frame, op, &[q, k, v], path, span).map(Some)
+    }
+
+    /// The cap of attention's scores; `None` for 0.
+    fn softcap(&mut self, frame: &Frame, written: &Expr) -> Result<Option<Real>, Diagnostic> {
+        let cap = self.number(frame, written)?;
+        if cap < 0.0 {
+            return Err(Diagnostic::error(
+                codes::OPERAND,
+                format!("scores cannot be capped at {cap}"),
+            )
+            .at(written.span, "must not be negative")
+            .help("write a positive number such as 50, or 0 for no cap"));
+        }
+        Ok((cap > 0.0).then(|| Real::new(cap)))
     }
 
     /// The program of an activation; `None` for one that changes nothing.

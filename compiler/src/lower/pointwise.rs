@@ -3,9 +3,9 @@
 //! Owns which parts of an expression go into one program: operators, functions and named activations without a label.
 //! Everything else is computed before it and becomes an input. Must not know operations.
 
-use colac_plan::Op;
 use colac_plan::pointwise::{Builder, InputForm, MAX_INSTRUCTIONS, Program, Register, Unary};
 use colac_plan::program::Phase;
+use colac_plan::{Axis, Op};
 
 use crate::diagnostics::{Diagnostic, SourceId, Span};
 use crate::graph::Value as Tensor;
@@ -79,14 +79,21 @@ impl Lowering<'_> {
     pub(super) fn pointwise_node(
         &mut self,
         frame: &Frame,
-        program: Program,
+        mut program: Program,
         operands: &[(Tensor, Span)],
         label: Option<String>,
         span: Span,
     ) -> Result<Tensor, Diagnostic> {
-        if let Some(&(first, first_span)) = operands.first()
-            && let Some(&(other, other_span)) = operands[1..].iter().find(|(other, _)| {
-                !self.graph.ty(*other).shape.same_extents(&self.graph.ty(first).shape)
+        let shape = |tensor: &Tensor| self.graph.ty(*tensor).shape.clone();
+        let widest = operands.iter().rev().max_by_key(|(tensor, _)| shape(tensor).width()).copied();
+        // One number for each row meets every element of that row.
+        let spreads = |tensor: &Tensor, over: &Tensor| {
+            let (one, all) = (shape(tensor), shape(over));
+            one.width() == 1 && one.same_extents(&all.with_width(Axis::anonymous(1)))
+        };
+        if let Some((first, first_span)) = widest
+            && let Some(&(other, other_span)) = operands.iter().find(|(other, _)| {
+                !shape(other).same_extents(&shape(&first)) && !spreads(other, &first)
             })
         {
             let made = |tensor: Tensor| self.graph.node(tensor.node).origin.span;
@@ -108,6 +115,14 @@ impl Lowering<'_> {
                 .help("make both the same, in the body or by the settings their sizes come from"));
         }
         let tensors: Vec<Tensor> = operands.iter().map(|(tensor, _)| *tensor).collect();
+        if let Some((widest, _)) = widest {
+            let forms = program.inputs.iter_mut().zip(&tensors);
+            for (form, tensor) in forms {
+                if !shape(tensor).same_extents(&shape(&widest)) {
+                    *form = InputForm::Column;
+                }
+            }
+        }
         if let Err(reason) = program.check() {
             return Err(Diagnostic::error(
                 codes::OPERAND,
@@ -158,15 +173,29 @@ impl Lowering<'_> {
                 let b = self.fuse(frame, right, fused, false)?;
                 Ok(fused.builder.binary(function, a, b))
             }
+            ExprKind::Binary {
+                operator:
+                    operator @ (BinaryOperator::Greater
+                    | BinaryOperator::GreaterOrEqual
+                    | BinaryOperator::Less
+                    | BinaryOperator::LessOrEqual),
+                left,
+                right,
+            } => {
+                let a = self.fuse(frame, left, fused, false)?;
+                let b = self.fuse(frame, right, fused, false)?;
+                let compared = activation::comparison(*operator, &mut fused.builder, a, b);
+                Ok(compared.expect("these four are comparisons"))
+            }
             ExprKind::Call(call)
                 if self.is_pointwise(&call.name.text) && (outermost || call.label.is_none()) =>
             {
                 let name = call.name.text.as_str();
-                let many = matches!(name, "max" | "min");
+                let takes = activation::takes(name).unwrap_or(1..=1);
                 let arguments = &call.arguments;
-                let fits = if many { arguments.len() >= 2 } else { arguments.len() == 1 };
-                if !fits || arguments.iter().any(|argument| argument.name.is_some()) {
-                    let wanted = if many { "two values or more" } else { "one value" };
+                let named = arguments.iter().any(|argument| argument.name.is_some());
+                if named || !takes.contains(&arguments.len()) {
+                    let wanted = activation::takes_in_words(&takes);
                     return Err(Diagnostic::error(
                         language_codes::ARGUMENTS,
                         format!("`{name}` takes {wanted} without names"),
@@ -178,7 +207,7 @@ impl Lowering<'_> {
                 for argument in arguments {
                     registers.push(self.fuse(frame, &argument.value, fused, false)?);
                 }
-                if many || activation::is_function(name) {
+                if activation::takes(name).is_some() {
                     return Ok(activation::apply(name, &mut fused.builder, &registers));
                 }
                 let program = named_activation(name, expr.span)?;
@@ -221,7 +250,7 @@ impl Lowering<'_> {
     }
 
     fn is_pointwise(&self, name: &str) -> bool {
-        activation::is_function(name) || activation::is_named(name) || matches!(name, "max" | "min")
+        activation::takes(name).is_some() || activation::is_named(name)
     }
 }
 

@@ -118,7 +118,11 @@ impl Lowering<'_> {
                 BinaryOperator::Add
                 | BinaryOperator::Subtract
                 | BinaryOperator::Multiply
-                | BinaryOperator::Divide => self.arithmetic(frame, expr),
+                | BinaryOperator::Divide
+                | BinaryOperator::Greater
+                | BinaryOperator::GreaterOrEqual
+                | BinaryOperator::Less
+                | BinaryOperator::LessOrEqual => self.arithmetic(frame, expr),
                 _ => self.setting(frame, expr).map(Bound::Setting),
             },
             ExprKind::Call(call) => self.call(frame, expr, call),

@@ -59,7 +59,7 @@ pub const fn storage(precision: Precision, class: Class) -> DType {
 fn class(op: &Op, result: usize) -> Class {
     match (op, result) {
         (Op::RmsNorm { .. } | Op::Attention { .. }, 1) => Class::Statistic,
-        (Op::LayerNorm { .. }, 1 | 2) => Class::Statistic,
+        (Op::LayerNorm { .. }, 1 | 2) | (Op::RowSum { .. }, 0) => Class::Statistic,
         (Op::HeadLoss { .. } | Op::HeadLossWithGradient { .. }, 0) => Class::Statistic,
         _ => Class::Activation,
     }

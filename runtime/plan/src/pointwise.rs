@@ -19,7 +19,7 @@ pub enum InputForm {
     Elements,
     /// One row `[n]`, the same for all rows: a bias, a gain.
     Row,
-    /// One number for each row: the output's shape without its innermost axis.
+    /// One number for each row: the output's shape without its innermost axis, or with one element along it.
     Column,
     /// One number for all: shape `[]`.
     Scalar,
@@ -46,6 +46,10 @@ pub enum Unary {
     HyperbolicTangent,
     /// Gauss error function.
     ErrorFunction,
+    /// Sine of an angle in radians.
+    Sine,
+    /// Cosine of an angle in radians.
+    Cosine,
 }
 
 /// A function of two numbers.
@@ -219,6 +223,35 @@ impl Program {
         builder.finish(&[(sum, DType::F32)])
     }
 
+    /// `factor` times the number of each row, in every place of the row: the derivative of a row's sum. Inputs are rows
+    /// of the wanted width, which are not read, and the numbers.
+    pub fn spread(factor: f64) -> Program {
+        let mut builder = Builder::new();
+        builder.input(InputForm::Elements);
+        let (number, factor) = (builder.input(InputForm::Column), builder.constant(factor));
+        let product = builder.binary(Binary::Multiply, number, factor);
+        builder.finish(&[(product, DType::F32)])
+    }
+
+    /// `y · (dy - s)` of `y`, `dy` and a number `s` for each row: the derivative of a softmax `y`, where `s` is the row's
+    /// sum of `y · dy`.
+    pub fn softmax_gradient() -> Program {
+        let mut builder = Builder::new();
+        let (y, dy) = (builder.input(InputForm::Elements), builder.input(InputForm::Elements));
+        let sum = builder.input(InputForm::Column);
+        let difference = builder.binary(Binary::Subtract, dy, sum);
+        let product = builder.binary(Binary::Multiply, y, difference);
+        builder.finish(&[(product, DType::F32)])
+    }
+
+    /// The product of two inputs of the same shape.
+    pub fn product() -> Program {
+        let mut builder = Builder::new();
+        let (a, b) = (builder.input(InputForm::Elements), builder.input(InputForm::Elements));
+        let product = builder.binary(Binary::Multiply, a, b);
+        builder.finish(&[(product, DType::F32)])
+    }
+
     /// The program as one expression per output, e.g. `a * sigmoid(a)`; inputs are `a`, `b`, `c` … A program that
     /// shares registers so much that an expression would repeat itself beyond reading is only counted.
     pub fn expression(&self, output: usize) -> String {
@@ -293,6 +326,8 @@ impl fmt::Display for Unary {
             Unary::Sigmoid => "sigmoid",
             Unary::HyperbolicTangent => "tanh",
             Unary::ErrorFunction => "erf",
+            Unary::Sine => "sin",
+            Unary::Cosine => "cos",
         })
     }
 }

@@ -4,7 +4,7 @@
 
 mod common;
 
-use colac_plan::op::Mask;
+use colac_plan::op::{Mask, Scores};
 use colac_plan::parameter::{ConstantContent, Initialization, Part};
 use colac_plan::plan::RuntimeScalar;
 use colac_plan::pointwise::{self, Program as Pointwise};
@@ -143,7 +143,7 @@ const CASES: &[Case] = &[
         }
         let (long, out, lse) = (id(p, "long"), id(p, "long.out"), id(p, "long.lse"));
         let operation = &mut p.programs[0].operations[0];
-        operation.op = Op::Attention { mask: Mask::Full, scale: Real::new(1.0) };
+        operation.op = Op::Attention { scores: Scores::new(Mask::Full, Real::new(1.0)) };
         operation.operands = vec![long; 3];
         operation.results = vec![out, lse];
         operation.writes = vec![Write::Overwrite; 2];

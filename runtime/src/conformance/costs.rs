@@ -1,7 +1,7 @@
 //! Costs against an independent count: multiply-adds are counted by walking the loops of each definition, the rest from
 //! a table of arithmetic per element that says what it counts.
 
-use colac_plan::op::Mask;
+use colac_plan::op::{Mask, Scores};
 use colac_plan::pointwise::Instruction;
 use colac_plan::{Op, TensorType};
 
@@ -44,13 +44,15 @@ fn count(sample: &Sample) -> Count {
     let size = |ty: &TensorType| ty.shape.extents().iter().product::<u64>() * 4;
     let read: u64 = sample.operands.iter().map(|o| size(&o.ty)).sum();
     let written: u64 = sample.results.iter().map(size).sum();
-    let attention = |q: usize, mask: Mask, products: u64| {
+    let gain_or = |there: bool, operations: u64| if there { operations } else { 0 };
+    let attention = |q: usize, scores: &Scores, products: u64| {
+        let mask = scores.mask;
         let [batch, seq, heads, dim] = extents(q)[..] else { panic!("four axes") };
         let doubled = doubled_pairs(mask, seq) * batch * heads;
-        // Scale, subtract the maximum, exponential, add, divide.
-        (products * 2 * dim * doubled, 5 * doubled / 2)
+        // Scale, subtract the maximum, exponential, add, divide; quotient, tanh, product; product, difference.
+        let each = 5 + gain_or(scores.softcap.is_some(), 3) + gain_or(scores.alibi, 2);
+        (products * 2 * (dim + last(q + 2)) * doubled, each * doubled / 2)
     };
-    let gain_or = |there: bool, operations: u64| if there { operations } else { 0 };
     let logits = |per_logit: u64| elements(2) * extents(1)[0] * per_logit;
     let (doubled_products, other, bytes) = match &sample.op {
         // A row of x meets every row of w: a multiply and an add for each pair of elements.
@@ -80,18 +82,24 @@ fn count(sample: &Sample) -> Count {
             let vectors = gain_or(*gain, 1 + 2) + gain_or(*bias, 1);
             (0, (1 + 3 + 5 + vectors) * elements(0), read + written)
         }
+        // Add; a quotient for each row.
+        Op::RowSum { mean } => {
+            (0, elements(0) + gain_or(*mean, elements(0) / last(0)), read + written)
+        }
+        // Compare, subtract, exponential, add, times the sum's reciprocal.
+        Op::Softmax => (0, 5 * elements(0), read + written),
         // For four elements ten rounds of two products, four exclusive ors and two additions; then compare and multiply.
         Op::Dropout { .. } => (0, (10 * (2 + 4 + 2) / 4 + 2) * elements(0), read + written),
         // Four products and two sums for a pair.
         Op::Rope { .. } => (0, 6 * (elements(0) / 2), read + written),
         // q kᵀ and p v.
-        Op::Attention { mask, .. } => {
-            let (products, other) = attention(0, *mask, 2);
+        Op::Attention { scores } => {
+            let (products, other) = attention(0, scores, 1);
             (products, other, read + written)
         }
         // dv = pᵀ dout, dp = dout vᵀ, dq = ds k, dk = dsᵀ q.
-        Op::AttentionBackward { mask, .. } => {
-            let (products, other) = attention(1, *mask, 4);
+        Op::AttentionBackward { scores } => {
+            let (products, other) = attention(1, scores, 2);
             (products, other, read + written)
         }
         Op::Pointwise { program } => {
@@ -130,7 +138,8 @@ fn costs_are_as_counted() {
             Op::Attention { .. } | Op::AttentionBackward { .. } => {
                 let q = sample.operands[sample.operands.len() / 4].ty.shape.extents();
                 let halves = q[0] * q[2];
-                (2 * 4 * q[3] * halves, 5 * halves / 2 + 1)
+                let v = sample.operands[sample.operands.len() / 4 + 2].ty.shape.width();
+                (2 * 2 * (q[3] + v) * halves, 10 * halves / 2 + 1)
             }
             _ => (0, 0),
         };

@@ -5,7 +5,7 @@
 //! truncation error near 1e-12, so derivatives must agree to a relative 1e-6: in every element of small operands, and
 //! along random directions for all.
 
-use colac_plan::pointwise::{Binary, Builder, InputForm};
+use colac_plan::pointwise::{Binary, Builder, InputForm, Program};
 use colac_plan::{DType, Op, Shape, TensorType};
 
 use super::samples::{self, Sample, draw};
@@ -132,16 +132,31 @@ fn derivative(sample: &Sample) -> Option<Derivative> {
             let op = Op::LayerNormBackward { gain: *gain, bias: *bias };
             one(op, &read).into_iter().enumerate().collect()
         }
+        // The compiler makes the derivatives of these of pointwise programs and sums.
+        Op::RowSum { mean } => {
+            let factor = if *mean { 1.0 / *o[0].extents.last()? as f64 } else { 1.0 };
+            let spread = Op::Pointwise { program: Program::spread(factor) };
+            vec![(0, one(spread, &[&o[0], &dy]).remove(0))]
+        }
+        Op::Softmax => {
+            let y = Value::new(shape, results[0].clone());
+            let products = Op::Pointwise { program: Program::product() };
+            let products = Value::new(shape, one(products, &[&y, &dy]).remove(0));
+            let sums = one(Op::RowSum { mean: false }, &[&products]).remove(0);
+            let mut extents = y.extents.clone();
+            *extents.last_mut()? = 1;
+            let op = Op::Pointwise { program: Program::softmax_gradient() };
+            vec![(0, one(op, &[&y, &dy, &value(&extents, sums)]).remove(0))]
+        }
         // The same operation on the gradient.
         Op::Dropout { .. } => vec![(0, one(sample.op.clone(), &[&dy, &o[1]]).remove(0))],
         Op::Rope { inverse } => {
             vec![(0, one(Op::Rope { inverse: !inverse }, &[&dy, &o[1], &o[2]]).remove(0))]
         }
-        Op::Attention { mask, scale } => {
-            let (mask, scale) = (*mask, *scale);
+        Op::Attention { scores } => {
             let out = Value::new(shape, results[0].clone());
             let lse = Value::new(&sample.results[1].shape, results[1].clone());
-            let op = Op::AttentionBackward { mask, scale };
+            let op = Op::AttentionBackward { scores: *scores };
             one(op, &[&dy, &o[0], &o[1], &o[2], &out, &lse]).into_iter().enumerate().collect()
         }
         Op::HeadLoss { chunk } => {
@@ -226,6 +241,8 @@ fn backward_operations_are_derivatives() {
             "rms_norm",
             "layer_norm",
             "dropout",
+            "row_sum",
+            "softmax",
             "rope",
             "attention",
             "column_sum",

@@ -293,6 +293,7 @@ fn operand_has_rows(op: &Op, operand: usize) -> bool {
 fn result_has_rows(op: &Op, result: usize) -> bool {
     match op {
         Op::RmsNorm { .. } | Op::LayerNorm { .. } | Op::Attention { .. } => result == 0,
+        Op::RowSum { .. } => false,
         _ => true,
     }
 }

@@ -20,7 +20,7 @@ use crate::reference::{binary, unary};
 /// Four units in the last place.
 const ELEMENTARY: f64 = 4.0 / (1u64 << 23) as f64;
 
-const UNARIES: [Unary; 9] = [
+const UNARIES: [Unary; 11] = [
     Unary::Negate,
     Unary::Absolute,
     Unary::Exponential,
@@ -30,6 +30,8 @@ const UNARIES: [Unary; 9] = [
     Unary::Sigmoid,
     Unary::HyperbolicTangent,
     Unary::ErrorFunction,
+    Unary::Sine,
+    Unary::Cosine,
 ];
 
 const BINARIES: [Binary; 7] = [
@@ -51,7 +53,9 @@ fn correctly_rounded(function: Unary) -> bool {
         | Unary::ReciprocalSquareRoot
         | Unary::Sigmoid
         | Unary::HyperbolicTangent
-        | Unary::ErrorFunction => false,
+        | Unary::ErrorFunction
+        | Unary::Sine
+        | Unary::Cosine => false,
     }
 }
 

@@ -4,7 +4,7 @@
 //! repeated ids, large numbers. Result types are written down here, not inferred, so that the shape rule has something
 //! to be compared with. Values are f32 numbers drawn from the sample's name.
 
-use colac_plan::op::{Mask, UpdateRange};
+use colac_plan::op::{Mask, Scores, UpdateRange};
 use colac_plan::pointwise::{Binary, Builder, InputForm, Program, Unary};
 use colac_plan::{DType, Op, Real, Shape, TensorType};
 
@@ -87,10 +87,12 @@ pub(crate) fn of(op: &Op) -> (Vec<Sample>, Option<Op>) {
         Op::LayerNormBackward { .. } => {
             (layer_norm_backward(), Some(Op::Dropout { probability: zero, key: 0 }))
         }
-        Op::Dropout { .. } => (dropout(), Some(Op::Rope { inverse: false })),
-        Op::Rope { .. } => (rope(), Some(Op::Attention { mask: Mask::Full, scale: zero })),
+        Op::Dropout { .. } => (dropout(), Some(Op::RowSum { mean: false })),
+        Op::RowSum { .. } => (row_sum(), Some(Op::Softmax)),
+        Op::Softmax => (softmax(), Some(Op::Rope { inverse: false })),
+        Op::Rope { .. } => (rope(), Some(Op::Attention { scores: Scores::new(Mask::Full, zero) })),
         Op::Attention { .. } => {
-            (attention(), Some(Op::AttentionBackward { mask: Mask::Full, scale: zero }))
+            (attention(), Some(Op::AttentionBackward { scores: Scores::new(Mask::Full, zero) }))
         }
         Op::AttentionBackward { .. } => {
             (attention_backward(), Some(Op::Pointwise { program: Program::sum(1) }))
@@ -335,6 +337,27 @@ fn layer_norm_backward() -> Vec<Sample> {
     layer_norm().into_iter().map(sample).collect()
 }
 
+fn row_sum() -> Vec<Sample> {
+    let sample = |&(leading, width, magnitude): &(&[u64], u64, f64), mean: bool| {
+        let operands = vec![real("x", &with(leading, width), magnitude)];
+        let results = vec![TensorType::f32(&with(leading, 1))];
+        let name = format!("{leading:?}, width {width}, up to {magnitude}, mean {mean}");
+        Sample::new(name, Op::RowSum { mean }, operands, results)
+    };
+    NORMS.iter().flat_map(|case| [false, true].map(|mean| sample(case, mean))).collect()
+}
+
+fn softmax() -> Vec<Sample> {
+    let sample = |&(leading, width, magnitude): &(&[u64], u64, f64)| {
+        let magnitude = magnitude.min(20.0);
+        let operands = vec![real("x", &with(leading, width), magnitude)];
+        let results = vec![TensorType::f32(&with(leading, width))];
+        let name = format!("{leading:?}, width {width}, up to {magnitude}");
+        Sample::new(name, Op::Softmax, operands, results)
+    };
+    NORMS.iter().map(sample).collect()
+}
+
 fn dropout() -> Vec<Sample> {
     let cases: [(&[u64], f64, u64, [i32; 4]); 7] = [
         (&[1], 0.5, 1, [3, -4, 0, 0]),
@@ -406,22 +429,58 @@ fn attention() -> Vec<Sample> {
         let (k, v) = (real("k", &[b, s, g, d], magnitude), real("v", &[b, s, g, d], 1.0));
         let results = vec![q.ty.clone(), TensorType::f32(&[b, h, s])];
         let name = format!("batch {b}, seq {s}, heads {h}/{g}, dim {d}, {mask}, up to {magnitude}");
-        Sample::new(name, Op::Attention { mask, scale }, vec![q, k, v], results)
+        let op = Op::Attention { scores: Scores::new(mask, scale) };
+        Sample::new(name, op, vec![q, k, v], results)
     };
-    ATTENTIONS.iter().map(sample).collect()
+    ATTENTIONS.iter().map(sample).chain(SHAPED.iter().map(shaped_attention)).collect()
+}
+
+/// Batch, sequence, heads, key/value heads, width of queries and keys, width of values; mask, cap (0 for none), ALiBi,
+/// magnitude of q and k.
+const SHAPED: [([u64; 6], Mask, f64, bool, f64); 10] = [
+    ([1, 1, 1, 1, 2, 3], Mask::Causal, 5.0, true, 1.0),
+    ([2, 5, 4, 2, 3, 1], Mask::Causal, 0.0, false, 1.0),
+    ([1, 65, 6, 3, 8, 5], Mask::Causal, 0.0, true, 1.0),
+    ([1, 129, 3, 1, 8, 20], Mask::Full, 0.0, true, 1.0),
+    ([2, 65, 4, 2, 16, 16], Mask::Causal, 2.0, false, 2.0),
+    ([1, 130, 5, 5, 6, 4], Mask::Window(70), 3.0, true, 1.0),
+    ([2, 65, 3, 3, 5, 7], Mask::Full, 1.0, false, 1.0),
+    // Scores far beyond the cap, whose slope is almost 0 there.
+    ([1, 17, 2, 1, 8, 8], Mask::Causal, 1.0, false, 3.0),
+    ([4, 65, 8, 4, 6, 10], Mask::Causal, 30.0, true, 1.0),
+    ([1, 300, 2, 1, 4, 6], Mask::Window(3), 0.0, true, 1.0),
+];
+
+fn shaped_attention(
+    &([b, s, h, g, d, e], mask, cap, alibi, magnitude): &([u64; 6], Mask, f64, bool, f64),
+) -> Sample {
+    let scores = Scores {
+        softcap: (cap != 0.0).then(|| Real::new(cap)),
+        alibi,
+        ..Scores::new(mask, Real::new(1.0 / (d as f64).sqrt()))
+    };
+    let operands = vec![
+        real("q", &[b, s, h, d], magnitude),
+        real("k", &[b, s, g, d], magnitude),
+        real("v", &[b, s, g, e], 1.0),
+    ];
+    let results = vec![TensorType::f32(&[b, s, h, e]), TensorType::f32(&[b, h, s])];
+    let shape = format!("batch {b}, seq {s}, heads {h}/{g}, dims {d} and {e}");
+    let name = format!("{shape}, {mask}, cap {cap}, alibi {alibi}, up to {magnitude}");
+    Sample::new(name, Op::Attention { scores }, operands, results)
 }
 
 fn attention_backward() -> Vec<Sample> {
     let sample = |forward: Sample| {
-        let Op::Attention { mask, scale } = forward.op else { panic!("a sample of attention") };
+        let Op::Attention { scores } = forward.op else { panic!("a sample of attention") };
         let results = evaluate(&forward.op, &forward.values(), &[]);
         let [q, k, v] = &forward.operands[..] else { panic!("three operands") };
-        let out = given(&q.ty.shape.extents(), results[0].clone());
+        let out = given(&forward.results[0].shape.extents(), results[0].clone());
         let lse = given(&forward.results[1].shape.extents(), results[1].clone());
-        let dout = real("dout", &q.ty.shape.extents(), 1.0);
+        let dout = real("dout", &forward.results[0].shape.extents(), 1.0);
         let types = vec![q.ty.clone(), k.ty.clone(), v.ty.clone()];
         let operands = vec![dout, q.clone(), k.clone(), v.clone(), out, lse];
-        Sample::new(forward.name, Op::AttentionBackward { mask, scale }, operands, types)
+        Sample::new(forward.name, Op::AttentionBackward { scores }, operands, types)
     };
     attention().into_iter().map(sample).collect()
 }
@@ -683,7 +742,7 @@ fn every_operation_has_samples() {
             names.push(name);
         }
     }
-    assert_eq!(names.len(), 19, "operations in the chain: {names:?}");
+    assert_eq!(names.len(), 21, "operations in the chain: {names:?}");
     let mut titles: Vec<String> = all().into_iter().map(|sample| sample.name).collect();
     titles.sort();
     let all = titles.len();

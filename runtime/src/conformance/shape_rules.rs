@@ -1,6 +1,6 @@
 //! The shape rule gives the types that the samples state, and refuses operands that do not fit.
 
-use colac_plan::op::{Mask, UpdateRange};
+use colac_plan::op::{Mask, Scores, UpdateRange};
 use colac_plan::pointwise::{Binary, InputForm, Instruction, Program};
 use colac_plan::shape::Axis;
 use colac_plan::{DType, Op, Real, Shape, TensorType};
@@ -67,6 +67,7 @@ fn free(op: &Op, types: &[TensorType], operand: usize, axis: usize) -> bool {
         Op::EmbeddingBackward { .. } => operand == 1 && width,
         Op::RmsNorm { gain: false, .. } | Op::LayerNorm { gain: false, bias: false, .. } => true,
         Op::RmsNorm { .. } | Op::LayerNorm { .. } => operand == 0 && !width,
+        Op::RowSum { .. } | Op::Softmax => true,
         Op::Dropout { .. } => operand == 0,
         Op::RmsNormBackward { .. }
         | Op::LayerNormBackward { .. }
@@ -76,7 +77,9 @@ fn free(op: &Op, types: &[TensorType], operand: usize, axis: usize) -> bool {
         // More heads on as many key/value heads, where they divide evenly.
         Op::Attention { .. } => {
             let (heads, groups) = (types[0].shape.0[2].extent, types[1].shape.0[2].extent);
-            operand == 0 && axis == 2 && (heads + 1).is_multiple_of(groups)
+            // Or values of another width.
+            (operand == 0 && axis == 2 && (heads + 1).is_multiple_of(groups))
+                || (operand == 2 && width)
         }
         Op::Pointwise { program } => {
             let count = |form| program.inputs.iter().filter(|input| **input == form).count();
@@ -132,7 +135,10 @@ fn wrong_attributes_are_refused() {
     let qkv = |heads, groups| {
         vec![f32(&[1, 5, heads, 4]), f32(&[1, 5, groups, 4]), f32(&[1, 5, groups, 4])]
     };
-    let attention = |mask| Op::Attention { mask, scale: one };
+    let attention = |mask| Op::Attention { scores: Scores::new(mask, one) };
+    let capped = |cap| Op::Attention {
+        scores: Scores { softcap: Some(Real::new(cap)), ..Scores::new(Mask::Full, one) },
+    };
     let range =
         |start, length| UpdateRange { start, length, weight_decay: one, learning_rate_factor: one };
     let adamw = |ranges| Op::AdamW { beta1: one, beta2: one, epsilon: one, clip_norm: one, ranges };
@@ -146,6 +152,8 @@ fn wrong_attributes_are_refused() {
     let row_only = Program { inputs: vec![InputForm::Row], ..Program::sum(1) };
     let cases = [
         ("three heads over two groups", attention(Mask::Full), qkv(3, 2)),
+        ("a cap of zero", capped(0.0), qkv(2, 2)),
+        ("a cap that is not a number", capped(f64::NAN), qkv(2, 2)),
         ("no position in the window", attention(Mask::Window(0)), qkv(2, 2)),
         (
             "an odd head_dim",

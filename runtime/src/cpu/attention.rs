@@ -6,12 +6,12 @@
 
 use std::ops::Range;
 
-use colac_plan::op::Mask;
+use colac_plan::op::{Mask, Scores, alibi_slope};
 use faer::Accum;
 
 use crate::cpu::gemm::multiply;
 use crate::cpu::kernel::{Context, Kernel, span};
-use crate::cpu::vector::{exponentials, maximum, scale};
+use crate::cpu::vector::{exponentials, maximum, scale, tanh, vectorised};
 use crate::cpu::view::{Heads, Matrix, Rows};
 
 /// Queries in a tile.
@@ -51,6 +51,49 @@ pub(crate) fn tiles(all: Range<usize>, size: usize) -> impl Iterator<Item = Rang
     all.clone().step_by(size).map(move |start| start..(start + size).min(all.end))
 }
 
+/// What is done to the scaled products of one row of a tile.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shaping {
+    /// The cap; 0 for none.
+    pub(crate) cap: f32,
+    /// What a step of distance takes off.
+    pub(crate) slope: f32,
+    /// Position of the query, counted from the first key of the row.
+    pub(crate) query: f32,
+}
+
+impl Shaping {
+    /// What is done to the row of a query whose first key stands at `first_key`; `None` if nothing.
+    pub(crate) fn of(
+        scores: &Scores,
+        head: usize,
+        heads: usize,
+        position: usize,
+        first_key: usize,
+    ) -> Option<Shaping> {
+        let cap = scores.softcap.map_or(0.0, |cap| cap.get() as f32);
+        let slope = if scores.alibi { alibi_slope(head as u64, heads as u64) as f32 } else { 0.0 };
+        let query = position as f32 - first_key as f32;
+        (cap != 0.0 || slope != 0.0).then_some(Shaping { cap, slope, query })
+    }
+}
+
+vectorised! {
+    /// Caps scores and takes off what their distance says.
+    fn shape<FUSED>(scores: &mut [f32], shaping: Shaping) {
+        if shaping.cap != 0.0 {
+            for score in scores.iter_mut() {
+                *score = shaping.cap * tanh::<FUSED>(*score / shaping.cap);
+            }
+        }
+        if shaping.slope != 0.0 {
+            for (key, score) in scores.iter_mut().enumerate() {
+                *score -= shaping.slope * (shaping.query - key as f32).abs();
+            }
+        }
+    }
+}
+
 /// [`colac_plan::Op::Attention`].
 #[derive(Debug)]
 pub(crate) struct Attention {
@@ -60,15 +103,14 @@ pub(crate) struct Attention {
     pub(crate) out: Heads,
     /// `[batch, heads, seq]` as one row.
     pub(crate) log_sum_exp: Rows,
-    pub(crate) mask: Mask,
-    pub(crate) scale: f32,
+    pub(crate) scores: Scores,
 }
 
 impl Kernel for Attention {
     fn run(&self, context: &Context<'_>) {
         let q = &self.q;
         let across = q.seq.div_ceil(QUERIES);
-        if q.dim == 0 {
+        if q.dim == 0 || self.v.dim == 0 {
             return;
         }
         context.pool.run(q.batch * q.heads * across, &|task, thread| {
@@ -82,13 +124,14 @@ impl Kernel for Attention {
     }
 
     fn scratch(&self) -> usize {
-        QUERIES * (KEYS + self.q.dim + 2)
+        QUERIES * (KEYS + self.v.dim + 2)
     }
 }
 
 impl Attention {
     fn tile(&self, batch: usize, head: usize, queries: Range<usize>, scratch: &mut [f32]) {
-        let (dim, seq, rows) = (self.q.dim, self.q.seq, queries.len());
+        let (dim, seq, rows) = (self.v.dim, self.q.seq, queries.len());
+        let (mask, factor) = (self.scores.mask, self.scores.scale.get() as f32);
         let group = head / (self.q.heads / self.k.heads);
         let (scores, rest) = scratch.split_at_mut(QUERIES * KEYS);
         let (sums, rest) = rest.split_at_mut(QUERIES);
@@ -97,18 +140,24 @@ impl Attention {
         maxima.fill(f32::NEG_INFINITY);
         let q = self.q.matrix(batch, head, queries.clone());
         let mut beta = Accum::Replace;
-        for keys in tiles(visible_to_any(self.mask, &queries, seq), KEYS) {
+        for keys in tiles(visible_to_any(mask, &queries, seq), KEYS) {
             let k = self.k.matrix(batch, group, keys.clone());
             let v = self.v.matrix(batch, group, keys.clone());
             let tile = Matrix::over(scores, rows, keys.len());
             // SAFETY: operands are only read while the operation runs; the scores are this task's.
-            unsafe { multiply(tile, Accum::Replace, self.scale, q, k.transposed()) };
+            unsafe { multiply(tile, Accum::Replace, factor, q, k.transposed()) };
             for (row, scores) in scores.chunks_exact_mut(keys.len()).take(rows).enumerate() {
-                let columns = visible_columns(self.mask, queries.start + row, &keys, seq);
+                let columns = visible_columns(mask, queries.start + row, &keys, seq);
                 scores[..columns.start].fill(0.0);
                 scores[columns.end..].fill(0.0);
                 if columns.is_empty() {
                     continue;
+                }
+                let (position, first) = (queries.start + row, keys.start + columns.start);
+                if let Some(shaping) =
+                    Shaping::of(&self.scores, head, self.q.heads, position, first)
+                {
+                    shape(&mut scores[columns.clone()], shaping);
                 }
                 let seen = maximum(&scores[columns.clone()]).max(maxima[row]);
                 let sum = exponentials(&mut scores[columns], seen);

@@ -1,19 +1,19 @@
 //! The derivative of attention: scores are rebuilt tile by tile from the kept log-sum-exp (arXiv 2205.14135).
 //!
-//! With `p = exp(scale · q kᵀ - lse)`, `dp = dout vᵀ`, `d = rowsum(dout · out)`: `ds = scale · p · (dp - d)`,
+//! With `p = exp(scale · q kᵀ - lse)` (or of shaped scores), `dp = dout vᵀ`, `d = rowsum(dout · out)`: `ds = scale · p · (dp - d)`,
 //! `dv = pᵀ dout`, `dk = dsᵀ q`, `dq = ds k`. One task makes all three for one key/value head where there are enough of
 //! those; else tasks are tiles of queries (for `dq`) and tiles of keys (for `dk` and `dv`), which rebuild the scores
 //! twice. Both ways add the same products in the same order. Must not know other operations.
 
 use std::ops::Range;
 
-use colac_plan::op::Mask;
+use colac_plan::op::Scores;
 use faer::Accum;
 
-use crate::cpu::attention::{KEYS, QUERIES, tiles, visible_columns, visible_to_any};
+use crate::cpu::attention::{KEYS, QUERIES, Shaping, tiles, visible_columns, visible_to_any};
 use crate::cpu::gemm::multiply;
 use crate::cpu::kernel::{Context, Kernel, span};
-use crate::cpu::vector::{dot, multiply_add, vectorised};
+use crate::cpu::vector::{dot, multiply_add, tanh, vectorised};
 use crate::cpu::view::{Heads, Matrix, Rows};
 
 /// Key/value heads from which on each is a task of its own: enough for 16 threads.
@@ -34,8 +34,7 @@ pub(crate) struct AttentionBackward {
     pub(crate) dv: Heads,
     /// Row sums of `dout · out`, as `log_sum_exp`; in the workspace.
     pub(crate) sums: Rows,
-    pub(crate) mask: Mask,
-    pub(crate) scale: f32,
+    pub(crate) scores: Scores,
 }
 
 vectorised! {
@@ -44,6 +43,29 @@ vectorised! {
         for (p, dp) in p.iter_mut().zip(dp) {
             *p = crate::cpu::vector::exp::<FUSED>(*p - log_sum_exp);
             *dp = factor * *p * multiply_add::<FUSED>(-1.0, sum, *dp);
+        }
+    }
+}
+
+vectorised! {
+    /// As [`score_gradients`] where scores are shaped: the cap's derivative is another factor.
+    fn shaped_score_gradients<FUSED>(
+        p: &mut [f32],
+        dp: &mut [f32],
+        log_sum_exp: f32,
+        sum: f32,
+        factor: f32,
+        shaping: Shaping,
+    ) {
+        for (key, (p, dp)) in p.iter_mut().zip(dp).enumerate() {
+            let (mut score, mut derivative) = (*p, 1.0);
+            if shaping.cap != 0.0 {
+                let t = tanh::<FUSED>(score / shaping.cap);
+                (score, derivative) = (shaping.cap * t, multiply_add::<FUSED>(-t, t, 1.0));
+            }
+            score -= shaping.slope * (shaping.query - key as f32).abs();
+            *p = crate::cpu::vector::exp::<FUSED>(score - log_sum_exp);
+            *dp = factor * derivative * *p * multiply_add::<FUSED>(-1.0, sum, *dp);
         }
     }
 }
@@ -57,7 +79,7 @@ struct Tile<'a> {
 impl Kernel for AttentionBackward {
     fn run(&self, context: &Context<'_>) {
         let (batch, heads, seq, groups) = (self.q.batch, self.q.heads, self.q.seq, self.k.heads);
-        if self.q.dim == 0 || seq == 0 {
+        if self.q.dim == 0 || self.v.dim == 0 || seq == 0 {
             return;
         }
         let across = seq.div_ceil(QUERIES);
@@ -97,7 +119,7 @@ impl Kernel for AttentionBackward {
     }
 
     fn scratch(&self) -> usize {
-        2 * QUERIES * KEYS + 2 * KEYS * self.q.dim
+        2 * QUERIES * KEYS + KEYS * (self.q.dim + self.v.dim)
     }
 }
 
@@ -142,7 +164,7 @@ impl AttentionBackward {
             multiply(
                 Matrix::over(tile.p, rows, columns),
                 Accum::Replace,
-                self.scale,
+                self.scores.scale.get() as f32,
                 q,
                 k.transposed(),
             );
@@ -161,18 +183,22 @@ impl AttentionBackward {
         let each =
             tile.p.chunks_exact_mut(columns).zip(tile.ds.chunks_exact_mut(columns)).take(rows);
         for (row, (p, ds)) in each.enumerate() {
-            let seen = visible_columns(self.mask, queries.start + row, keys, self.q.seq);
+            let position = queries.start + row;
+            let seen = visible_columns(self.scores.mask, position, keys, self.q.seq);
             for hidden in [0..seen.start, seen.end..columns] {
                 p[hidden.clone()].fill(0.0);
                 ds[hidden].fill(0.0);
             }
-            score_gradients(
-                &mut p[seen.clone()],
-                &mut ds[seen],
-                log_sum_exp[row],
-                sums[row],
-                self.scale,
-            );
+            let factor = self.scores.scale.get() as f32;
+            let first = keys.start + seen.start;
+            let shaping = Shaping::of(&self.scores, head, self.q.heads, position, first);
+            let (p, ds) = (&mut p[seen.clone()], &mut ds[seen]);
+            match shaping {
+                None => score_gradients(p, ds, log_sum_exp[row], sums[row], factor),
+                Some(shaping) => {
+                    shaped_score_gradients(p, ds, log_sum_exp[row], sums[row], factor, shaping);
+                }
+            }
         }
     }
 
@@ -194,7 +220,7 @@ impl AttentionBackward {
 
     /// The part of a tile of keys that some query of a tile sees.
     fn seen(&self, queries: &Range<usize>, keys: &Range<usize>) -> Range<usize> {
-        let seen = visible_to_any(self.mask, queries, self.q.seq);
+        let seen = visible_to_any(self.scores.mask, queries, self.q.seq);
         seen.start.max(keys.start)..seen.end.min(keys.end)
     }
 
@@ -227,7 +253,7 @@ impl AttentionBackward {
         with_queries: bool,
         scratch: &mut [f32],
     ) {
-        let (dim, seq) = (self.q.dim, self.q.seq);
+        let (dim, value_dim, seq) = (self.q.dim, self.v.dim, self.q.seq);
         let (p, rest) = scratch.split_at_mut(QUERIES * KEYS);
         let (ds, rest) = rest.split_at_mut(QUERIES * KEYS);
         let (dk, dv) = rest.split_at_mut(KEYS * dim);
@@ -235,7 +261,7 @@ impl AttentionBackward {
         let sharing = self.q.heads / self.k.heads;
         // Queries may see a part of the keys only: all products are added.
         dk[..keys.len() * dim].fill(0.0);
-        dv[..keys.len() * dim].fill(0.0);
+        dv[..keys.len() * value_dim].fill(0.0);
         for head in group * sharing..(group + 1) * sharing {
             for queries in tiles(0..seq, QUERIES) {
                 let seen = self.seen(&queries, &keys);
@@ -248,18 +274,18 @@ impl AttentionBackward {
                     (Matrix::over(tile.p, rows, columns), Matrix::over(tile.ds, rows, columns));
                 let q = self.q.matrix(batch, head, queries.clone());
                 let dout = self.dout.matrix(batch, head, queries.clone());
-                let first = (seen.start - keys.start) * dim;
+                let first = seen.start - keys.start;
                 // SAFETY: operands are only read; sums and tile are this task's and apart.
                 unsafe {
                     multiply(
-                        Matrix::over(&mut dv[first..], columns, dim),
+                        Matrix::over(&mut dv[first * value_dim..], columns, value_dim),
                         Accum::Add,
                         1.0,
                         p.transposed(),
                         dout,
                     );
                     multiply(
-                        Matrix::over(&mut dk[first..], columns, dim),
+                        Matrix::over(&mut dk[first * dim..], columns, dim),
                         Accum::Add,
                         1.0,
                         ds.transposed(),
@@ -267,7 +293,7 @@ impl AttentionBackward {
                     );
                 }
                 if with_queries {
-                    let before = visible_to_any(self.mask, &queries, seq).start < keys.start;
+                    let before = visible_to_any(self.scores.mask, &queries, seq).start < keys.start;
                     let beta = if before { Accum::Add } else { Accum::Replace };
                     self.add_query_gradient(batch, head, &queries, group, &seen, beta, &mut tile);
                 }
@@ -276,7 +302,7 @@ impl AttentionBackward {
         for (row, position) in keys.enumerate() {
             // SAFETY: these keys of this group belong to this task.
             unsafe {
-                let (dk, dv) = (&dk[row * dim..][..dim], &dv[row * dim..][..dim]);
+                let (dk, dv) = (&dk[row * dim..][..dim], &dv[row * value_dim..][..value_dim]);
                 self.dk.vector_mut(batch, position, group).copy_from_slice(dk);
                 self.dv.vector_mut(batch, position, group).copy_from_slice(dv);
             }

@@ -7,7 +7,7 @@ use colac_plan::op::cost::REDUCTION_ROWS;
 
 use crate::cpu::kernel::{Context, Kernel, WriteMode, span};
 use crate::cpu::reduce::{COLUMNS, sum_partials};
-use crate::cpu::vector::{LANES, accumulate, multiply_add, vectorised};
+use crate::cpu::vector::{LANES, accumulate, fold, multiply_add, sum, vectorised};
 use crate::cpu::view::Rows;
 
 /// Rows in a task.
@@ -29,36 +29,6 @@ pub(crate) struct LayerNorm {
     pub(crate) epsilon: f64,
 }
 
-/// Adds lanes in a fixed order.
-#[inline(always)]
-fn sum_of(mut lanes: [f32; LANES]) -> f32 {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
-}
-
-vectorised! {
-    /// `Σ x`.
-    fn sum<FUSED>(x: &[f32]) -> f32 {
-        let mut lanes = [0f32; LANES];
-        let (chunks, rest) = x.as_chunks::<LANES>();
-        for chunk in chunks {
-            for (lane, x) in lanes.iter_mut().zip(chunk) {
-                *lane += *x;
-            }
-        }
-        for (lane, x) in lanes.iter_mut().zip(rest) {
-            *lane += *x;
-        }
-        sum_of(lanes)
-    }
-}
-
 vectorised! {
     /// `Σ (x - mean)²`.
     fn squared_differences<FUSED>(x: &[f32], mean: f32) -> f32 {
@@ -72,7 +42,7 @@ vectorised! {
         for (lane, x) in lanes.iter_mut().zip(rest) {
             *lane = multiply_add::<FUSED>(*x - mean, *x - mean, *lane);
         }
-        sum_of(lanes)
+        fold(lanes, |a, b| a + b)
     }
 }
 
@@ -162,7 +132,7 @@ vectorised! {
             plain[i] += *g;
             weighted[i] = multiply_add::<FUSED>(*g, *x - mean, weighted[i]);
         }
-        (sum_of(plain), sum_of(weighted))
+        (fold(plain, |a, b| a + b), fold(weighted, |a, b| a + b))
     }
 }
 

@@ -26,6 +26,7 @@ mod pool;
 mod prepare;
 mod reduce;
 mod rope;
+mod rows;
 #[cfg(test)]
 mod tests;
 mod vector;

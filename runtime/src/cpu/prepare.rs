@@ -21,6 +21,7 @@ use crate::cpu::norm::{Gain, RmsNorm, RmsNormBackward};
 use crate::cpu::pointwise::Pointwise;
 use crate::cpu::reduce::{ColumnSum, GradientNorm, NORM_BLOCK, Partials};
 use crate::cpu::rope::Rope;
+use crate::cpu::rows::{RowSum, Softmax};
 use crate::cpu::view::{Heads, Integers, Rows, Segments, disjoint, is_injective};
 
 /// One operation on its way to a kernel.
@@ -273,6 +274,10 @@ impl Preparation<'_> {
                     db: bias.then(|| vector(1 + usize::from(*gain))).transpose()?,
                 })
             }
+            Op::RowSum { mean } => {
+                Box::new(RowSum { x: rows(0)?, y: packed_result(0)?, mean: *mean })
+            }
+            Op::Softmax => Box::new(Softmax { x: rows(0)?, y: result(0)? }),
             Op::Dropout { probability, key } => Box::new(Dropout {
                 x: rows(0)?,
                 draw: self.view(false, 1, Integers::new)?,
@@ -289,16 +294,15 @@ impl Preparation<'_> {
                 in_place: !disjoint(self.operands[0], self.results[0]),
                 direction: if *inverse { -1.0 } else { 1.0 },
             }),
-            Op::Attention { mask, scale } => Box::new(Attention {
+            Op::Attention { scores } => Box::new(Attention {
                 q: heads(0)?,
                 k: heads(1)?,
                 v: heads(2)?,
                 out: heads_result(0)?,
                 log_sum_exp: packed_result(1)?,
-                mask: *mask,
-                scale: scale.get() as f32,
+                scores: *scores,
             }),
-            Op::AttentionBackward { mask, scale } => {
+            Op::AttentionBackward { scores } => {
                 let log_sum_exp = packed(5)?;
                 Box::new(AttentionBackward {
                     dout: heads(0)?,
@@ -311,8 +315,7 @@ impl Preparation<'_> {
                     dk: heads_result(1)?,
                     dv: heads_result(2)?,
                     sums: self.workspace(0, 1, log_sum_exp.width),
-                    mask: *mask,
-                    scale: scale.get() as f32,
+                    scores: *scores,
                 })
             }
             Op::Pointwise { program } => {

@@ -256,6 +256,9 @@ vectorised! {
             Unary::Sigmoid => map(x, y, sigmoid::<FUSED>),
             Unary::HyperbolicTangent => map(x, y, tanh::<FUSED>),
             Unary::ErrorFunction => map(x, y, erf::<FUSED>),
+            // Rare in models, so one number at a time in f64: exact for angles of any size.
+            Unary::Sine => map(x, y, |x| libm::sin(f64::from(x)) as f32),
+            Unary::Cosine => map(x, y, |x| libm::cos(f64::from(x)) as f32),
         }
     }
 }
@@ -296,7 +299,7 @@ pub(crate) const LANES: usize = 64;
 
 /// Folds lanes pairwise, always in the same order.
 #[inline(always)]
-fn fold(mut lanes: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
+pub(crate) fn fold(mut lanes: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
@@ -338,6 +341,23 @@ vectorised! {
         }
         for (lane, x) in lanes.iter_mut().zip(rest) {
             *x = exp::<FUSED>(*x - shift);
+            *lane += *x;
+        }
+        fold(lanes, |a, b| a + b)
+    }
+}
+
+vectorised! {
+    /// `Σ x`.
+    pub(crate) fn sum<FUSED>(x: &[f32]) -> f32 {
+        let mut lanes = [0f32; LANES];
+        let (chunks, rest) = x.as_chunks::<LANES>();
+        for chunk in chunks {
+            for (lane, x) in lanes.iter_mut().zip(chunk) {
+                *lane += *x;
+            }
+        }
+        for (lane, x) in lanes.iter_mut().zip(rest) {
             *lane += *x;
         }
         fold(lanes, |a, b| a + b)

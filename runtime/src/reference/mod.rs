@@ -17,6 +17,7 @@ mod optimizer;
 mod pointwise;
 mod rms_norm;
 mod rope;
+mod rows;
 mod storage;
 mod value;
 
@@ -165,16 +166,15 @@ pub fn evaluate(op: &Op, operands: &[Value], current: &[Value]) -> Vec<Vec<f64>>
             let [dx, dw, db] = layer_norm::backward(&o[0], &o[1], w, mean, rstd);
             [dx].into_iter().chain(gain.then_some(dw)).chain(bias.then_some(db)).collect()
         }
+        Op::RowSum { mean } => vec![rows::sum(&o[0], *mean)],
+        Op::Softmax => vec![rows::softmax(&o[0])],
         Op::Dropout { probability, key } => {
             vec![dropout::forward(&o[0], &o[1], probability.get(), *key)]
         }
         Op::Rope { inverse } => vec![rope::rotate(&o[0], &o[1], &o[2], *inverse)],
-        Op::Attention { mask, scale } => {
-            attention::forward(&o[0], &o[1], &o[2], *mask, scale.get()).into()
-        }
-        Op::AttentionBackward { mask, scale } => {
-            attention::backward([&o[0], &o[1], &o[2], &o[3], &o[4], &o[5]], *mask, scale.get())
-                .into()
+        Op::Attention { scores } => attention::forward(&o[0], &o[1], &o[2], scores).into(),
+        Op::AttentionBackward { scores } => {
+            attention::backward([&o[0], &o[1], &o[2], &o[3], &o[4], &o[5]], scores).into()
         }
         Op::Pointwise { program } => pointwise::run(program, o),
         Op::HeadLoss { chunk: _ } => vec![head_loss::forward(&o[0], &o[1], &o[2])],

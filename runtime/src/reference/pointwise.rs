@@ -60,6 +60,8 @@ pub(crate) fn unary(function: Unary, x: f64) -> f64 {
         Unary::Sigmoid => 1.0 / (1.0 + libm::exp(-x)),
         Unary::HyperbolicTangent => libm::tanh(x),
         Unary::ErrorFunction => libm::erf(x),
+        Unary::Sine => libm::sin(x),
+        Unary::Cosine => libm::cos(x),
     }
 }
 

@@ -147,6 +147,20 @@ impl Backward<'_> {
                 let results = self.add(id, back, &read);
                 self.norm(id, operands, &results)?;
             }
+            Op::RowSum { mean } => {
+                let width = self.graph.ty(operands[0]).shape.width();
+                let program = Program::spread(if *mean { 1.0 / width as f64 } else { 1.0 });
+                let dx = self.add(id, Op::Pointwise { program }, &[operands[0], d])[0];
+                self.contribute(operands[0], dx);
+            }
+            Op::Softmax => {
+                let products = Op::Pointwise { program: Program::product() };
+                let products = self.add(id, products, &[forward(0), d])[0];
+                let sums = self.add(id, Op::RowSum { mean: false }, &[products])[0];
+                let program = Program::softmax_gradient();
+                let dx = self.add(id, Op::Pointwise { program }, &[forward(0), d, sums])[0];
+                self.contribute(operands[0], dx);
+            }
             Op::Dropout { .. } => {
                 let dx = self.add(id, op.clone(), &[d, operands[1]])[0];
                 self.contribute(operands[0], dx);
@@ -156,8 +170,8 @@ impl Backward<'_> {
                 let dx = self.add(id, back, &[d, operands[1], operands[2]])[0];
                 self.contribute(operands[0], dx);
             }
-            Op::Attention { mask, scale } => {
-                let back = Op::AttentionBackward { mask: *mask, scale: *scale };
+            Op::Attention { scores } => {
+                let back = Op::AttentionBackward { scores: *scores };
                 let read = [d, operands[0], operands[1], operands[2], forward(0), forward(1)];
                 let results = self.add(id, back, &read);
                 for (&operand, &gradient) in operands.iter().zip(&results) {
@@ -263,10 +277,18 @@ impl Backward<'_> {
                     let sum = self.add(id, Op::ColumnSum, &[gradient])[0];
                     self.weight_gradient(id, operands[input], sum)?;
                 }
-                InputForm::Column | InputForm::Scalar => {
-                    return Err(
-                        self.unsupported(id, "a number shared by a whole row has no derivative")
-                    );
+                InputForm::Column => {
+                    let sum = self.add(id, Op::RowSum { mean: false }, &[gradient])[0];
+                    let same = |a: Value, b: Value| {
+                        self.graph.ty(a).shape.same_extents(&self.graph.ty(b).shape)
+                    };
+                    if !same(sum, operands[input]) {
+                        return Err(self.unsupported(id, "a statistic of rows has no derivative"));
+                    }
+                    self.contribute(operands[input], sum);
+                }
+                InputForm::Scalar => {
+                    return Err(self.unsupported(id, "a number shared by all has no derivative"));
                 }
             }
         }

@@ -142,6 +142,15 @@ fn unary(b: &mut Builder, function: Unary, x: Register, y: Register, d: Register
             let slope = multiply(b, factor, bell);
             multiply(b, d, slope)
         }
+        Unary::Sine => {
+            let slope = b.unary(Unary::Cosine, x);
+            multiply(b, d, slope)
+        }
+        Unary::Cosine => {
+            let sine = b.unary(Unary::Sine, x);
+            let slope = b.unary(Unary::Negate, sine);
+            multiply(b, d, slope)
+        }
     }
 }
 
@@ -200,6 +209,8 @@ mod tests {
                     Unary::Sigmoid => 1.0 / (1.0 + (-at(x)).exp()),
                     Unary::HyperbolicTangent => at(x).tanh(),
                     Unary::ErrorFunction => error_function(at(x)),
+                    Unary::Sine => at(x).sin(),
+                    Unary::Cosine => at(x).cos(),
                 },
                 Instruction::Binary(function, x, y) => match function {
                     Binary::Add => at(x) + at(y),
@@ -233,7 +244,7 @@ mod tests {
         sum * std::f64::consts::FRAC_2_SQRT_PI
     }
 
-    const UNARY: [Unary; 9] = [
+    const UNARY: [Unary; 11] = [
         Unary::Negate,
         Unary::Absolute,
         Unary::Exponential,
@@ -243,6 +254,8 @@ mod tests {
         Unary::Sigmoid,
         Unary::HyperbolicTangent,
         Unary::ErrorFunction,
+        Unary::Sine,
+        Unary::Cosine,
     ];
 
     const BINARY: [Binary; 6] = [

@@ -5,7 +5,7 @@
 //! mathematics: scores that the backward attention rebuilds instead of reading them are an executor's choice and not
 //! in it.
 
-use crate::op::{Mask, Op};
+use crate::op::{Mask, Op, Scores};
 use crate::shape::{Shape, TensorType};
 
 /// What one execution costs.
@@ -60,9 +60,11 @@ impl Op {
     pub fn cost(&self, operands: &[&TensorType], results: &[&TensorType]) -> Cost {
         let bytes = operands.iter().chain(results).map(|t| t.bytes()).sum();
         let elements = |i: usize| operands[i].shape.elements();
-        let attention = |q: &Shape, mask: Mask, products: u64| {
-            let pairs = visible_pairs(mask, q.0[1].extent) * q.0[0].extent * q.0[2].extent;
-            (products * 2 * pairs * q.width(), 5 * pairs)
+        // Each product of a pair goes once over the width of keys and once over that of values.
+        let attention = |q: &Shape, v: &Shape, scores: &Scores, products: u64| {
+            let pairs = visible_pairs(scores.mask, q.0[1].extent) * q.0[0].extent * q.0[2].extent;
+            let each = 5 + 3 * u64::from(scores.softcap.is_some()) + 2 * u64::from(scores.alibi);
+            (products * 2 * pairs * (q.width() + v.width()), each * pairs)
         };
         let (products, other, bytes) = match self {
             Op::Linear => (2 * elements(0) * operands[1].shape.0[0].extent, 0, bytes),
@@ -80,15 +82,21 @@ impl Op {
             Op::LayerNormBackward { gain, bias } => {
                 (0, (9 + 3 * u64::from(*gain) + u64::from(*bias)) * elements(0), bytes)
             }
+            Op::RowSum { mean } => {
+                (0, elements(0) + u64::from(*mean) * results[0].shape.elements(), bytes)
+            }
+            Op::Softmax => (0, 5 * elements(0), bytes),
             // A draw of four words is ten rounds of two products, four exclusive ors and two additions.
             Op::Dropout { .. } => (0, 22 * elements(0), bytes),
             Op::Rope { .. } => (0, 3 * elements(0), bytes),
-            Op::Attention { mask, .. } => {
-                let (products, other) = attention(&operands[0].shape, *mask, 2);
+            Op::Attention { scores } => {
+                let (products, other) =
+                    attention(&operands[0].shape, &operands[2].shape, scores, 1);
                 (products, other, bytes)
             }
-            Op::AttentionBackward { mask, .. } => {
-                let (products, other) = attention(&operands[1].shape, *mask, 4);
+            Op::AttentionBackward { scores } => {
+                let (products, other) =
+                    attention(&operands[1].shape, &operands[3].shape, scores, 2);
                 (products, other, bytes)
             }
             Op::Pointwise { program } => {
@@ -125,6 +133,8 @@ impl Op {
             | Op::LayerNorm { .. }
             | Op::LayerNormBackward { .. }
             | Op::Dropout { .. }
+            | Op::RowSum { .. }
+            | Op::Softmax
             | Op::Rope { .. }
             | Op::Pointwise { .. }
             | Op::ColumnSum
@@ -165,6 +175,8 @@ impl Op {
             | Op::RmsNorm { .. }
             | Op::LayerNorm { .. }
             | Op::Dropout { .. }
+            | Op::RowSum { .. }
+            | Op::Softmax
             | Op::Rope { .. }
             | Op::Attention { .. }
             | Op::Pointwise { .. }

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use crate::dtype::DType;
-use crate::op::{Mask, Op, Real};
+use crate::op::{Mask, Op, Real, Scores};
 use crate::pointwise::{InputForm, Program};
 use crate::shape::{Axis, Shape, TensorType};
 
@@ -210,6 +210,18 @@ impl Op {
                 let (dw, db) = (gain.then_some(vector.clone()), bias.then_some(vector));
                 [of(x.clone())].into_iter().chain(dw).chain(db).collect()
             }
+            Op::RowSum { .. } => {
+                o.count(1)?;
+                let x = o.float(0)?;
+                o.form(0, x.ndim() >= 1, "[.., width]")?;
+                vec![f32(x.with_width(Axis::anonymous(1)))]
+            }
+            Op::Softmax => {
+                o.count(1)?;
+                let x = o.float(0)?;
+                o.form(0, x.ndim() >= 1, "[.., width]")?;
+                vec![of(x.clone())]
+            }
             Op::Dropout { probability, .. } => {
                 o.count(2)?;
                 let (x, draw) = (o.float(0)?, o.integer(1)?);
@@ -233,16 +245,16 @@ impl Op {
                 o.agree("tables", 1, 2, cos.same_extents(sin))?;
                 vec![of(x.clone())]
             }
-            Op::Attention { mask, .. } => {
+            Op::Attention { scores } => {
                 o.count(3)?;
-                let q = attention_operands(&o, 0, mask)?;
-                vec![of(q.clone()), f32(log_sum_exp(q))]
+                let (q, out) = attention_operands(&o, 0, scores)?;
+                vec![of(out), f32(log_sum_exp(q))]
             }
-            Op::AttentionBackward { mask, .. } => {
+            Op::AttentionBackward { scores } => {
                 o.count(6)?;
-                let q = attention_operands(&o, 1, mask)?;
-                o.agree("shapes", 0, 1, o.float(0)?.same_extents(q))?;
-                o.agree("shapes", 4, 1, o.float(4)?.same_extents(q))?;
+                let (q, out) = attention_operands(&o, 1, scores)?;
+                o.agree("rows or widths", 0, 3, o.float(0)?.same_extents(&out))?;
+                o.agree("rows or widths", 4, 3, o.float(4)?.same_extents(&out))?;
                 o.agree("rows", 5, 1, o.float(5)?.same_extents(&log_sum_exp(q)))?;
                 vec![of(q.clone()), of(o.shape(2).clone()), of(o.shape(3).clone())]
             }
@@ -337,24 +349,30 @@ fn norm_gradient_operands<'a>(
     Ok(x)
 }
 
-/// Checks q, k, v at positions `first..first + 3`; gives the shape of q.
+/// Checks q, k, v at positions `first..first + 3`; gives the shapes of q and of the output.
 fn attention_operands<'a>(
     o: &Operands<'a>,
     first: usize,
-    mask: &Mask,
-) -> Result<&'a Shape, TypeError> {
+    scores: &Scores,
+) -> Result<(&'a Shape, Shape), TypeError> {
     let (q, k, v) = (o.float(first)?, o.float(first + 1)?, o.float(first + 2)?);
     o.form(first, q.ndim() == 4, "[batch, seq, heads, head_dim]")?;
     o.form(first + 1, k.ndim() == 4, "[batch, seq, heads, head_dim]")?;
-    o.agree("shapes", first + 1, first + 2, k.same_extents(v))?;
+    o.form(first + 2, v.ndim() == 4, "[batch, seq, heads, head_dim]")?;
+    o.agree("batch, sequence or heads", first + 1, first + 2, same_leading(k, v))?;
     let fits = [0, 1, 3].into_iter().all(|axis| q.0[axis].extent == k.0[axis].extent);
     o.agree("batch, sequence or head_dim", first, first + 1, fits)?;
     let (heads, groups) = (q.0[2].extent, k.0[2].extent);
     o.rule(groups > 0 && heads.is_multiple_of(groups), || {
         format!("{heads} query heads cannot share {groups} key/value heads evenly")
     })?;
-    o.rule(*mask != Mask::Window(0), || "a window must hold at least one position".into())?;
-    Ok(q)
+    let windowed = scores.mask != Mask::Window(0);
+    o.rule(windowed, || "a window must hold at least one position".into())?;
+    if let Some(cap) = scores.softcap {
+        let holds = cap.get().is_finite() && cap.get() > 0.0;
+        o.rule(holds, || format!("softcap is {cap}, but must be positive"))?;
+    }
+    Ok((q, Shape([q.leading(), &v.0[3..]].concat())))
 }
 
 fn log_sum_exp(q: &Shape) -> Shape {
@@ -390,7 +408,11 @@ fn pointwise(o: &Operands<'_>, program: &Program) -> Result<Vec<TensorType>, Typ
                 o.agree("widths", first, i, fits)?;
             }
             InputForm::Column => {
-                o.agree("rows", first, i, input.same_extents(&Shape(shape.leading().to_vec())))?;
+                // With an innermost axis of one element, or without that axis.
+                let rows = Shape(shape.leading().to_vec());
+                let single = shape.with_width(Axis::anonymous(1));
+                let fits = input.same_extents(&rows) || input.same_extents(&single);
+                o.agree("rows", first, i, fits)?;
             }
             InputForm::Scalar => o.form(i, input.ndim() == 0, "a single number")?,
         }

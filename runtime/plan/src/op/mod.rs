@@ -61,6 +61,48 @@ pub enum Mask {
     Window(u32),
 }
 
+/// How attention makes scores of queries and keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Scores {
+    /// Visible keys.
+    pub mask: Mask,
+    /// Factor on the products.
+    pub scale: Real,
+    /// Where there is a cap `c`, a product `z` becomes `c · tanh(z/c)`; arXiv 2408.00118, section 2.
+    pub softcap: Option<Real>,
+    /// Whether `m · |i - j|` is taken from the score of query `i` and key `j`, with the head's slope `m`
+    /// ([`alibi_slope`]); arXiv 2108.12409.
+    pub alibi: bool,
+}
+
+impl Scores {
+    /// Scaled products under a mask.
+    pub fn new(mask: Mask, scale: Real) -> Scores {
+        Scores { mask, scale, softcap: None, alibi: false }
+    }
+}
+
+impl fmt::Display for Scores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mask={} scale={}", self.mask, self.scale)?;
+        if let Some(cap) = self.softcap {
+            write!(f, " softcap={cap}")?;
+        }
+        f.write_str(if self.alibi { " alibi" } else { "" })
+    }
+}
+
+/// The slope of head `head` (from 0) of `heads` in ALiBi, as the paper's code has it: `2^(-8(h+1)/n)` for a number of
+/// heads `n` that is a power of two. For others the heads up to the power `p` below have the slopes of `p` heads, and
+/// the rest every second of `2p` heads. Roots and products alone, so it is the same on every machine.
+pub fn alibi_slope(head: u64, heads: u64) -> f64 {
+    let power = 1u64 << heads.max(1).ilog2();
+    let (heads, exponent) =
+        if head < power { (power, head + 1) } else { (2 * power, 2 * (head - power) + 1) };
+    let ratio = (0..heads.ilog2()).fold(1.0 / 256.0, |ratio: f64, _| ratio.sqrt());
+    (0..exponent).fold(1.0, |slope, _| slope * ratio)
+}
+
 /// An operation with its attributes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Op {
@@ -124,27 +166,30 @@ pub enum Op {
         /// Distinguishes the dropouts of a model: a hash of the path, so that no rewrite moves a mask.
         key: u64,
     },
+    /// `x[.., n] → y[.., 1]`: the sum of each row (f32), or its mean.
+    RowSum {
+        /// Divide by `n`.
+        mean: bool,
+    },
+    /// `x[.., n] → y[.., n]`: `y = exp(x - max(x)) / Σ exp(x - max(x))` for each row.
+    Softmax,
     /// `x[B, S, H, D], cos[S, D/2], sin[S, D/2] → y[B, S, H, D]`: rotates the pairs `(x[i], x[i + D/2])` by the
     /// position's angle; `inverse` rotates back, which is the derivative.
     Rope {
         /// Rotate by the negative angle.
         inverse: bool,
     },
-    /// `q[B, S, H, D], k[B, S, G, D], v[B, S, G, D] → out[B, S, H, D], lse[B, H, S]`:
-    /// `out = softmax(scale · q kᵀ + mask) v`, `lse` the logarithm of each softmax's denominator (f32), maximum
-    /// included. Head `h` reads key/value head `h / (H/G)`.
+    /// `q[B, S, H, D], k[B, S, G, D], v[B, S, G, E] → out[B, S, H, E], lse[B, H, S]`: `out = softmax(s) v` with
+    /// `s = scale · q kᵀ + mask` or what else [`Scores`] say, `lse` the logarithm of each softmax's denominator (f32),
+    /// maximum included. Head `h` reads key/value head `h / (H/G)`.
     Attention {
-        /// Visible keys.
-        mask: Mask,
-        /// Factor on the scores.
-        scale: Real,
+        /// How scores are made.
+        scores: Scores,
     },
     /// `dout, q, k, v, out, lse → dq, dk, dv`, shapes as in [`Op::Attention`].
     AttentionBackward {
-        /// Visible keys.
-        mask: Mask,
-        /// Factor on the scores.
-        scale: Real,
+        /// How scores were made.
+        scores: Scores,
     },
     /// Operands as the program's inputs say, results as its outputs.
     Pointwise {
@@ -215,6 +260,8 @@ impl Op {
             Op::LayerNorm { .. } => "layer_norm",
             Op::LayerNormBackward { .. } => "layer_norm_backward",
             Op::Dropout { .. } => "dropout",
+            Op::RowSum { .. } => "row_sum",
+            Op::Softmax => "softmax",
             Op::Rope { .. } => "rope",
             Op::Attention { .. } => "attention",
             Op::AttentionBackward { .. } => "attention_backward",
@@ -235,7 +282,9 @@ impl Op {
             | Op::LinearBackwardWeight
             | Op::Embedding
             | Op::ColumnSum
+            | Op::Softmax
             | Op::GradientNorm => String::new(),
+            Op::RowSum { mean } => if *mean { "mean" } else { "" }.into(),
             Op::EmbeddingBackward { rows } => format!("rows={rows}"),
             Op::RmsNorm { epsilon, gain } => {
                 format!("epsilon={epsilon}{}", without(&[(*gain, "gain")]))
@@ -249,9 +298,7 @@ impl Op {
             }
             Op::Dropout { probability, key } => format!("p={probability} key={key:016x}"),
             Op::Rope { inverse } => if *inverse { "inverse" } else { "" }.into(),
-            Op::Attention { mask, scale } | Op::AttentionBackward { mask, scale } => {
-                format!("mask={mask} scale={scale}")
-            }
+            Op::Attention { scores } | Op::AttentionBackward { scores } => scores.to_string(),
             Op::Pointwise { program } => format!("{{ {program} }}"),
             Op::HeadLoss { chunk } | Op::HeadLossWithGradient { chunk } => format!("chunk={chunk}"),
             Op::AdamW { beta1, beta2, epsilon, clip_norm, ranges } => format!(
@@ -274,6 +321,8 @@ impl Op {
             | Op::RmsNorm { .. }
             | Op::LayerNorm { .. }
             | Op::Dropout { .. }
+            | Op::RowSum { .. }
+            | Op::Softmax
             | Op::Rope { .. }
             | Op::Attention { .. }
             | Op::AttentionBackward { .. }
@@ -309,6 +358,26 @@ impl fmt::Display for Mask {
             Mask::Full => f.write_str("full"),
             Mask::Causal => f.write_str("causal"),
             Mask::Window(width) => write!(f, "window({width})"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::alibi_slope;
+
+    /// The lists that the paper's code (`get_slopes`) gives.
+    #[test]
+    fn slopes_are_the_papers() {
+        let slopes = |heads| (0..heads).map(|head| alibi_slope(head, heads)).collect::<Vec<_>>();
+        assert_eq!(slopes(8), [1, 2, 3, 4, 5, 6, 7, 8].map(|h| 1.0 / f64::from(1 << h)));
+        assert_eq!(slopes(1), [1.0 / 256.0]);
+        let six = [0.25, 0.0625, 0.015625, 0.00390625, 0.5, 0.125];
+        assert_eq!(slopes(6), six);
+        for (slope, exponent) in
+            slopes(12).into_iter().zip([1., 2., 3., 4., 5., 6., 7., 8., 0.5, 1.5, 2.5, 3.5])
+        {
+            assert!((slope / 2f64.powf(-exponent) - 1.0).abs() < 1e-12, "{slope} for {exponent}");
         }
     }
 }

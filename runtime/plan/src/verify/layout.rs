@@ -52,7 +52,7 @@ pub fn operand(op: &Op, operand: usize) -> Layout {
         (Op::LayerNorm { .. } | Op::RmsNormBackward { .. } | Op::LayerNormBackward { .. }, _) => {
             Layout::Rows
         }
-        (Op::Dropout { .. }, 0) => Layout::Rows,
+        (Op::Dropout { .. }, 0) | (Op::RowSum { .. } | Op::Softmax, _) => Layout::Rows,
         (Op::Dropout { .. }, _) => Layout::Packed,
         (Op::Rope { .. }, 0) => Layout::Heads,
         (Op::Rope { .. }, _) => Layout::Rows,
@@ -83,6 +83,9 @@ pub fn result(op: &Op, result: usize) -> Layout {
         (Op::Attention { .. } | Op::AttentionBackward { .. }, _) => Layout::Heads,
         (Op::HeadLoss { .. } | Op::HeadLossWithGradient { .. }, 0) => Layout::Packed,
         (Op::HeadLoss { .. } | Op::HeadLossWithGradient { .. }, _) => Layout::Rows,
-        (Op::ColumnSum | Op::GradientNorm | Op::AdamW { .. }, _) => Layout::Packed,
+        (Op::Softmax, _) => Layout::Rows,
+        (Op::ColumnSum | Op::RowSum { .. } | Op::GradientNorm | Op::AdamW { .. }, _) => {
+            Layout::Packed
+        }
     }
 }

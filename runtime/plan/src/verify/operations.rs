@@ -169,8 +169,9 @@ fn attributes(op: &Op) -> Option<&'static str> {
     let wrong = |name: &'static str, holds: bool| (!holds).then_some(name);
     match op {
         Op::RmsNorm { epsilon, .. } | Op::LayerNorm { epsilon, .. } => wrong("epsilon", epsilon.get().is_finite()),
-        Op::Attention { scale, .. } | Op::AttentionBackward { scale, .. } => {
-            wrong("scale", scale.get().is_finite())
+        // The shape rule judges the cap.
+        Op::Attention { scores } | Op::AttentionBackward { scores } => {
+            wrong("scale", scores.scale.get().is_finite())
         }
         Op::AdamW { beta1, beta2, epsilon, clip_norm, ranges } => {
             let fraction = |x: f64| (0.0..1.0).contains(&x);
@@ -194,6 +195,8 @@ fn attributes(op: &Op) -> Option<&'static str> {
         | Op::LayerNormBackward { .. }
         // Its shape rule judges its probability.
         | Op::Dropout { .. }
+        | Op::RowSum { .. }
+        | Op::Softmax
         | Op::Rope { .. }
         | Op::Pointwise { .. }
         | Op::ColumnSum
@@ -208,15 +211,18 @@ fn attributes(op: &Op) -> Option<&'static str> {
 fn bound_of(op: &Op, read: &[&TensorType], made: &[&TensorType]) -> u128 {
     let elements = |i: usize| u128::from(read[i].shape.elements());
     // A mask only ever hides pairs of positions.
-    let attention = |q: &Shape| 8 * u128::from(q.elements()) * u128::from(q.0[1].extent);
+    let attention = |q: &Shape, v: &Shape| {
+        let widths = u128::from(q.width()) + u128::from(v.width());
+        8 * u128::from(q.rows()) * u128::from(q.0[1].extent) * (widths + 2)
+    };
     let head = |factor: u128| factor * elements(0) * u128::from(read[1].shape.0[0].extent);
     let arithmetic = match op {
         Op::Linear => head(2),
         Op::LinearBackwardInput | Op::LinearBackwardWeight => {
             2 * elements(0) * u128::from(read[1].shape.width())
         }
-        Op::Attention { .. } => attention(&read[0].shape),
-        Op::AttentionBackward { .. } => attention(&read[1].shape),
+        Op::Attention { .. } => attention(&read[0].shape, &read[2].shape),
+        Op::AttentionBackward { .. } => attention(&read[1].shape, &read[3].shape),
         Op::HeadLoss { .. } | Op::HeadLossWithGradient { .. } => head(6),
         Op::Pointwise { program } => {
             u128::from(program.arithmetic()) * u128::from(made[0].shape.elements())
@@ -228,6 +234,8 @@ fn bound_of(op: &Op, read: &[&TensorType], made: &[&TensorType]) -> u128 {
         | Op::LayerNorm { .. }
         | Op::LayerNormBackward { .. }
         | Op::Dropout { .. }
+        | Op::RowSum { .. }
+        | Op::Softmax
         | Op::Rope { .. }
         | Op::ColumnSum
         | Op::GradientNorm

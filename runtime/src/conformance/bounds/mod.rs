@@ -93,6 +93,9 @@ pub(super) fn of(
         Op::LayerNormBackward { gain, bias } => {
             norm::layer_norm_backward(&o, *gain, *bias, &old(1), &old(1 + usize::from(*gain)))
         }
+        // A sum, and for the mean a quotient.
+        Op::RowSum { .. } => vec![summed(width(0), magnitudes(op, &o), &Old(None))],
+        Op::Softmax => vec![softmax(&o[0], &expected[0])],
         // A product with the rounded reciprocal of what is left, and zeros are exact.
         Op::Dropout { .. } => {
             vec![expected[0].iter().map(|y| SECOND_ORDER * roundings(2) * y.abs()).collect()]
@@ -104,8 +107,8 @@ pub(super) fn of(
             let larger = there.iter().zip(&back).map(|(a, b)| a.abs().max(b.abs())).collect();
             vec![summed(2, larger, &Old(None))]
         }
-        Op::Attention { mask, scale } => attention::forward(&o, *mask, scale.get(), expected),
-        Op::AttentionBackward { mask, scale } => attention::backward(&o, *mask, scale.get()),
+        Op::Attention { scores } => attention::forward(&o, scores, expected),
+        Op::AttentionBackward { scores } => attention::backward(&o, scores),
         Op::Pointwise { program } => pointwise::of(program, &o),
         Op::HeadLoss { .. } => vec![head_loss::forward(&o, expected)],
         Op::HeadLossWithGradient { .. } => head_loss::with_gradient(&o, &old(2), expected),
@@ -115,6 +118,21 @@ pub(super) fn of(
         }
         Op::AdamW { .. } => adamw(sample, &o, expected),
     }
+}
+
+/// A difference from the maximum is off by a rounding of itself, which is the relative error of its exponential, beside
+/// that of the function; the sum of positive terms has the largest of these and its roundings, its reciprocal and the
+/// product add two.
+fn softmax(x: &Value, expected: &[f64]) -> Vec<f64> {
+    let width = x.extents.last().copied().unwrap_or(1);
+    let mut bounds = Vec::new();
+    for (row, expected) in x.elements.chunks(width).zip(expected.chunks(width)) {
+        let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let range = row.iter().fold(0.0f64, |range, x| range.max(largest - x));
+        let relative = 2.0 * (UNIT * range + ELEMENTARY) + roundings(width + 3);
+        bounds.extend(expected.iter().map(|y| SECOND_ORDER * relative * y + FLUSH));
+    }
+    bounds
 }
 
 /// `g` carries three roundings (the factor, its quotient, the product), a moment three more of its magnitude

@@ -81,6 +81,11 @@ fn rounded_to(dtype: DType, a: Approximate) -> Approximate {
 fn of_unary(function: Unary, a: Approximate) -> Approximate {
     let value = unary(function, a.value);
     let rounding = match function {
+        // Not monotone, but no steeper than 1.
+        Unary::Sine | Unary::Cosine => {
+            let error = if value.is_finite() { a.error.min(2.0) } else { f64::INFINITY };
+            return Approximate::rounded(value, error, ELEMENTARY);
+        }
         Unary::Negate | Unary::Absolute => return Approximate::exact(value, a.error),
         Unary::SquareRoot => UNIT,
         Unary::Exponential

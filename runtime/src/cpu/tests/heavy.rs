@@ -1,7 +1,7 @@
 //! Products, attention, the head with its loss.
 
 use colac_plan::Op;
-use colac_plan::op::{Mask, Real};
+use colac_plan::op::{Mask, Real, Scores};
 
 use super::*;
 
@@ -107,14 +107,14 @@ fn attention_and_its_derivative() {
         let extents = [b, s, h, g, d].map(|e| e as usize);
         let want = attend(extents, mask, scale, [&q.f64(), &k.f64(), &v.f64(), &dout.f64()]);
         let what = format!("attention {b} {s} {h} {g} {d} {mask}");
-        let op = Op::Attention { mask, scale: Real::new(scale) };
+        let op = Op::Attention { scores: Scores::new(mask, Real::new(scale)) };
         let results = vec![want.out.clone(), want.log_sum_exp.clone()];
         Case::new(op, vec![q.clone(), k.clone(), v.clone()], results)
             .packed(&[], &[1])
             .check(&what);
         let out = Value::F32(vec![b, s, h, d], want.out.iter().map(|x| *x as f32).collect());
         let lse = Value::F32(vec![b, h, s], want.log_sum_exp.iter().map(|x| *x as f32).collect());
-        let op = Op::AttentionBackward { mask, scale: Real::new(scale) };
+        let op = Op::AttentionBackward { scores: Scores::new(mask, Real::new(scale)) };
         let backward = Case::new(op, vec![dout, q, k, v, out, lse], want.gradients);
         backward.packed(&[5], &[]).tolerance(5e-6).check(&what);
     }
@@ -132,7 +132,7 @@ fn large_scores_do_not_overflow() {
     let (q, k, v) = (large(1), large(2), Value::numbers(3, &[b, s, h, d]));
     let want =
         attend([1, 80, 1, 1, 4], Mask::Causal, 1.0, [&q.f64(), &k.f64(), &v.f64(), &v.f64()]);
-    let op = Op::Attention { mask: Mask::Causal, scale: Real::new(1.0) };
+    let op = Op::Attention { scores: Scores::new(Mask::Causal, Real::new(1.0)) };
     let case = Case::new(op, vec![q, k, v], vec![want.out, want.log_sum_exp]).packed(&[], &[1]);
     case.tolerance(1e-3).check("large scores");
 }
