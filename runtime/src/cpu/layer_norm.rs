@@ -154,14 +154,12 @@ vectorised! {
     }
 }
 
+/// Adds to a part of a sum what one row has in these columns.
+type AddRow<'a> = dyn Fn(&mut [f32], usize, std::ops::Range<usize>) + Sync + 'a;
+
 impl LayerNormBackward {
     /// Sums over rows what `add` adds for each of them, in the order of [`crate::cpu::reduce`].
-    fn reduce(
-        &self,
-        context: &Context<'_>,
-        gradient: &VectorGradient,
-        add: &(dyn Fn(&mut [f32], usize, std::ops::Range<usize>) + Sync),
-    ) {
+    fn reduce(&self, context: &Context<'_>, gradient: &VectorGradient, add: &AddRow<'_>) {
         let (rows, width) = (self.x.rows, self.x.width);
         let across = width.div_ceil(COLUMNS);
         context.pool.run(gradient.partials.rows * across, &|task, _| {
