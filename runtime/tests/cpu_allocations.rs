@@ -83,8 +83,28 @@ fn operations() -> Vec<(Op, Vec<TensorType>)> {
         (Op::EmbeddingBackward { rows: v }, vec![ids.clone(), x.clone()]),
         (Op::RmsNorm { epsilon: Real::new(1e-6), gain: true }, vec![x.clone(), f32(&[n])]),
         (Op::RmsNormBackward { gain: true }, vec![x.clone(), x.clone(), f32(&[n]), f32(&[b, s])]),
+        (
+            Op::LayerNorm { epsilon: Real::new(1e-5), gain: true, bias: true },
+            vec![x.clone(), f32(&[n]), f32(&[n])],
+        ),
+        (
+            Op::LayerNormBackward { gain: true, bias: true },
+            vec![x.clone(), x.clone(), f32(&[n]), f32(&[b, s]), f32(&[b, s])],
+        ),
+        (
+            Op::Dropout { probability: Real::new(0.1), key: 7 },
+            vec![x.clone(), TensorType::new(DType::I32, Shape::of(&[4]))],
+        ),
+        (Op::RowSum { mean: true }, vec![x.clone()]),
+        (Op::Softmax, vec![x.clone()]),
         (Op::Rope { inverse: true }, vec![heads.clone(), half.clone(), half]),
-        (Op::Attention { scores: Scores::new(mask, scale) }, vec![heads; 3]),
+        (Op::Attention { scores: Scores::new(mask, scale) }, vec![heads.clone(); 3]),
+        (
+            Op::AttentionBackward {
+                scores: Scores { softcap: Some(scale), alibi: true, ..Scores::new(mask, scale) },
+            },
+            backward.clone(),
+        ),
         (Op::AttentionBackward { scores: Scores::new(mask, scale) }, backward),
         (Op::Pointwise { program }, vec![x.clone()]),
         (Op::ColumnSum, vec![x.clone()]),
