@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use colac_plan::op::{Mask, Real, Scores, UpdateRange};
 use colac_plan::pointwise::{Program, Unary};
 use colac_plan::program::Write;
-use colac_plan::{DType, Op, ProgramKind, Segment, TensorType};
+use colac_plan::{DType, Op, ProgramKind, Segment, Shape, TensorType};
 use colac_runtime::cpu::{CpuExecutor, CpuOptions};
 use colac_runtime::executor::Executor;
 use plans::{PlanBuilder, numbers};
