@@ -1,6 +1,6 @@
 //! `colac eval`: perplexity of trained weights.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
@@ -15,7 +15,7 @@ use crate::shared::interrupt;
 use crate::shared::machine::MachineOptions;
 use crate::shared::progress::{self, Busy};
 use crate::shared::run_folder::VALIDATION_TOKENS;
-use crate::shared::target::{SpecOptions, Target, text_setting};
+use crate::shared::target::{SpecOptions, Target, WeightsOptions, text_setting};
 
 /// Measure the perplexity of trained weights
 ///
@@ -33,9 +33,8 @@ pub(crate) struct Arguments {
     #[arg(value_name = "RUN|CHECKPOINT|PLAN|SPEC")]
     target: String,
 
-    /// The weights: a checkpoint folder, a run folder or a safetensors file [default: the run's newest checkpoint]
-    #[arg(long, value_name = "PATH")]
-    checkpoint: Option<PathBuf>,
+    #[command(flatten)]
+    weights: WeightsOptions,
 
     #[command(flatten)]
     data: ValidationOptions,
@@ -70,9 +69,9 @@ struct Report<'a> {
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
-    let Arguments { target, checkpoint, data, tokens, machine, json, options } = arguments;
+    let Arguments { target, weights, data, tokens, machine, json, options } = arguments;
     let target = Target::from_argument(&target)?;
-    let weights = target.weights(checkpoint.as_deref())?;
+    let weights = target.weights(&weights)?;
     let mut settings = data.settings();
     let given = data.tokenizer.as_ref().map(Path::new);
     if let Some(beside) = corpus::checkpoint_tokenizer(&weights, given)?.filter(|_| given.is_none())

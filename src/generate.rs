@@ -16,7 +16,7 @@ use crate::shared::corpus;
 use crate::shared::failure::Failure;
 use crate::shared::interrupt;
 use crate::shared::machine::MachineOptions;
-use crate::shared::target::{SpecOptions, Target};
+use crate::shared::target::{SpecOptions, Target, WeightsOptions};
 
 /// Continue a text with a trained model
 ///
@@ -63,9 +63,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
 
-    /// The weights: a checkpoint folder, a run folder or a safetensors file [default: the run's newest checkpoint]
-    #[arg(long, value_name = "PATH")]
-    checkpoint: Option<PathBuf>,
+    #[command(flatten)]
+    weights: WeightsOptions,
 
     /// The tokenizer.json [default: the checkpoint's, else the spec's]
     #[arg(long, value_name = "FILE")]
@@ -82,7 +81,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { target, prompt, max_tokens, temperature, top_k, top_p, seed, .. } = arguments;
     let target = Target::from_argument(&target)?;
     let plan = Arc::new(target.plan(&arguments.options, &[])?);
-    let weights = target.weights(arguments.checkpoint.as_deref())?;
+    let weights = target.weights(&arguments.weights)?;
     let tokenizer = tokenizer(arguments.tokenizer, &weights, &plan)?;
     arguments.machine.check_memory(&plan)?;
 

@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use colac_compiler::view::{Inspection, text};
@@ -16,6 +16,7 @@ use colac_runtime::generate::{Options as GenerateOptions, generate};
 use colac_runtime::train::checkpoint;
 use colac_runtime::train::lock::RunLock;
 use colac_runtime::train::options::{Options, Outcome, Rows, Start, Summary};
+use colac_runtime::train::rows::TrainingRows;
 use colac_runtime::train::run::train;
 
 use crate::shared::corpus::{
@@ -26,14 +27,15 @@ use crate::shared::failure::Failure;
 use crate::shared::machine::MachineOptions;
 use crate::shared::progress::{self, TrainingProgress};
 use crate::shared::run_folder::{self, PLAN_FILE, TRAINING_TOKENS, VALIDATION_TOKENS};
+use crate::shared::run_record::OpenSession;
 use crate::shared::target::{SpecOptions, Target, paths_setting};
 use crate::shared::{console, interrupt};
 
 /// Train a model
 ///
 /// The run goes into a folder: the plan and its spec, metrics.jsonl, and checkpoints that hold everything needed to go
-/// on bit for bit. Ctrl-C finishes the step, saves, and prints the command that goes on; a second Ctrl-C ends at once.
-/// Results do not depend on the number of threads.
+/// on bit for bit. Ctrl-C, SIGTERM or SIGUSR1 finishes the step, saves, and prints the command that goes on; a second
+/// one ends at once. Results do not depend on the number of threads.
 ///
 /// Data may be text (files, or folders of .txt files; it is tokenized into the run folder) or token shards made by
 /// `colac data prepare`. Paths start at the current folder.
@@ -44,7 +46,8 @@ Examples:
   colac train llama-nano --full-rank                       the dense model to compare with
   colac train plan.bin --data data/train --validation data/held-out --tokenizer tokenizer.json
   colac train llama-nano --steps 100                       stop early; the schedule stays as it is
-  colac train runs/llama-nano-1 --resume                   go on")]
+  colac train runs/llama-nano-1 --resume                   go on
+  colac train runs/llama-nano-1 --resume --max-hours 23.5  go on for a day at most, and be saved by then")]
 pub(crate) struct Arguments {
     /// A plan, or a spec (a path or a shipped name), or with --resume a run folder
     #[arg(value_name = "PLAN|SPEC|RUN")]
@@ -57,6 +60,18 @@ pub(crate) struct Arguments {
     /// Stop after this many steps of the run, without changing the schedule
     #[arg(long, value_name = "N")]
     steps: Option<NonZeroU64>,
+
+    /// Stop after this many hours, early enough to have saved by then; exits with 130 unless the run is finished
+    #[arg(long, value_name = "H", value_parser = hours)]
+    max_hours: Option<f64>,
+
+    /// What to do about a step whose loss or gradient is not finite, instead of the spec's train.on_non_finite
+    #[arg(long, value_name = "POLICY", value_parser = ["halt", "skip", "rollback"])]
+    on_non_finite: Option<String>,
+
+    /// Write no event files for TensorBoard
+    #[arg(long)]
+    no_tensorboard: bool,
 
     /// Go on from the newest checkpoint of the run in --out, or of the newest run of this plan
     #[arg(long)]
@@ -84,10 +99,29 @@ pub(crate) struct Arguments {
     options: SpecOptions,
 }
 
+/// A positive number of hours.
+fn hours(text: &str) -> Result<f64, String> {
+    let hours: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    match hours > 0.0 && hours.is_finite() {
+        true => Ok(hours),
+        false => Err("not a number above 0".to_owned()),
+    }
+}
+
+/// When the process must be over; `None` if that is beyond what the clock can count.
+fn deadline(arguments: &Arguments) -> Option<Instant> {
+    let time = Duration::try_from_secs_f64(arguments.max_hours? * 3600.0).ok()?;
+    Instant::now().checked_add(time)
+}
+
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let deadline = deadline(arguments);
     let target = Target::from_argument(&arguments.target)?;
     let plan = Arc::new(target.plan(&arguments.options, &settings(arguments))?);
     let place = Place::choose(arguments, &target, &plan)?;
+    if place.is_done(arguments)? {
+        return Ok(());
+    }
     let machine = arguments.machine;
 
     let (training, validation) =
@@ -123,6 +157,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         run_dir.display()
     ));
 
+    let identity = data.training.identity();
+    let session = OpenSession::begin(&run_dir, &plan, resumed, identity, machine.threads().get())?;
     // Training takes the lock itself.
     drop(lock);
     let options = Options {
@@ -133,6 +169,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
             None => Start::Fresh,
         },
         stop_at: arguments.steps.map(NonZeroU64::get),
+        deadline,
+        tensorboard: !arguments.no_tensorboard,
         tokenizer_json,
     };
     let mut progress = TrainingProgress::new();
@@ -143,7 +181,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     let summary = train(&mut executor, rows, &options, &stop, &mut progress);
     progress.finish();
+    let recorded = session.end(&summary);
     let summary = summary?;
+    recorded?;
     let seconds = began.elapsed().as_secs_f64();
     let report = Report {
         arguments,
@@ -152,7 +192,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         run_dir: &run_dir,
         summary: &summary,
     };
-    if summary.outcome == Outcome::Interrupted {
+    if matches!(summary.outcome, Outcome::Interrupted | Outcome::OutOfTime) {
         console::alert(report.interrupted());
         return Err(Failure::Interrupted);
     }
@@ -168,6 +208,8 @@ fn settings(arguments: &Arguments) -> Vec<String> {
         settings.push(paths_setting("data.train", &arguments.data));
     }
     settings.extend(arguments.seed.map(|seed| format!("train.seed={seed}")));
+    let policy = arguments.on_non_finite.as_ref();
+    settings.extend(policy.map(|policy| format!("train.on_non_finite={policy}")));
     settings
 }
 
@@ -219,7 +261,11 @@ impl Place {
             ))
             .or_help(|| "leave out --resume to begin one".to_owned()));
         }
-        checkpoint::latest(&run_dir)?;
+        if let Err(error) = checkpoint::latest(&run_dir) {
+            // A run that has not saved yet may well be going on.
+            RunLock::check(&run_dir)?;
+            return Err(error.into());
+        }
         let stored = run_dir.join(PLAN_FILE);
         if stored.is_file() && !is_same(plan, &stored)? {
             return Err(Failure::line(format!(
@@ -227,7 +273,7 @@ impl Place {
                 run_dir.display()
             ))
             .or_help(|| {
-                format!("go on with its own plan: {}", resume_command(&run_dir, arguments.steps))
+                format!("go on with its own plan: {}", resume_command(&run_dir, arguments))
             }));
         }
         Ok(Place::Resume(run_dir))
@@ -237,8 +283,11 @@ impl Place {
     fn newest(plan: &Plan) -> Result<Place, Failure> {
         let runs = run_folder::existing(&plan.name);
         for run_dir in runs.iter().rev() {
-            if is_same(plan, &run_dir.join(PLAN_FILE))? && checkpoint::latest(run_dir).is_ok() {
-                return Ok(Place::Resume(run_dir.clone()));
+            if is_same(plan, &run_dir.join(PLAN_FILE))? {
+                if checkpoint::latest(run_dir).is_ok() {
+                    return Ok(Place::Resume(run_dir.clone()));
+                }
+                RunLock::check(run_dir)?;
             }
         }
         let failure = match runs.last() {
@@ -252,6 +301,24 @@ impl Place {
         Err(failure.or_help(|| {
             "name the run's folder with --out, or leave out --resume to begin a run".to_owned()
         }))
+    }
+
+    /// Whether the run to go on with is at the step where this command should stop, or past it; says so.
+    fn is_done(&self, arguments: &Arguments) -> Result<bool, Failure> {
+        let (Place::Resume(run_dir), Some(steps)) = (self, arguments.steps) else {
+            return Ok(false);
+        };
+        let newest = checkpoint::latest(run_dir)?;
+        let Some(step) = checkpoint::step_of(&newest).filter(|&step| step >= steps.get()) else {
+            return Ok(false);
+        };
+        console::alert(format!(
+            "nothing to do: the run in {} is at step {}, and --steps stops it at {}",
+            run_dir.display(),
+            text::grouped(step),
+            text::grouped(steps.get())
+        ));
+        Ok(true)
     }
 
     /// The folder as far as it is known.
@@ -310,13 +377,15 @@ impl Drop for Folder {
     }
 }
 
-fn resume_command(run_dir: &Path, steps: Option<NonZeroU64>) -> String {
-    let mut arguments =
-        vec!["train".to_owned(), run_dir.display().to_string(), "--resume".to_owned()];
-    if let Some(steps) = steps {
-        arguments.extend(["--steps".to_owned(), steps.to_string()]);
+fn resume_command(run_dir: &Path, arguments: &Arguments) -> String {
+    let mut words = vec!["train".to_owned(), run_dir.display().to_string(), "--resume".to_owned()];
+    if let Some(steps) = arguments.steps {
+        words.extend(["--steps".to_owned(), steps.to_string()]);
     }
-    console::command(arguments)
+    if let Some(hours) = arguments.max_hours {
+        words.extend(["--max-hours".to_owned(), hours.to_string()]);
+    }
+    console::command(words)
 }
 
 /// What is missing, where it is expected, how to make it, and how long all of it would take.
@@ -376,11 +445,15 @@ impl Report<'_> {
     }
 
     fn interrupted(&self) -> String {
+        let why = match self.summary.outcome {
+            Outcome::OutOfTime => "out of time",
+            _ => "interrupted",
+        };
         format!(
-            "interrupted after step {}; saved {}\ngo on with: {}",
+            "{why} after step {}; saved {}\ngo on with: {}",
             text::grouped(self.summary.step),
             self.summary.checkpoint.display(),
-            resume_command(self.run_dir, self.arguments.steps)
+            resume_command(self.run_dir, self.arguments)
         )
     }
 
@@ -397,6 +470,13 @@ impl Report<'_> {
         let seen = text::count(*tokens as f64);
         let (step, end) = (text::grouped(*step), text::grouped(inspection.batch.steps));
         lines.push(format!("  training    {trained}; step {step} of {end}, {seen} tokens seen"));
+        let passed = [
+            (self.summary.skipped, "skipped"),
+            (self.summary.rollbacks, "answered by going back to a checkpoint"),
+        ];
+        for (count, what) in passed.iter().filter(|(count, _)| *count > 0) {
+            lines.push(format!("  not finite  {} steps {what}", text::grouped(*count)));
+        }
         if let Some(loss) = loss {
             lines.push(format!("  last loss   {loss:.4}"));
         }
@@ -415,7 +495,7 @@ impl Report<'_> {
         let evaluate = console::command(["eval", &run, "--tokens", "0"]);
         let third = match (self.summary.outcome, self.target) {
             (Outcome::Stopped, _) => {
-                (resume_command(self.run_dir, None), "go on to the schedule's end")
+                (console::command(["train", &run, "--resume"]), "go on to the schedule's end")
             }
             (_, Target::Spec(_)) if self.inspection.form == Form::Cola.name() => {
                 (repeated_with("--full-rank"), "train the dense model to compare with")

@@ -116,8 +116,14 @@ fn forty_steps_are_twenty_and_twenty_after_a_resume() {
         let mut executor =
             CpuExecutor::new(Arc::clone(&plan), options).expect("the CPU runs f32 plans");
         let mut rows = rows(&plan);
-        let options =
-            Options { run_dir: run_dir.to_path_buf(), start, stop_at, tokenizer_json: None };
+        let options = Options {
+            run_dir: run_dir.to_path_buf(),
+            start,
+            stop_at,
+            deadline: None,
+            tensorboard: false,
+            tokenizer_json: None,
+        };
         let rows = Rows { training: &mut rows, validation: None };
         train(&mut executor, rows, &options, &AtomicBool::new(false), &mut Silent)
             .expect("the run ends well")

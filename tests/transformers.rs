@@ -138,6 +138,8 @@ fn check(test: &str, settings: &[&str]) {
         run_dir: folder.path().join("run"),
         start: Start::Fresh,
         stop_at: None,
+        deadline: None,
+        tensorboard: false,
         tokenizer_json: None,
     };
     let rows = Rows { training: &mut rows, validation: None };

@@ -21,6 +21,23 @@ pub trait Executor {
     /// Reads a real tensor.
     fn read_f32(&self, tensor: TensorId, values: &mut [f32]);
 
+    /// Reads elements `first..first + values.len()` of a real tensor, counted in logical order. What goes to a
+    /// checkpoint is read in such parts, so an executor whose tensors are large should not read the whole as this default
+    /// does.
+    fn read_f32_range(&self, tensor: TensorId, first: usize, values: &mut [f32]) {
+        let mut whole = vec![0.0; self.plan().tensor(tensor).ty.shape.elements() as usize];
+        self.read_f32(tensor, &mut whole);
+        values.copy_from_slice(&whole[first..first + values.len()]);
+    }
+
+    /// Writes elements `first..first + values.len()` of a real tensor, counted in logical order; the others stay.
+    fn write_f32_range(&mut self, tensor: TensorId, first: usize, values: &[f32]) {
+        let mut whole = vec![0.0; self.plan().tensor(tensor).ty.shape.elements() as usize];
+        self.read_f32(tensor, &mut whole);
+        whole[first..first + values.len()].copy_from_slice(values);
+        self.write_f32(tensor, &whole);
+    }
+
     /// Reads an integer tensor.
     fn read_i32(&self, tensor: TensorId, values: &mut [i32]);
 

@@ -16,7 +16,8 @@ Exit codes:
   0    done
   1    an error, printed as `error: …` or with the place in the spec
   2    the command line itself is wrong
-  130  interrupted; a training run has saved its state first";
+  130  interrupted by SIGINT, SIGTERM or SIGUSR1, or out of time (--max-hours); a training run has saved its state
+       first and goes on with --resume. A second signal N ends the command at once, with 128 + N";
 
 /// Exit code of an interrupted command: 128 and the number of the signal.
 const INTERRUPTED: u8 = 130;

@@ -12,4 +12,5 @@ pub(crate) mod interrupt;
 pub(crate) mod machine;
 pub(crate) mod progress;
 pub(crate) mod run_folder;
+pub(crate) mod run_record;
 pub(crate) mod target;

@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 
 use colac_compiler::view::text;
 use colac_runtime::data::{PrepareProgress, PrepareSummary};
+use colac_runtime::train::error::CheckpointError;
 use colac_runtime::train::evaluate::EvaluationReport;
+use colac_runtime::train::non_finite::NonFiniteUpdate;
 use colac_runtime::train::observer::{Begin, Observer, Progress};
+use colac_runtime::train::spikes::{Quantity, Spike};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::shared::console;
@@ -141,6 +144,33 @@ impl Observer for TrainingProgress {
 
     fn evaluated(&mut self, step: u64, report: &EvaluationReport) {
         self.line(format!("step {step}: validation {}", evaluation(report)));
+    }
+
+    fn spike(&mut self, step: u64, spike: &Spike) {
+        let what = match spike.quantity {
+            Quantity::Loss => "loss",
+            Quantity::GradientNorm => "gradient norm",
+        };
+        self.line(format!(
+            "step {step}: the {what} jumps to {:.4}, {:.1} standard deviations above the mean {:.4} of the steps before",
+            spike.value, spike.z_score, spike.mean
+        ));
+    }
+
+    fn not_finite(&mut self, update: &NonFiniteUpdate, returns_to: Option<&Path>) {
+        self.line(match returns_to {
+            None => format!("{update}: skipped"),
+            Some(checkpoint) => {
+                format!("{update}: back to {}, on the rows after these", checkpoint.display())
+            }
+        });
+    }
+
+    fn set_aside(&mut self, damage: &CheckpointError, aside: &Path) {
+        self.line(format!(
+            "{damage}\nit lies in {} now; going on from the checkpoint before it",
+            aside.display()
+        ));
     }
 
     fn saved(&mut self, step: u64, checkpoint: &Path) {

@@ -1,10 +1,10 @@
 //! The folders of runs, `runs/NAME-K`.
 //!
 //! Owns their names and what the command line keeps in them beside what training does: the plan, the resolved spec and
-//! tokenized text. Must not know checkpoints or logs.
+//! tokenized text; and how such files are replaced. Must not know checkpoints or logs.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use colac_plan::{Plan, file as plan_file};
@@ -59,7 +59,29 @@ pub(crate) fn create_next(name: &str) -> Result<PathBuf, Failure> {
 /// Keeps the plan and its resolved spec in a run folder.
 pub(crate) fn store_plan(run_dir: &Path, plan: &Plan) -> Result<(), Failure> {
     plan_file::write_to_path(plan, &run_dir.join(PLAN_FILE))?;
-    let path = run_dir.join(SPEC_FILE);
-    fs::write(&path, &plan.origin.resolved_spec)
-        .map_err(|error| Failure::line(format!("cannot write {}: {error}", path.display())))
+    write_atomically(&run_dir.join(SPEC_FILE), plan.origin.resolved_spec.as_bytes())
+}
+
+/// Replaces a file whole or not at all, whenever the machine stops.
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let partial = path.with_extension("partial");
+    let written = File::create(&partial)
+        .and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()
+        })
+        .and_then(|()| fs::rename(&partial, path));
+    if let Err(error) = written {
+        // The error that matters is the first one.
+        let _ = fs::remove_file(&partial);
+        return Err(Failure::line(format!("cannot write {}: {error}", path.display())));
+    }
+    // The new name lasts once its folder is synced; where folders cannot be opened as files there is no such call.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Ok(folder) = File::open(folder.unwrap_or(Path::new("."))) {
+        folder
+            .sync_all()
+            .map_err(|error| Failure::line(format!("cannot sync {}: {error}", path.display())))?;
+    }
+    Ok(())
 }

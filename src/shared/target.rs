@@ -32,6 +32,18 @@ pub(crate) struct SpecOptions {
     pub(crate) full_rank: bool,
 }
 
+/// Options of commands that use trained weights.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct WeightsOptions {
+    /// The weights: a checkpoint folder, a run folder or a safetensors file [default: the run's newest checkpoint]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) checkpoint: Option<PathBuf>,
+
+    /// Of a run, take the checkpoint with the lowest validation loss instead of the newest
+    #[arg(long)]
+    pub(crate) best: bool,
+}
+
 /// What an argument names.
 #[derive(Clone, Debug)]
 pub(crate) enum Target {
@@ -151,15 +163,24 @@ impl Target {
         Ok(plan)
     }
 
-    /// Where its weights are: `given`, or the checkpoint it is, or the newest of the run it is.
-    pub(crate) fn weights(&self, given: Option<&Path>) -> Result<PathBuf, Failure> {
-        match (given, self) {
-            (Some(path), _) if path.join(PLAN_FILE).is_file() => Ok(checkpoint::latest(path)?),
+    /// Where its weights are: `given`, or the checkpoint it is, or of the run it is the newest, or the best.
+    pub(crate) fn weights(&self, options: &WeightsOptions) -> Result<PathBuf, Failure> {
+        let of_run = |run_dir: &Path| match options.best {
+            true => checkpoint::best(run_dir),
+            false => checkpoint::latest(run_dir),
+        };
+        let one = || {
+            let failure = Failure::line("--best chooses among the checkpoints of a run");
+            Err(failure.or_help(|| "name the run folder, or leave out --best".to_owned()))
+        };
+        match (options.checkpoint.as_deref(), self) {
+            (Some(path), _) if path.join(PLAN_FILE).is_file() => Ok(of_run(path)?),
+            (Some(_), _) | (None, Target::Checkpoint { .. }) if options.best => one(),
             (Some(path), _) if path.exists() => Ok(path.to_owned()),
             (Some(path), _) => Err(Failure::line(format!("{} does not exist", path.display()))
                 .or_help(|| "--checkpoint takes a checkpoint folder, a run folder or a safetensors file".to_owned())),
             (None, Target::Checkpoint { path, .. }) => Ok(path.clone()),
-            (None, Target::Run(run_dir)) => Ok(checkpoint::latest(run_dir)?),
+            (None, Target::Run(run_dir)) => Ok(of_run(run_dir)?),
             (None, Target::Spec(_) | Target::Plan(_)) => Err(Failure::line(
                 "a spec or a plan has no weights".to_owned(),
             )

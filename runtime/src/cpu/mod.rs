@@ -173,6 +173,19 @@ impl CpuExecutor {
             Err(problem) => panic!("tensor {id} ({}) {problem}", tensor.name),
         }
     }
+
+    /// The address of a real tensor whose elements follow each other, for a range of them.
+    fn flat(&self, id: TensorId, first: usize, count: usize) -> *mut f32 {
+        let tensor = self.plan.tensor(id);
+        let elements = tensor.ty.shape.elements();
+        assert!(tensor.strides == Tensor::packed_strides(&tensor.ty), "{id} has gaps");
+        let end = first.checked_add(count).map(|end| end as u64);
+        assert!(end.is_some_and(|end| end <= elements), "{first} and {count} more in {id}");
+        match self.segments.locate(tensor, DType::F32) {
+            Ok(pointer) => pointer.cast(),
+            Err(problem) => panic!("tensor {id} ({}) {problem}", tensor.name),
+        }
+    }
 }
 
 /// Maps the segments.
@@ -266,6 +279,20 @@ impl Executor for CpuExecutor {
         let (tensor, pointer) = self.tensor(tensor, DType::F32, values.len());
         // SAFETY: located and checked; programs and writes borrow `self` exclusively, so none is running.
         unsafe { gather(tensor, pointer.cast(), values) };
+    }
+
+    fn read_f32_range(&self, tensor: TensorId, first: usize, values: &mut [f32]) {
+        let pointer = self.flat(tensor, first, values.len());
+        // SAFETY: the range was checked to lie in the tensor, whose elements are f32 and follow each other; as above.
+        let source = unsafe { std::slice::from_raw_parts(pointer.add(first), values.len()) };
+        values.copy_from_slice(source);
+    }
+
+    fn write_f32_range(&mut self, tensor: TensorId, first: usize, values: &[f32]) {
+        let pointer = self.flat(tensor, first, values.len());
+        // SAFETY: as above; `self` is borrowed exclusively, so there is no other reference to the elements.
+        let target = unsafe { std::slice::from_raw_parts_mut(pointer.add(first), values.len()) };
+        target.copy_from_slice(values);
     }
 
     fn read_i32(&self, tensor: TensorId, values: &mut [i32]) {

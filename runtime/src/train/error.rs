@@ -7,6 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::data::error::DataError;
+use crate::train::file_system::is_full;
+use crate::train::non_finite::NonFiniteUpdate;
 
 /// An error of a run.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +27,19 @@ pub enum TrainError {
         /// What was attempted, as a verb.
         action: &'static str,
         /// The file or folder it was attempted on.
+        path: PathBuf,
+        /// The operating system's reason.
+        cause: io::Error,
+    },
+
+    /// There is no room for what a run writes.
+    #[error(
+        "there is no room to write {} ({cause}): make room or raise the limit, then resume the run; its earlier checkpoints \
+         are as they were",
+        .path.display()
+    )]
+    Full {
+        /// What should have been written.
         path: PathBuf,
         /// The operating system's reason.
         cause: io::Error,
@@ -86,20 +101,32 @@ pub enum TrainError {
         found: String,
     },
 
-    /// Loss or gradient is infinite or not a number. Nothing was saved; a non-finite gradient was not applied either.
+    /// Loss or gradient is infinite or not a number. Nothing was changed and nothing saved.
     #[error(
-        "update {step}: the {what} is not finite (loss {loss}, gradient norm {gradient_norm}); training stops and nothing is \
-         saved over the earlier checkpoints: lower the learning rate, lengthen the warm-up or tighten clipping"
+        "{0}; training stops and nothing is saved over the earlier checkpoints: lower the learning rate, lengthen the \
+         warm-up or tighten clipping, or resume the run with `on_non_finite` set to skip or rollback"
     )]
-    NotFinite {
-        /// The update, counted from 1.
-        step: u64,
-        /// `gradient` or `loss`.
-        what: &'static str,
-        /// Mean loss of the global batch in nats per token.
-        loss: f64,
-        /// Norm of the gradient before clipping.
-        gradient_norm: f32,
+    NotFinite(Box<NonFiniteUpdate>),
+
+    /// As [`TrainError::NotFinite`], at the limit of what the recipe lets pass.
+    #[error(
+        "{update}; {passed}, which is the recipe's limit: lower the learning rate, lengthen the warm-up or tighten clipping"
+    )]
+    NotFiniteAgain {
+        /// The update.
+        update: Box<NonFiniteUpdate>,
+        /// What was tried.
+        passed: String,
+    },
+
+    /// There is no checkpoint to roll back to.
+    #[error(
+        "{update}; the run should roll back, and it has no regular checkpoint yet: lower the learning rate, lengthen the \
+         warm-up or set checkpoint.every lower"
+    )]
+    NothingToRollBackTo {
+        /// The update.
+        update: Box<NonFiniteUpdate>,
     },
 
     /// The validation rows have nothing to predict.
@@ -110,7 +137,10 @@ pub enum TrainError {
 impl TrainError {
     /// Closure for `map_err` that wraps an error of the operating system.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |cause| Self::Io { action, path: path.to_owned(), cause }
+        move |cause| match is_full(&cause) {
+            true => Self::Full { path: path.to_owned(), cause },
+            false => Self::Io { action, path: path.to_owned(), cause },
+        }
     }
 }
 
@@ -126,6 +156,39 @@ pub enum CheckpointError {
         path: PathBuf,
         /// The operating system's reason.
         cause: io::Error,
+    },
+
+    /// There is no room for a checkpoint.
+    #[error(
+        "there is no room to write {} ({cause}): make room or raise the limit, then resume the run; its earlier checkpoints \
+         are as they were",
+        .path.display()
+    )]
+    Full {
+        /// What should have been written.
+        path: PathBuf,
+        /// The operating system's reason.
+        cause: io::Error,
+    },
+
+    /// The state to be saved has numbers that are infinite or not numbers.
+    #[error(
+        "nothing is saved: {name} has numbers that are not finite; lower the learning rate, lengthen the warm-up or tighten \
+         clipping, and go on from an earlier checkpoint"
+    )]
+    NotFinite {
+        /// The first tensor that has them.
+        name: String,
+    },
+
+    /// A run folder has no checkpoint at whose step the model was evaluated.
+    #[error(
+        "no checkpoint in {} is known to be the best: the model was not evaluated at any that is left; name one yourself",
+        .run_dir.display()
+    )]
+    NotEvaluated {
+        /// The run folder.
+        run_dir: PathBuf,
     },
 
     /// A run folder has no checkpoint.
@@ -190,7 +253,19 @@ pub enum CheckpointError {
 impl CheckpointError {
     /// Closure for `map_err` that wraps an error of the operating system.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |cause| Self::Io { action, path: path.to_owned(), cause }
+        move |cause| match is_full(&cause) {
+            true => Self::Full { path: path.to_owned(), cause },
+            false => Self::Io { action, path: path.to_owned(), cause },
+        }
+    }
+
+    /// Whether it says that a file of a checkpoint is damaged or missing, rather than that it belongs to something else.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { .. } => true,
+            Self::Io { cause, .. } => cause.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
     }
 
     /// A file whose content fails a check.

@@ -4,7 +4,7 @@
 //! process that held it, however that ended, so a lock is never stale. Must not know what a run is.
 
 use std::fs::{File, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use crate::train::error::TrainError;
@@ -19,6 +19,20 @@ pub struct RunLock {
 }
 
 impl RunLock {
+    /// Says whether another process holds the lock of a folder, and leaves everything as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::InUse`] if another process, or another run of this one, holds the lock.
+    pub fn check(run_dir: &Path) -> Result<(), TrainError> {
+        let path = run_dir.join(LOCK_FILE);
+        match File::options().read(true).open(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(TrainError::io("open", &path)(error)),
+            Ok(file) => lock(&file, &path, run_dir),
+        }
+    }
+
     /// Takes the lock of an existing run folder and writes the number of this process into it.
     ///
     /// # Errors
@@ -33,23 +47,27 @@ impl RunLock {
             .truncate(false)
             .open(&path)
             .map_err(TrainError::io("open", &path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let known = (&file).take(32).read_to_string(&mut holder).is_ok();
-                let holder = holder.trim();
-                let process =
-                    if known && !holder.is_empty() { holder } else { "unknown" }.to_owned();
-                return Err(TrainError::InUse { run_dir: run_dir.to_owned(), process });
-            }
-            Err(TryLockError::Error(cause)) => return Err(TrainError::io("lock", &path)(cause)),
-        }
+        lock(&file, &path, run_dir)?;
         file.set_len(0)
             .and_then(|()| file.seek(SeekFrom::Start(0)))
             .and_then(|_| writeln!(file, "{}", std::process::id()))
             .map_err(TrainError::io("write", &path))?;
         Ok(RunLock { _file: file })
+    }
+}
+
+/// Takes the lock, or says who has it.
+fn lock(file: &File, path: &Path, run_dir: &Path) -> Result<(), TrainError> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let known = file.take(32).read_to_string(&mut holder).is_ok();
+            let holder = holder.trim();
+            let process = if known && !holder.is_empty() { holder } else { "unknown" }.to_owned();
+            Err(TrainError::InUse { run_dir: run_dir.to_owned(), process })
+        }
+        Err(TryLockError::Error(cause)) => Err(TrainError::io("lock", path)(cause)),
     }
 }
 
@@ -65,8 +83,17 @@ mod tests {
         assert!(
             matches!(&error, TrainError::InUse { process, .. } if *process == std::process::id().to_string())
         );
+        assert!(matches!(RunLock::check(directory.path()), Err(TrainError::InUse { .. })));
         drop(held);
+        RunLock::check(directory.path()).unwrap();
         RunLock::acquire(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn a_folder_without_a_lock_is_free_and_stays_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        RunLock::check(directory.path()).unwrap();
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     /// What a killed process leaves behind: the file with its number, and no lock on it.

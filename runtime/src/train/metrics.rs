@@ -4,7 +4,10 @@
 //!
 //! A training record: `{"kind":"train","step","loss","learning_rate","grad_norm","tokens","tokens_per_second"}`; an
 //! evaluation record: `{"kind":"evaluation","step","loss","perplexity","perplexity_reference_compatible",
-//! "bits_per_byte","tokens","evaluated_tokens"}`.
+//! "bits_per_byte","tokens","evaluated_tokens"}`; before the training record of an update in which something jumped:
+//! `{"kind":"spike","step","quantity","value","mean","standard_deviation","z_score"}`; for an update whose loss or gradient
+//! was not finite: `{"kind":"non_finite","step","action","what","parameter","parameters","at_step","rows","restarts_at"}`.
+//! `docs/how-to/runs.md` explains them to users.
 //!
 //! - `step` counts updates from 1; an evaluation has the number of updates done before it.
 //! - `loss` is the mean over all labels of the global batch, or of the evaluation, in nats per token.
@@ -23,6 +26,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::train::error::TrainError;
 use crate::train::evaluate::EvaluationReport;
+use crate::train::non_finite::NonFiniteUpdate;
+use crate::train::spikes::Spike;
 use crate::train::trainer::StepReport;
 
 /// Name of the log in a run folder.
@@ -51,11 +56,36 @@ struct EvaluationRecord {
     evaluated_tokens: u64,
 }
 
-/// What every record has.
+#[derive(Serialize)]
+struct SpikeRecord {
+    kind: &'static str,
+    step: u64,
+    quantity: &'static str,
+    value: f64,
+    mean: f64,
+    standard_deviation: f64,
+    z_score: f64,
+}
+
+#[derive(Serialize)]
+struct NonFiniteRecord<'a> {
+    kind: &'static str,
+    step: u64,
+    action: &'static str,
+    what: &'static str,
+    parameter: Option<&'a str>,
+    parameters: usize,
+    at_step: u64,
+    rows: (u64, u64),
+    restarts_at: Option<u64>,
+}
+
+/// What every record has, and the loss of those that have one.
 #[derive(Deserialize)]
 struct AnyRecord<'a> {
     kind: &'a str,
     step: u64,
+    loss: Option<f64>,
 }
 
 /// Appends records to the log of a run.
@@ -65,6 +95,7 @@ pub struct MetricsLog {
     path: PathBuf,
     line: Vec<u8>,
     last_evaluation: Option<u64>,
+    kept_evaluations: Vec<(u64, f64)>,
 }
 
 impl MetricsLog {
@@ -85,7 +116,7 @@ impl MetricsLog {
     ///
     /// If the file cannot be read or written.
     pub fn resume(run_dir: &Path, step: u64) -> Result<MetricsLog, TrainError> {
-        let mut last_evaluation = None;
+        let (mut last_evaluation, mut evaluations) = (None, Vec::new());
         let mut log = MetricsLog::open(run_dir, |path| {
             let mut bytes = std::fs::read(path).map_err(TrainError::io("read", path))?;
             let mut kept = 0;
@@ -96,6 +127,7 @@ impl MetricsLog {
                 let Some(record) = record.filter(|record| record.step <= step) else { break };
                 if record.kind == "evaluation" {
                     last_evaluation = Some(record.step);
+                    evaluations.extend(record.loss.map(|loss| (record.step, loss)));
                 }
                 kept += line.len();
             }
@@ -103,6 +135,7 @@ impl MetricsLog {
             Ok(bytes)
         })?;
         log.last_evaluation = last_evaluation;
+        log.kept_evaluations = evaluations;
         Ok(log)
     }
 
@@ -121,12 +154,60 @@ impl MetricsLog {
         file.set_len(kept)
             .and_then(|()| file.seek(SeekFrom::Start(kept)))
             .map_err(TrainError::io("write", &path))?;
-        Ok(MetricsLog { file, path, line: Vec::with_capacity(512), last_evaluation: None })
+        let line = Vec::with_capacity(512);
+        let kept_evaluations = Vec::new();
+        Ok(MetricsLog { file, path, line, last_evaluation: None, kept_evaluations })
     }
 
     /// Updates done before the last evaluation in the log.
     pub fn last_evaluation(&self) -> Option<u64> {
         self.last_evaluation
+    }
+
+    /// Updates and losses of the evaluations that a resumed log kept.
+    pub fn kept_evaluations(&self) -> &[(u64, f64)] {
+        &self.kept_evaluations
+    }
+
+    /// Logs a jump in an update; it comes before the update's own record.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be written.
+    pub fn spike(&mut self, step: u64, spike: &Spike) -> Result<(), TrainError> {
+        self.append(&SpikeRecord {
+            kind: "spike",
+            step,
+            quantity: spike.quantity.field(),
+            value: spike.value,
+            mean: spike.mean,
+            standard_deviation: spike.standard_deviation,
+            z_score: spike.z_score,
+        })
+    }
+
+    /// Logs what was done about an update that was not finite. `restarts_at` is the update of the checkpoint that the run
+    /// returns to, `None` if it skips the update; the record belongs to the first update that follows in the log.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be written.
+    pub fn non_finite(
+        &mut self,
+        update: &NonFiniteUpdate,
+        restarts_at: Option<u64>,
+    ) -> Result<(), TrainError> {
+        self.append(&NonFiniteRecord {
+            kind: "non_finite",
+            step: restarts_at.map_or(update.step, |step| step + 1),
+            action: if restarts_at.is_some() { "rollback" } else { "skip" },
+            what: update.what.name(),
+            parameter: update.parameter.as_deref(),
+            parameters: update.parameters.0,
+            at_step: update.step,
+            rows: update.rows,
+            restarts_at,
+        })
     }
 
     /// Logs an update; `tokens` counts all updates so far.

@@ -12,17 +12,28 @@
 //! ([`checkpoint`]).
 
 pub mod checkpoint;
+#[cfg(test)]
+mod crash_disk;
+#[cfg(test)]
+mod crash_tests;
 pub mod error;
 pub mod evaluate;
+pub(crate) mod file_system;
 pub mod lock;
 pub mod metrics;
+pub mod non_finite;
 pub mod observer;
 pub mod options;
+#[cfg(test)]
+mod recovery_tests;
 pub mod rows;
 pub mod run;
 #[cfg(test)]
 mod run_tests;
 pub mod schedule;
+pub mod spikes;
+pub mod tensorboard;
 #[cfg(test)]
 pub(crate) mod testing;
+mod time_limit;
 pub mod trainer;

@@ -5,7 +5,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use crate::train::error::CheckpointError;
 use crate::train::evaluate::EvaluationReport;
+use crate::train::non_finite::NonFiniteUpdate;
+use crate::train::spikes::Spike;
 use crate::train::trainer::StepReport;
 
 /// Where a run begins and where it will end.
@@ -54,6 +57,21 @@ pub trait Observer {
     /// An evaluation is done.
     fn evaluated(&mut self, step: u64, report: &EvaluationReport) {
         let _ = (step, report);
+    }
+
+    /// The loss or the gradient norm of an update jumped.
+    fn spike(&mut self, step: u64, spike: &Spike) {
+        let _ = (step, spike);
+    }
+
+    /// An update was not finite and is skipped; or, with a checkpoint, the run returns to it.
+    fn not_finite(&mut self, update: &NonFiniteUpdate, returns_to: Option<&Path>) {
+        let _ = (update, returns_to);
+    }
+
+    /// A damaged checkpoint was put aside, and the run goes on from an earlier one.
+    fn set_aside(&mut self, damage: &CheckpointError, aside: &Path) {
+        let _ = (damage, aside);
     }
 
     /// A checkpoint is on the disk, whole.

@@ -3,6 +3,7 @@
 //! Owns the arguments and the result of [`crate::train::run::train`]. Must not know the command line.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use crate::train::evaluate::EvaluationReport;
 use crate::train::rows::{TrainingRows, ValidationRows};
@@ -28,6 +29,10 @@ pub struct Options {
     /// Number of updates after which to stop, counted from the beginning of the run, before the schedule's horizon.
     /// The schedule does not change. `None` goes to the horizon; a number beyond it does too.
     pub stop_at: Option<u64>,
+    /// When the run must be over. It stops, saved, before an update after which there might not be time to save.
+    pub deadline: Option<Instant>,
+    /// Whether the log is also written for TensorBoard.
+    pub tensorboard: bool,
     /// The text of the `tokenizer.json` that goes into every checkpoint.
     pub tokenizer_json: Option<String>,
 }
@@ -49,6 +54,8 @@ pub enum Outcome {
     Stopped,
     /// The stop flag was set; the update in progress was finished and saved.
     Interrupted,
+    /// [`Options::deadline`] leaves no time for another update.
+    OutOfTime,
 }
 
 /// How a run ended.
@@ -64,7 +71,11 @@ pub struct Summary {
     pub started_at: u64,
     /// Mean loss of the last global batch in nats per token, if this call did an update.
     pub loss: Option<f64>,
-    /// The evaluation of the final weights; `None` without validation rows or when interrupted.
+    /// Updates skipped because they were not finite, those before a resume included.
+    pub skipped: u64,
+    /// Returns to a checkpoint for the same reason.
+    pub rollbacks: u64,
+    /// The evaluation of the final weights; `None` without validation rows, or when interrupted or out of time.
     pub evaluation: Option<EvaluationReport>,
     /// The checkpoint that holds the final state.
     pub checkpoint: PathBuf,

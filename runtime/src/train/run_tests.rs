@@ -13,6 +13,7 @@ use crate::train::checkpoint;
 use crate::train::error::{CheckpointError, TrainError};
 use crate::train::evaluate::EvaluationReport;
 use crate::train::lock::RunLock;
+use crate::train::non_finite::NonFiniteNumber;
 use crate::train::observer::{Begin, Observer, Progress, Silent};
 use crate::train::options::{Options, Outcome, Rows, Start, Summary};
 use crate::train::run::train;
@@ -28,7 +29,14 @@ fn validation_rows() -> TestRows {
 }
 
 fn options(run_dir: &Path, start: Start, stop_at: Option<u64>) -> Options {
-    Options { run_dir: run_dir.to_owned(), start, stop_at, tokenizer_json: Some("{}".to_owned()) }
+    Options {
+        run_dir: run_dir.to_owned(),
+        start,
+        stop_at,
+        deadline: None,
+        tensorboard: true,
+        tokenizer_json: Some("{}".to_owned()),
+    }
 }
 
 fn run_with(
@@ -191,7 +199,8 @@ fn a_killed_run_goes_on_from_its_last_checkpoint() {
     assert_eq!(files(&resumed.checkpoint), files(&at_once.checkpoint));
     assert_eq!(steps(&killed, "train"), (1..=40).collect::<Vec<_>>());
     assert_eq!(steps(&killed, "evaluation"), [8, 16, 20, 24, 32, 40]);
-    assert_eq!(fs::read_dir(killed.join("checkpoints")).unwrap().count(), 2);
+    // Two checkpoints and the index.
+    assert_eq!(fs::read_dir(killed.join("checkpoints")).unwrap().count(), 3);
 }
 
 #[test]
@@ -304,7 +313,8 @@ fn a_diverged_run_stops_and_keeps_its_checkpoints() {
     let stop = AtomicBool::new(false);
     let fresh = options(directory.path(), Start::Fresh, None);
     let error = train(&mut executor, rows, &fresh, &stop, &mut Silent).unwrap_err();
-    assert!(matches!(error, TrainError::NotFinite { step: 14, what: "gradient", .. }), "{error}");
+    let TrainError::NotFinite(update) = &error else { panic!("{error}") };
+    assert_eq!((update.step, update.what), (14, NonFiniteNumber::Gradient));
     assert_eq!(saved(directory.path()), [10]);
     assert_eq!(steps(directory.path(), "train").last(), Some(&13));
     // The lock is free again, and the checkpoint good.

@@ -18,6 +18,7 @@ use colac_plan::{
 
 use crate::data::error::DataError;
 use crate::executor::Executor;
+use crate::train::non_finite::NonFiniteNumber;
 use crate::train::rows::{IGNORED_LABEL, TrainingRows, ValidationRows};
 
 pub(crate) const VOCAB: usize = 7;
@@ -224,9 +225,20 @@ pub(crate) fn plan_of(
     }
 }
 
+/// Makes numbers infinite.
+#[derive(Clone, Debug)]
+pub(crate) struct Poison {
+    /// Which.
+    pub(crate) number: NonFiniteNumber,
+    /// In which global batches, counted from 0 as the tokens of their first rows tell them.
+    pub(crate) updates: BTreeSet<u64>,
+}
+
 /// Executes the model of [`plan`].
 pub(crate) struct Bigram {
     plan: Plan,
+    /// What goes wrong.
+    pub(crate) poison: Option<Poison>,
     /// Words of all segments.
     memory: Vec<Vec<u32>>,
     /// What ran, in order.
@@ -238,7 +250,7 @@ impl Bigram {
     pub(crate) fn new(plan: Plan) -> Bigram {
         let memory =
             plan.segment_bytes.iter().map(|&bytes| vec![0x7fa0_0000; bytes as usize / 4]).collect();
-        Bigram { plan, memory, runs: Vec::new() }
+        Bigram { plan, poison: None, memory, runs: Vec::new() }
     }
 
     pub(crate) fn initialized(plan: Plan) -> Bigram {
@@ -329,12 +341,29 @@ impl Bigram {
         losses
     }
 
+    /// Whether the tokens in the inputs are those of a poisoned batch's first micro-batch.
+    fn is_poisoned(&self, poison: &Poison) -> bool {
+        let recipe = &self.plan.recipe;
+        let found = self.integers(self.plan.roles.train.tokens);
+        poison.updates.iter().any(|update| {
+            let first = update * u64::from(recipe.global_batch);
+            let rows = first..first + u64::from(recipe.micro_batch);
+            let tokens = rows.flat_map(|position| TestRows::default().row(position).0);
+            tokens.eq(found.iter().copied())
+        })
+    }
+
     fn forward_backward(&mut self) {
         let roles = self.plan.roles.clone();
         let (scale, accumulate) =
             (self.reals(roles.loss_scale)[0], self.reals(roles.accumulate)[0]);
         let mut added = vec![0.0; FLAT];
-        let losses = self.rows(&roles.train, scale.into(), &mut added);
+        let mut losses = self.rows(&roles.train, scale.into(), &mut added);
+        match self.poison.as_ref().filter(|poison| self.is_poisoned(poison)) {
+            Some(Poison { number: NonFiniteNumber::Loss, .. }) => losses[0] = f32::INFINITY,
+            Some(Poison { number: NonFiniteNumber::Gradient, .. }) => added[BIAS + 3] = f64::NAN,
+            Some(Poison { number: NonFiniteNumber::State, .. }) | None => {}
+        }
         for (word, added) in self.memory[Segment::Gradients.index()].iter_mut().zip(added) {
             let before = if accumulate == 0.0 { 0.0 } else { f64::from(f32::from_bits(*word)) };
             *word = ((before + added) as f32).to_bits();

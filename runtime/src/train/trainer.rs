@@ -10,6 +10,7 @@ use colac_plan::{Plan, ProgramKind};
 use crate::executor::Executor;
 use crate::host::random::dropout_draw;
 use crate::train::error::TrainError;
+use crate::train::non_finite::{NonFiniteNumber, NonFiniteUpdate, diagnose};
 use crate::train::rows::{TrainingRows, valid_labels};
 use crate::train::schedule::learning_rate;
 
@@ -72,16 +73,33 @@ impl Trainer {
     ///
     /// # Errors
     ///
-    /// If the rows cannot be read, or with [`TrainError::NotFinite`] if gradient or loss is not finite. The device does
-    /// not apply a gradient that is not finite.
+    /// If the rows cannot be read, or with [`TrainError::NotFinite`] if gradient or loss is not finite. Weights, moments
+    /// and the count of updates are then as they were: the device does not apply such a gradient, and for such a loss
+    /// `update` is not run.
     pub fn step(
         &mut self,
         executor: &mut dyn Executor,
         rows: &mut dyn TrainingRows,
         update: u64,
     ) -> Result<StepReport, TrainError> {
+        self.step_on(executor, rows, update, update)
+    }
+
+    /// As [`Trainer::step`], on the rows of the global batch with index `batch`, counted from 0.
+    ///
+    /// # Errors
+    ///
+    /// As [`Trainer::step`].
+    pub fn step_on(
+        &mut self,
+        executor: &mut dyn Executor,
+        rows: &mut dyn TrainingRows,
+        update: u64,
+        batch: u64,
+    ) -> Result<StepReport, TrainError> {
         let recipe = &executor.plan().recipe;
-        let first_row = update * u64::from(recipe.global_batch);
+        let global_batch = u64::from(recipe.global_batch);
+        let first_row = batch * global_batch;
         let (normalization, learning_rate) =
             (recipe.loss_normalization, learning_rate(&recipe.schedule, update));
         rows.fill(first_row, &mut self.tokens, &mut self.labels)?;
@@ -94,29 +112,34 @@ impl Trainer {
         let sum = self.accumulate_gradient(executor, normalization, tokens, update);
         let loss = sum / tokens as f64;
 
-        let roles = &executor.plan().roles;
-        let (rate, norm, finite) =
-            (roles.learning_rate, roles.gradient_norm, roles.gradient_finite);
-        executor.write_f32(rate, &[learning_rate as f32]);
-        executor.run(ProgramKind::Update, true);
-        let (mut gradient_norm, mut gradient_finite) = ([0.0], [0.0]);
-        executor.read_f32(norm, &mut gradient_norm);
-        executor.read_f32(finite, &mut gradient_finite);
-        let [gradient_norm] = gradient_norm;
-        let not_finite = |what| TrainError::NotFinite { step, what, loss, gradient_norm };
-        if gradient_finite == [0.0] {
-            return Err(not_finite("gradient"));
+        let applied = match loss.is_finite() {
+            true => apply(executor, learning_rate),
+            false => None,
+        };
+        match applied {
+            Some(gradient_norm) => {
+                let (loss, gradient_norm) = (Some(loss), Some(gradient_norm));
+                Ok(StepReport { step, loss, gradient_norm, learning_rate, tokens })
+            }
+            None => {
+                let diagnosis = diagnose(executor);
+                let what = match loss.is_finite() || diagnosis.affected > 0 {
+                    true => NonFiniteNumber::Gradient,
+                    false => NonFiniteNumber::Loss,
+                };
+                Err(TrainError::NotFinite(Box::new(NonFiniteUpdate {
+                    step,
+                    what,
+                    loss,
+                    gradient_norm: diagnosis.norm,
+                    parameter: diagnosis.parameter,
+                    parameters: (diagnosis.affected, executor.plan().parameters.len()),
+                    rows: (first_row, first_row + global_batch),
+                    tokens,
+                    learning_rate,
+                })))
+            }
         }
-        if !loss.is_finite() {
-            return Err(not_finite("loss"));
-        }
-        Ok(StepReport {
-            step,
-            loss: Some(loss),
-            gradient_norm: Some(gradient_norm),
-            learning_rate,
-            tokens,
-        })
     }
 
     /// Runs `forward_backward` on every micro-batch of the buffers; returns the sum of all row losses.
@@ -158,10 +181,22 @@ impl Trainer {
     }
 }
 
+/// Runs `update`; returns the gradient's norm, or nothing if it is not finite and was not applied.
+fn apply(executor: &mut dyn Executor, learning_rate: f64) -> Option<f32> {
+    let roles = &executor.plan().roles;
+    let (rate, norm, finite) = (roles.learning_rate, roles.gradient_norm, roles.gradient_finite);
+    executor.write_f32(rate, &[learning_rate as f32]);
+    executor.run(ProgramKind::Update, true);
+    let (mut gradient_norm, mut gradient_finite) = ([0.0], [0.0]);
+    executor.read_f32(norm, &mut gradient_norm);
+    executor.read_f32(finite, &mut gradient_finite);
+    (gradient_finite != [0.0]).then_some(gradient_norm[0])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::testing::{Bigram, SEQUENCE, TestRows, VOCAB, plan, plan_of};
+    use crate::train::testing::{Bigram, Poison, SEQUENCE, TestRows, VOCAB, plan, plan_of};
 
     /// Loss and gradient norm of the rows, each label's loss times the weight of its row; in f64, from scratch.
     fn expected(executor: &Bigram, rows: &TestRows, weights: &[f64]) -> (f64, f64) {
@@ -299,13 +334,28 @@ mod tests {
         let error =
             Trainer::new(executor.plan()).unwrap().step(&mut executor, &mut rows, 6).unwrap_err();
         assert!(
-            matches!(error, TrainError::NotFinite { step: 7, what: "gradient", .. }),
+            error.to_string().starts_with(
+                "update 7: the gradient is not finite (loss NaN, gradient norm NaN; first in table.weight, 2 of 2 \
+                 parameters; rows 24 to 27)"
+            ),
             "{error}"
         );
-        assert!(
-            error.to_string().starts_with("update 7: the gradient is not finite (loss NaN"),
-            "{error}"
-        );
+        assert_eq!(executor.state(), state);
+    }
+
+    /// The loss of a row is infinite, and every gradient an ordinary number.
+    #[test]
+    fn a_loss_that_is_not_finite_is_not_learnt_from() {
+        let mut rows = TestRows::default();
+        let mut executor = Bigram::initialized(plan());
+        executor.poison = Some(Poison { number: NonFiniteNumber::Loss, updates: [0].into() });
+        let state = executor.state();
+        let error =
+            Trainer::new(executor.plan()).unwrap().step(&mut executor, &mut rows, 0).unwrap_err();
+        let TrainError::NotFinite(update) = error else { panic!("{error}") };
+        assert_eq!((update.what, update.loss), (NonFiniteNumber::Loss, f64::INFINITY));
+        assert_eq!((update.parameter.as_deref(), update.parameters), (None, (0, 2)));
+        assert!(update.gradient_norm.is_finite() && update.tokens > 0);
         assert_eq!(executor.state(), state);
     }
 

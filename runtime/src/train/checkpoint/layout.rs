@@ -4,6 +4,7 @@
 //! moments. Must not know files.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use colac_plan::{DType, Plan, Tensor, TensorId};
 
@@ -49,26 +50,42 @@ impl Item {
         format!("{moment}.{}", self.name)
     }
 
-    /// Calls `row` with the places of each row of the parameters in the flat moments and among the item's elements, and
-    /// their common length. The moments are laid out as the parameter segment, padding included.
-    pub(super) fn rows(&self, plan: &Plan, mut row: impl FnMut(usize, usize, usize)) {
-        let whole = plan.tensor(plan.roles.parameters);
-        for &(first, id) in &self.parameters {
-            let tensor = plan.tensor(id);
-            let start = ((tensor.offset - whole.offset) / tensor.ty.dtype.bytes()) as usize;
-            let shape = &tensor.ty.shape;
-            let (width, leading) = (shape.width() as usize, shape.leading());
-            for packed in 0..shape.rows() as usize {
-                let mut place = start;
-                let mut remaining = packed as u64;
-                for (axis, stride) in leading.iter().zip(&tensor.strides).rev() {
-                    place += (remaining % axis.extent * stride) as usize;
-                    remaining /= axis.extent;
-                }
-                row(place, first + packed * width, width);
-            }
+}
+
+/// The places of a parameter's elements in the flat moments: from its first to behind its last, with the padding between
+/// its rows. The moments are laid out as the parameter segment.
+pub(super) fn span(plan: &Plan, parameter: TensorId) -> Range<usize> {
+    let (mut start, mut end) = (usize::MAX, 0);
+    rows(plan, parameter, |place, _, width| {
+        start = start.min(place);
+        end = end.max(place + width);
+    });
+    start.min(end)..end
+}
+
+/// Calls `row` with the places of each of a parameter's rows in the flat moments and in the packed parameter, and their
+/// common length.
+pub(super) fn rows(plan: &Plan, parameter: TensorId, mut row: impl FnMut(usize, usize, usize)) {
+    let whole = plan.tensor(plan.roles.parameters);
+    let tensor = plan.tensor(parameter);
+    let start = ((tensor.offset - whole.offset) / tensor.ty.dtype.bytes()) as usize;
+    let shape = &tensor.ty.shape;
+    let (width, leading) = (shape.width() as usize, shape.leading());
+    for packed in 0..shape.rows() as usize {
+        let mut place = start;
+        let mut remaining = packed as u64;
+        for (axis, stride) in leading.iter().zip(&tensor.strides).rev() {
+            place += (remaining % axis.extent * stride) as usize;
+            remaining /= axis.extent;
         }
+        row(place, packed * width, width);
     }
+}
+
+/// The path of a parameter.
+pub(super) fn path_of(plan: &Plan, parameter: TensorId) -> String {
+    let found = plan.parameters.iter().find(|found| found.tensor == parameter);
+    found.map_or_else(|| plan.tensor(parameter).name.clone(), |found| found.path.clone())
 }
 
 /// The tensors in the order of the files: larger elements first, so that each tensor starts at a multiple of its

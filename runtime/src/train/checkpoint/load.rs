@@ -5,12 +5,12 @@
 
 use std::path::Path;
 
-use colac_plan::hash;
+use colac_plan::{TensorId, hash};
 use safetensors::Dtype as FileDtype;
 
 use crate::executor::Executor;
 use crate::host::write_constants;
-use crate::train::checkpoint::layout::{MOMENTS, STEP, items};
+use crate::train::checkpoint::layout::{MOMENTS, STEP, items, rows, span};
 use crate::train::checkpoint::tensor_file::{Entry, TensorFile, file_dtype};
 use crate::train::checkpoint::{MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, State};
 use crate::train::error::CheckpointError;
@@ -221,21 +221,36 @@ fn read_optimizer(executor: &mut dyn Executor, path: &Path) -> Result<(), Checkp
 
     let mut step = [0];
     file.integers(STEP, &mut step)?;
-    let mut values = Vec::new();
+    let (mut part, mut values) = (Vec::new(), Vec::new());
     for (moment, id) in MOMENTS.iter().zip(moments) {
-        let plan = executor.plan();
         // What lies between parameters is 0 and stays 0.
-        let mut flat = vec![0.0; plan.tensor(id).ty.shape.elements() as usize];
-        for item in items(plan) {
+        clear(executor, id);
+        for item in items(executor.plan()) {
             values.resize(item.elements(), 0.0);
             file.reals(&item.moment_name(moment), &mut values, item.exchange)?;
-            item.rows(plan, |place, packed, width| {
-                flat[place..place + width].copy_from_slice(&values[packed..packed + width]);
-            });
+            for (first, parameter) in item.parameters {
+                let plan = executor.plan();
+                let places = span(plan, parameter);
+                part.clear();
+                part.resize(places.len(), 0.0);
+                rows(plan, parameter, |place, packed, width| {
+                    let (place, packed) = (place - places.start, first + packed);
+                    part[place..place + width].copy_from_slice(&values[packed..packed + width]);
+                });
+                executor.write_f32_range(id, places.start, &part);
+            }
         }
-        executor.write_f32(id, &flat);
     }
     let tensor = executor.plan().roles.step;
     executor.write_i32(tensor, &step);
     Ok(())
+}
+
+/// Sets a flat tensor to 0, part by part.
+fn clear(executor: &mut dyn Executor, tensor: TensorId) {
+    const PART: usize = 1 << 16;
+    let elements = executor.plan().tensor(tensor).ty.shape.elements() as usize;
+    for first in (0..elements).step_by(PART) {
+        executor.write_f32_range(tensor, first, &[0.0; PART][..PART.min(elements - first)]);
+    }
 }

@@ -12,22 +12,31 @@
 //!
 //! Nothing in a checkpoint depends on time or on the machine's speed: equal runs leave equal bytes.
 //!
+//! Beside them lies `evaluations.json` ([`evaluations`]), which names the best. The disk is changed through
+//! [`crate::train::file_system`] alone.
+//!
 //! Owns names, files and checks. Must not know when checkpoints are due.
 
+pub mod evaluations;
 mod layout;
 pub mod load;
+pub(crate) mod retain;
 pub mod save;
 pub mod state;
 pub(crate) mod tensor_file;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::train::error::CheckpointError;
+use colac_plan::Plan;
 
+use crate::train::error::CheckpointError;
+use crate::train::file_system::{Disk, FileSystem, remove_tree};
+
+pub use evaluations::best;
 pub use load::{load_weights, resume};
 pub use save::save;
 pub use state::State;
@@ -44,9 +53,6 @@ pub const CONFIG_FILE: &str = "config.json";
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 /// File of the run's state and the hashes of the other files.
 pub const STATE_FILE: &str = "state.json";
-
-/// Asked before each access that changes the disk; tests refuse one after the other.
-pub(crate) type Gate<'a> = &'a mut dyn FnMut(&Path) -> io::Result<()>;
 
 /// The checkpoints of a run folder, oldest first, with the number of updates of each.
 ///
@@ -94,39 +100,41 @@ pub fn latest(run_dir: &Path) -> Result<PathBuf, CheckpointError> {
 pub fn clean(run_dir: &Path) -> Result<(), CheckpointError> {
     for path in entries(&run_dir.join(CHECKPOINTS))? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with(".step-") && name.ends_with(".partial") {
-            fs::remove_dir_all(&path).map_err(CheckpointError::io("remove", &path))?;
+        let removed = match () {
+            () if name.starts_with(".step-") && name.ends_with(".partial") => {
+                remove_tree(&Disk, &path)
+            }
+            () if name == evaluations::PARTIAL_FILE => Disk.remove_file(&path),
+            () => Ok(()),
+        };
+        removed.map_err(CheckpointError::io("remove", &path))?;
+    }
+    Ok(())
+}
+
+/// Puts a damaged checkpoint out of the way under another name, which it returns: the run can then save that update
+/// again, and the user can still look at what is left.
+pub(crate) fn set_aside(checkpoint: &Path) -> Result<PathBuf, CheckpointError> {
+    let name = checkpoint.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    for number in 1_u64.. {
+        let aside = checkpoint.with_file_name(format!("{name}.damaged-{number}"));
+        if !aside.exists() {
+            Disk.rename(checkpoint, &aside).map_err(CheckpointError::io("rename", checkpoint))?;
+            if let Some(directory) = checkpoint.parent() {
+                sync(&Disk, directory)?;
+            }
+            return Ok(aside);
         }
     }
-    Ok(())
+    unreachable!("a folder cannot hold an entry for every number")
 }
 
-/// Deletes the oldest checkpoints but for the newest `keep`; 0 keeps all.
-///
-/// # Errors
-///
-/// If a checkpoint cannot be deleted.
-pub fn retain(run_dir: &Path, keep: u32) -> Result<(), CheckpointError> {
-    retain_through(run_dir, keep, &mut |_| Ok(()))
-}
-
-fn retain_through(run_dir: &Path, keep: u32, gate: Gate<'_>) -> Result<(), CheckpointError> {
-    if keep == 0 {
-        return Ok(());
-    }
-    let checkpoints = list(run_dir)?;
-    let surplus = checkpoints.len().saturating_sub(keep as usize);
-    for (step, path) in &checkpoints[..surplus] {
-        // Hidden first, so that a crash in between leaves no folder that looks whole and is not.
-        let hidden = partial_path(run_dir, *step);
-        gate(path)
-            .and_then(|()| fs::rename(path, &hidden))
-            .map_err(CheckpointError::io("delete", path))?;
-        gate(&hidden)
-            .and_then(|()| fs::remove_dir_all(&hidden))
-            .map_err(CheckpointError::io("delete", &hidden))?;
-    }
-    Ok(())
+/// Bytes of the tensors of a checkpoint: what it takes on a disk but for a few kilobytes and the tokenizer.
+pub fn bytes(plan: &Plan) -> u64 {
+    let moment = |id| plan.tensor(id).ty.dtype.bytes();
+    let moments = moment(plan.roles.first_moment) + moment(plan.roles.second_moment);
+    let parameters = plan.parameters.iter().map(|parameter| &plan.tensor(parameter.tensor).ty);
+    parameters.map(|ty| ty.shape.elements() * (ty.dtype.bytes() + moments)).sum()
 }
 
 /// Where the checkpoint of an update lies.
@@ -150,8 +158,6 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
 }
 
 /// Brings the names in a folder to the disk.
-fn sync_directory(directory: &Path) -> Result<(), CheckpointError> {
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(CheckpointError::io("sync", directory))
+fn sync(disk: &dyn FileSystem, directory: &Path) -> Result<(), CheckpointError> {
+    disk.sync_directory(directory).map_err(CheckpointError::io("sync", directory))
 }

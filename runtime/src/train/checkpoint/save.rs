@@ -1,28 +1,29 @@
 //! Writing a checkpoint.
 //!
-//! Owns the order of writes that makes a checkpoint whole or absent. The tensors of a file pass one by one through a buffer
-//! of the size of the largest; a moment, which is one tensor of the plan, is read whole. So saving takes as much memory as one
-//! moment beside the executor's own. Must not know when checkpoints are due.
+//! Owns the order of writes that makes a checkpoint whole or absent. The tensors of a file, and the parts of the moments
+//! that belong to a parameter, pass one by one through buffers: so saving takes as much memory as the largest tensor of a
+//! file, twice, beside the executor's own. What is not finite is not saved. Must not know when checkpoints are due.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use colac_plan::{DType, Plan, hash};
 
 use crate::executor::Executor;
-use crate::train::checkpoint::layout::{MOMENTS, STEP, items};
+use crate::train::checkpoint::layout::{MOMENTS, STEP, items, path_of, rows, span};
 use crate::train::checkpoint::state::FORMAT_VERSION;
 use crate::train::checkpoint::tensor_file::{Entry, TensorWriter};
 use crate::train::checkpoint::{
-    CHECKPOINTS, CONFIG_FILE, Gate, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, State, TOKENIZER_FILE,
-    checkpoint_path, partial_path, sync_directory,
+    CHECKPOINTS, CONFIG_FILE, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, State, TOKENIZER_FILE,
+    checkpoint_path, partial_path, sync,
 };
 use crate::train::error::CheckpointError;
+use crate::train::file_system::{Disk, FileSystem, remove_tree};
+use crate::train::non_finite::Recovery;
+use crate::train::spikes::SpikeDetector;
 
 /// What a checkpoint says of the run beside the executor's tensors and plan.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Position {
     /// Updates done.
     pub step: u64,
@@ -30,6 +31,10 @@ pub struct Position {
     pub tokens: u64,
     /// Identity of the training rows.
     pub data: String,
+    /// What the run remembers of updates that were not finite.
+    pub recovery: Recovery,
+    /// Statistics by which jumps are found.
+    pub spikes: SpikeDetector,
 }
 
 /// Writes the checkpoint of a run folder after `position.step` updates; returns its path. When this returns, the
@@ -44,31 +49,31 @@ pub fn save(
     position: &Position,
     tokenizer_json: Option<&str>,
 ) -> Result<PathBuf, CheckpointError> {
-    save_through(executor, run_dir, position, tokenizer_json, &mut |_| Ok(()))
+    save_through(&Disk, executor, run_dir, position, tokenizer_json)
 }
 
-pub(super) fn save_through(
+/// As [`save`], on a disk of one's own.
+pub(crate) fn save_through(
+    disk: &dyn FileSystem,
     executor: &dyn Executor,
     run_dir: &Path,
     position: &Position,
     tokenizer_json: Option<&str>,
-    gate: Gate<'_>,
 ) -> Result<PathBuf, CheckpointError> {
-    let written = write(executor, run_dir, position, tokenizer_json, gate);
+    let written = write(disk, executor, run_dir, position, tokenizer_json);
     if written.is_err() {
         // The error to report is the one that led here; what stays is removed when the run starts again.
-        let _ = fs::remove_dir_all(partial_path(run_dir, position.step));
+        let _ = remove_tree(disk, &partial_path(run_dir, position.step));
     }
     written
 }
 
-/// As [`save`], but leaves a half-written folder where it fails, as a crash does.
-pub(super) fn write(
+fn write(
+    disk: &dyn FileSystem,
     executor: &dyn Executor,
     run_dir: &Path,
     position: &Position,
     tokenizer_json: Option<&str>,
-    gate: Gate<'_>,
 ) -> Result<PathBuf, CheckpointError> {
     let plan = executor.plan();
     let (path, partial) =
@@ -77,33 +82,29 @@ pub(super) fn write(
         return Err(CheckpointError::Exists { path });
     }
     let directory = run_dir.join(CHECKPOINTS);
-    gate(&directory)
-        .and_then(|()| fs::create_dir_all(&directory))
-        .map_err(CheckpointError::io("create", &directory))?;
-    gate(&partial)
-        .and_then(|()| fs::create_dir(&partial))
-        .map_err(CheckpointError::io("create", &partial))?;
+    if !directory.is_dir() {
+        disk.create_directory(&directory).map_err(CheckpointError::io("create", &directory))?;
+    }
+    disk.create_directory(&partial).map_err(CheckpointError::io("create", &partial))?;
 
     let mut files = BTreeMap::new();
     let mut written =
         |name: &str, hash: blake3::Hash| files.insert(name.to_owned(), hash.to_string());
-    written(MODEL_FILE, write_model(executor, &partial.join(MODEL_FILE), gate)?);
-    written(OPTIMIZER_FILE, write_optimizer(executor, &partial.join(OPTIMIZER_FILE), gate)?);
-    written(
-        CONFIG_FILE,
-        write_text(&partial.join(CONFIG_FILE), &plan.origin.checkpoint_config, gate)?,
-    );
+    written(MODEL_FILE, write_model(disk, executor, &partial.join(MODEL_FILE))?);
+    written(OPTIMIZER_FILE, write_optimizer(disk, executor, &partial.join(OPTIMIZER_FILE))?);
+    let config = &plan.origin.checkpoint_config;
+    written(CONFIG_FILE, write_text(disk, &partial.join(CONFIG_FILE), config)?);
     if let Some(json) = tokenizer_json {
-        written(TOKENIZER_FILE, write_text(&partial.join(TOKENIZER_FILE), json, gate)?);
+        written(TOKENIZER_FILE, write_text(disk, &partial.join(TOKENIZER_FILE), json)?);
     }
-    write_text(&partial.join(STATE_FILE), &state(plan, position, files).to_json(), gate)?;
+    let state = state(plan, position, files).to_json();
+    write_text(disk, &partial.join(STATE_FILE), &state)?;
 
-    sync_directory(&partial)?;
-    gate(&path)
-        .and_then(|()| fs::rename(&partial, &path))
-        .map_err(CheckpointError::io("create", &path))?;
-    sync_directory(&directory)?;
-    sync_directory(run_dir)?;
+    // The files are on the disk; their names follow before the folder gets its own, and that one last.
+    sync(disk, &partial)?;
+    disk.rename(&partial, &path).map_err(CheckpointError::io("create", &path))?;
+    sync(disk, &directory)?;
+    sync(disk, run_dir)?;
     Ok(path)
 }
 
@@ -119,6 +120,8 @@ fn state(plan: &Plan, position: &Position, files: BTreeMap<String, String>) -> S
         data: position.data.clone(),
         step: position.step,
         tokens: position.tokens,
+        recovery: position.recovery,
+        spikes: position.spikes,
         files,
         blake3: String::new(),
     };
@@ -127,32 +130,40 @@ fn state(plan: &Plan, position: &Position, files: BTreeMap<String, String>) -> S
 }
 
 fn write_model(
+    disk: &dyn FileSystem,
     executor: &dyn Executor,
     path: &Path,
-    gate: Gate<'_>,
 ) -> Result<blake3::Hash, CheckpointError> {
     let items = items(executor.plan());
     let entries: Vec<Entry> =
         items.iter().map(|item| item.entry(item.name.clone(), item.dtype)).collect();
-    gate(path).map_err(CheckpointError::io("create", path))?;
-    let mut file = TensorWriter::create(path, &entries)?;
+    let mut file = TensorWriter::create(disk, path, &entries)?;
     let mut values = Vec::new();
     for item in &items {
-        gate(path).map_err(CheckpointError::io("write", path))?;
         values.resize(item.elements(), 0.0);
         for &(first, id) in &item.parameters {
             let elements = executor.plan().tensor(id).ty.shape.elements() as usize;
-            executor.read_f32(id, &mut values[first..first + elements]);
+            let values = &mut values[first..first + elements];
+            executor.read_f32(id, values);
+            check_finite(values, || path_of(executor.plan(), id))?;
         }
         file.reals(item.dtype, &values, item.exchange)?;
     }
-    file.finish(gate)
+    file.finish()
+}
+
+/// Refuses to save what no run could go on from.
+fn check_finite(values: &[f32], name: impl FnOnce() -> String) -> Result<(), CheckpointError> {
+    match values.iter().all(|value| value.is_finite()) {
+        true => Ok(()),
+        false => Err(CheckpointError::NotFinite { name: name() }),
+    }
 }
 
 fn write_optimizer(
+    disk: &dyn FileSystem,
     executor: &dyn Executor,
     path: &Path,
-    gate: Gate<'_>,
 ) -> Result<blake3::Hash, CheckpointError> {
     let plan = executor.plan();
     let items = items(plan);
@@ -162,35 +173,40 @@ fn write_optimizer(
         let dtype = plan.tensor(id).ty.dtype;
         entries.extend(items.iter().map(|item| item.entry(item.moment_name(moment), dtype)));
     }
-    gate(path).map_err(CheckpointError::io("create", path))?;
-    let mut file = TensorWriter::create(path, &entries)?;
+    let mut file = TensorWriter::create(disk, path, &entries)?;
     let mut step = [0];
     executor.read_i32(plan.roles.step, &mut step);
     file.integers(&step)?;
-    let (mut flat, mut values) = (Vec::new(), Vec::new());
-    for id in moments {
+    let (mut part, mut values) = (Vec::new(), Vec::new());
+    for (moment, id) in MOMENTS.iter().zip(moments) {
         let tensor = plan.tensor(id);
-        flat.resize(tensor.ty.shape.elements() as usize, 0.0);
-        executor.read_f32(id, &mut flat);
         for item in &items {
-            gate(path).map_err(CheckpointError::io("write", path))?;
             values.resize(item.elements(), 0.0);
-            item.rows(plan, |place, packed, width| {
-                values[packed..packed + width].copy_from_slice(&flat[place..place + width]);
-            });
+            for &(first, parameter) in &item.parameters {
+                let places = span(plan, parameter);
+                part.resize(places.len(), 0.0);
+                executor.read_f32_range(id, places.start, &mut part);
+                rows(plan, parameter, |place, packed, width| {
+                    let (place, packed) = (place - places.start, first + packed);
+                    values[packed..packed + width].copy_from_slice(&part[place..place + width]);
+                });
+                check_finite(&part, || format!("the {moment} of {}", path_of(plan, parameter)))?;
+            }
             file.reals(tensor.ty.dtype, &values, item.exchange)?;
         }
     }
-    file.finish(gate)
+    file.finish()
 }
 
-fn write_text(path: &Path, text: &str, gate: Gate<'_>) -> Result<blake3::Hash, CheckpointError> {
-    gate(path)
-        .and_then(|()| File::create_new(path))
+fn write_text(
+    disk: &dyn FileSystem,
+    path: &Path,
+    text: &str,
+) -> Result<blake3::Hash, CheckpointError> {
+    disk.create_file(path)
         .and_then(|mut file| {
             file.write_all(text.as_bytes())?;
-            gate(path)?;
-            file.sync_all()
+            file.sync()
         })
         .map_err(CheckpointError::io("write", path))?;
     Ok(blake3::hash(text.as_bytes()))

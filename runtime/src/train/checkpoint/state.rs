@@ -10,12 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::train::checkpoint::STATE_FILE;
 use crate::train::error::CheckpointError;
+use crate::train::non_finite::Recovery;
+use crate::train::spikes::SpikeDetector;
 
 /// Version of the format that this module writes, and the newest that it reads.
-pub const FORMAT_VERSION: u64 = 1;
+pub const FORMAT_VERSION: u64 = 2;
 
 /// The content of `state.json`. It has no field that depends on time.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
     /// Format version.
@@ -38,10 +40,21 @@ pub struct State {
     pub step: u64,
     /// Positions with a label in all of them.
     pub tokens: u64,
+    /// What the run remembers of updates that were not finite; format 1 has no such field, nor the next.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub recovery: Recovery,
+    /// Statistics by which jumps of loss and gradient norm are found.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub spikes: SpikeDetector,
     /// BLAKE3 hash of each other file of the checkpoint, by name.
     pub files: BTreeMap<String, String>,
     /// BLAKE3 hash of this object's compact JSON with this field empty.
     pub blake3: String,
+}
+
+/// Fields that say nothing are left out, so that files of format 1 keep their hash.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl State {

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use colac_plan::DType;
 use safetensors::tensor::{Dtype as FileDtype, Metadata, TensorInfo};
 
-use crate::train::checkpoint::Gate;
 use crate::train::error::CheckpointError;
+use crate::train::file_system::{FileSystem, Output};
 
 /// Largest header that the format allows, in bytes.
 const MAX_HEADER: u64 = 100_000_000;
@@ -43,14 +43,18 @@ pub(crate) fn file_dtype(dtype: DType) -> FileDtype {
 /// Writes the elements of one tensor after the other.
 pub(crate) struct TensorWriter<'a> {
     path: &'a Path,
-    file: BufWriter<File>,
+    file: BufWriter<Box<dyn Output>>,
     hasher: blake3::Hasher,
     bytes: Vec<u8>,
 }
 
 impl<'a> TensorWriter<'a> {
     /// Creates a file for entries of descending element size, whose elements follow in the same order.
-    pub(crate) fn create(path: &'a Path, entries: &[Entry]) -> Result<Self, CheckpointError> {
+    pub(crate) fn create(
+        disk: &dyn FileSystem,
+        path: &'a Path,
+        entries: &[Entry],
+    ) -> Result<Self, CheckpointError> {
         let mut offset = 0;
         let infos = entries.iter().map(|entry| {
             let start = offset;
@@ -69,7 +73,7 @@ impl<'a> TensorWriter<'a> {
         let mut header = serde_json::to_vec(&metadata).expect("a header always has a JSON form");
         header.resize(header.len().next_multiple_of(8), b' ');
 
-        let file = File::create_new(path).map_err(CheckpointError::io("create", path))?;
+        let file = disk.create_file(path).map_err(CheckpointError::io("create", path))?;
         let file = BufWriter::with_capacity(1 << 20, file);
         let mut writer =
             TensorWriter { path, file, hasher: blake3::Hasher::new(), bytes: Vec::new() };
@@ -115,10 +119,10 @@ impl<'a> TensorWriter<'a> {
     }
 
     /// Brings the file to the disk; returns its hash.
-    pub(crate) fn finish(mut self, gate: Gate<'_>) -> Result<blake3::Hash, CheckpointError> {
-        gate(self.path)
-            .and_then(|()| self.file.flush())
-            .and_then(|()| self.file.get_ref().sync_all())
+    pub(crate) fn finish(mut self) -> Result<blake3::Hash, CheckpointError> {
+        self.file
+            .flush()
+            .and_then(|()| self.file.get_mut().sync())
             .map_err(CheckpointError::io("write", self.path))?;
         Ok(self.hasher.finalize())
     }
@@ -270,6 +274,7 @@ mod tests {
     use safetensors::SafeTensors;
 
     use super::*;
+    use crate::train::file_system::Disk;
 
     fn entry(name: &str, dtype: DType, extents: &[usize]) -> Entry {
         Entry { name: name.to_owned(), dtype, extents: extents.to_vec() }
@@ -281,12 +286,12 @@ mod tests {
             entry("step", DType::I32, &[]),
             entry("a", DType::Bf16, &[3]),
         ];
-        let mut writer = TensorWriter::create(path, &entries).unwrap();
+        let mut writer = TensorWriter::create(&Disk, path, &entries).unwrap();
         // In memory [2, 3].
         writer.reals(DType::F32, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], Some((2, 3))).unwrap();
         writer.integers(&[-7]).unwrap();
         writer.reals(DType::Bf16, &[1.0, -2.5, f32::INFINITY], None).unwrap();
-        writer.finish(&mut |_| Ok(())).unwrap()
+        writer.finish().unwrap()
     }
 
     /// What we write, the crate of the format reads.
@@ -335,9 +340,9 @@ mod tests {
         let path = directory.path().join("file");
         let values: Vec<f32> = (0..257 * 131).map(|i| i as f32).collect();
         let mut writer =
-            TensorWriter::create(&path, &[entry("m", DType::F32, &[131, 257])]).unwrap();
+            TensorWriter::create(&Disk, &path, &[entry("m", DType::F32, &[131, 257])]).unwrap();
         writer.reals(DType::F32, &values, Some((257, 131))).unwrap();
-        writer.finish(&mut |_| Ok(())).unwrap();
+        writer.finish().unwrap();
         let mut file = TensorFile::open(&path).unwrap();
         let mut as_stored = vec![0.0; values.len()];
         file.reals("m", &mut as_stored, None).unwrap();

@@ -6,7 +6,9 @@ use std::fs;
 use colac_plan::{DType, Plan};
 use safetensors::SafeTensors;
 
-use super::save::{Position, save_through, write};
+use super::evaluations::Evaluations;
+use super::retain::{Retention, discard_after, retain};
+use super::save::Position;
 use super::tensor_file::{Entry, TensorWriter};
 use super::*;
 use crate::executor::Executor;
@@ -28,7 +30,7 @@ fn train(executor: &mut Bigram) {
 }
 
 fn position(step: u64) -> Position {
-    Position { step, tokens: 10 * step, data: "rows".to_owned() }
+    Position { step, tokens: 10 * step, data: "rows".to_owned(), ..Position::default() }
 }
 
 fn contents(directory: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -217,6 +219,7 @@ fn weights_of_another_format() {
             extents: extents.to_vec(),
         };
         let mut file = TensorWriter::create(
+            &Disk,
             &path,
             &[entry("model.table.weight", &[v, v]), entry("model.bias", &[v])],
         )
@@ -227,7 +230,7 @@ fn weights_of_another_format() {
                 _ => file.reals(dtype, &vec![-1.5; count], None).unwrap(),
             }
         }
-        file.finish(&mut |_| Ok(())).unwrap();
+        file.finish().unwrap();
         let mut executor = Bigram::initialized(plan());
         let loaded = load_weights(&mut executor, &path);
         if accepted {
@@ -375,56 +378,64 @@ fn damage_under_a_good_hash_is_noticed() {
     };
     refused(&|state| drop(state.files.insert("../escape".into(), String::new())), "names a file");
     refused(&|state| state.model_hash = "0".into(), "in another order or orientation");
-    refused(&|state| state.format = 2, "checkpoint format 2, and this program reads format 1");
+    refused(&|state| state.format = 3, "checkpoint format 3, and this program reads format 2");
     seal("", &|state| drop(state.files.remove(MODEL_FILE)));
     assert!(load_weights(&mut Bigram::initialized(plan()), &path).is_err());
 }
 
-/// Refuses one access to the disk after the other, both with and without the clean-up that a crash prevents.
+/// Numbers that no run could go on from are not saved, and nothing is left of the attempt.
 #[test]
-fn a_failed_save_leaves_the_earlier_checkpoint() {
+fn what_is_not_finite_is_not_saved() {
     let directory = tempfile::tempdir().unwrap();
     let run_dir = directory.path();
-    let mut executor = trained(plan());
-    let earlier = save(&executor, run_dir, &position(6), None).unwrap();
-    let (saved, files) = (executor.state(), contents(&earlier));
-    Trainer::new(executor.plan())
-        .unwrap()
-        .step(&mut executor, &mut TestRows::default(), 6)
-        .unwrap();
-
-    let refusing = |last: usize| {
-        let mut accesses = 0;
-        move |_: &Path| {
-            accesses += 1;
-            if accesses > last { Err(io::Error::other("the disk is full")) } else { Ok(()) }
-        }
-    };
-    let mut accesses = 0;
-    loop {
-        let crashed = write(&executor, run_dir, &position(7), Some("{}"), &mut refusing(accesses));
-        if let Ok(later) = &crashed {
-            assert_eq!(latest(run_dir).unwrap(), *later);
-            resume(&mut Bigram::initialized(plan()), later).unwrap();
-            break;
-        }
-        assert_eq!(latest(run_dir).unwrap(), earlier);
-        assert_eq!(contents(&earlier), files);
-        let mut restored = Bigram::initialized(plan());
-        resume(&mut restored, &earlier).unwrap();
-        assert_eq!(restored.state(), saved);
-        clean(run_dir).unwrap();
-        assert_eq!(entries(&run_dir.join(CHECKPOINTS)).unwrap(), [earlier.as_path()]);
-
-        let failed =
-            save_through(&executor, run_dir, &position(7), Some("{}"), &mut refusing(accesses));
-        assert!(one_line(&failed.unwrap_err()).contains("the disk is full"));
-        accesses += 1;
-
-        assert_eq!(entries(&run_dir.join(CHECKPOINTS)).unwrap(), [earlier.as_path()]);
+    let roles = plan().roles;
+    let cases = [
+        (roles.parameters, "bias has numbers"),
+        (roles.first_moment, "the first_moment of bias has"),
+        (roles.second_moment, "the second_moment of bias has"),
+    ];
+    for (tensor, piece) in cases {
+        let mut executor = trained(plan());
+        let mut values = executor.reals(tensor);
+        values[66] = f32::NAN;
+        executor.write_f32(tensor, &values);
+        let error = save(&executor, run_dir, &position(6), None).unwrap_err();
+        assert!(matches!(error, CheckpointError::NotFinite { .. }), "{error}");
+        assert!(one_line(&error).contains(piece), "{error}");
+        assert_eq!(entries(&run_dir.join(CHECKPOINTS)).unwrap(), Vec::<PathBuf>::new());
     }
-    // Two folders, three files of text and two of tensors with 2 and 4 of them, the new name.
-    assert_eq!(accesses, 2 + 3 * 2 + (2 + 2) + (2 + 4) + 1);
+}
+
+/// Checkpoints of format 1 lack two fields, and their hash is over the others.
+#[test]
+fn a_checkpoint_of_the_first_format_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let executor = trained(plan());
+    let path = save(&executor, directory.path(), &position(6), None).unwrap();
+    let mut state = State::read(&path).unwrap();
+    state.format = 1;
+    state.seal();
+    let text = state.to_json();
+    assert!(!text.contains("recovery") && !text.contains("spikes"), "{text}");
+    fs::write(path.join(STATE_FILE), text).unwrap();
+    let mut restored = Bigram::initialized(plan());
+    resume(&mut restored, &path).unwrap();
+    assert_eq!(restored.state(), executor.state());
+}
+
+#[test]
+fn the_size_of_a_checkpoint_is_known_before() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = save(&trained(plan()), directory.path(), &position(6), None).unwrap();
+    let files: u64 = [MODEL_FILE, OPTIMIZER_FILE]
+        .iter()
+        .map(|name| {
+            let bytes = fs::read(path.join(name)).unwrap();
+            bytes.len() as u64 - 8 - u64::from_le_bytes(bytes[..8].try_into().unwrap())
+        })
+        .sum();
+    // All but the count of updates.
+    assert_eq!(bytes(&plan()), files - 4);
 }
 
 #[test]
@@ -440,7 +451,7 @@ fn an_existing_checkpoint_is_not_overwritten() {
 }
 
 #[test]
-fn the_newest_are_kept() {
+fn checkpoints_are_listed_by_number_and_deleted_whole() {
     let directory = tempfile::tempdir().unwrap();
     let run_dir = directory.path();
     let executor = trained(plan());
@@ -452,25 +463,23 @@ fn the_newest_are_kept() {
     fs::create_dir(run_dir.join("checkpoints/step-best")).unwrap();
     let steps = || list(run_dir).unwrap().into_iter().map(|(step, _)| step).collect::<Vec<_>>();
     assert_eq!(steps(), [5, 20, 999_999, 1_000_000]);
-    retain(run_dir, 0).unwrap();
-    retain(run_dir, 4).unwrap();
-    assert_eq!(steps().len(), 4);
-    // A crash while deleting leaves a hidden folder, not half a checkpoint.
-    for allowed in [0, 1] {
-        let mut accesses = 0;
-        let mut gate = |_: &Path| {
-            accesses += 1;
-            if accesses > allowed { Err(io::Error::other("crash")) } else { Ok(()) }
-        };
-        retain_through(run_dir, 3, &mut gate).unwrap_err();
-        for (_, path) in list(run_dir).unwrap() {
-            resume(&mut Bigram::initialized(plan()), &path).unwrap();
-        }
+    let retention = Retention { keep: 2, keep_every: 0, keep_best: 1, regular: 0 };
+    let mut evaluations = Evaluations::default();
+    evaluations.record(5, 1.0);
+    evaluations.record(20, 2.0);
+    retain(&Disk, run_dir, &retention, &evaluations).unwrap();
+    assert_eq!(steps(), [5, 999_999, 1_000_000]);
+    discard_after(&Disk, run_dir, 5).unwrap();
+    assert_eq!(steps(), [5]);
+    assert_eq!(entries(&run_dir.join(CHECKPOINTS)).unwrap().len(), 3);
+
+    // Aside from its name it is as it was, and the next of that name has a place too.
+    for number in [1, 2] {
+        let aside = set_aside(&run_dir.join("checkpoints/step-000005")).unwrap();
+        assert_eq!(aside, run_dir.join(format!("checkpoints/step-000005.damaged-{number}")));
+        assert!(steps().is_empty() && aside.join(STATE_FILE).exists());
+        save(&executor, run_dir, &position(5), None).unwrap();
     }
-    clean(run_dir).unwrap();
-    retain(run_dir, 2).unwrap();
-    assert_eq!(steps(), [999_999, 1_000_000]);
-    assert_eq!(entries(&run_dir.join(CHECKPOINTS)).unwrap().len(), 4);
 }
 
 #[test]
