@@ -6,14 +6,16 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
 
 mod common;
+#[path = "common/workplace.rs"]
+mod workplace;
 
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use colac_runtime::train::checkpoint;
-use common::workplace::Workplace;
 use serde_json::Value;
+use workplace::Workplace;
 
 /// A run that saves after every step, evaluates after every fifth, and keeps two checkpoints and the best.
 const SETTINGS: [&str; 10] = [
@@ -117,5 +119,7 @@ fn a_run_that_is_killed_ends_as_one_that_is_not() {
         runs += 1;
         run = format!("killed-{runs}");
     }
-    println!("{killed} kills over {runs} runs, {between} of them between the first and the last checkpoint");
+    println!(
+        "{killed} kills over {runs} runs, {between} of them between the first and the last checkpoint"
+    );
 }

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
 
 mod common;
+#[path = "common/workplace.rs"]
+mod workplace;
 
 use std::fs;
 use std::process::{Child, Command, Output};
@@ -10,8 +12,8 @@ use std::process::{Child, Command, Output};
 use colac_runtime::train::checkpoint;
 use colac_runtime::train::tensorboard::record::{Event, Reader};
 use colac_runtime::train::tensorboard::{TRAIN_TAGS, VALIDATION_TAGS, files};
-use common::workplace::Workplace;
 use serde_json::Value;
+use workplace::Workplace;
 
 fn out(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -30,7 +32,8 @@ fn succeeds(output: Output) -> Output {
 /// A run that does not end by itself, after its first few steps.
 fn endless(workplace: &Workplace, run: &str) -> Child {
     let steps = "train.steps=1000000";
-    let arguments = ["train", "small.toml", "--out", run, "--set", steps, "--set", "checkpoint.every=0"];
+    let arguments =
+        ["train", "small.toml", "--out", run, "--set", steps, "--set", "checkpoint.every=0"];
     let mut child = workplace.command(&arguments).spawn().unwrap();
     let log = workplace.path(run).join("metrics.jsonl");
     while fs::metadata(&log).map_or(0, |metadata| metadata.len()) < 400 {
@@ -73,7 +76,10 @@ fn signals_finish_the_step_and_save() {
 
         let record = sessions(&workplace, run);
         let session = &record["sessions"][0];
-        assert_eq!((&session["outcome"], &session["to_step"]), (&"interrupted".into(), &step.into()));
+        assert_eq!(
+            (&session["outcome"], &session["to_step"]),
+            (&"interrupted".into(), &step.into())
+        );
     }
 }
 
@@ -112,7 +118,10 @@ fn a_file_that_may_not_grow_is_one_line() {
     let program = env!("CARGO_BIN_EXE_colac");
     // Blocks of 512 or 1024 bytes: enough for the log, too little for the moments.
     let limited = Command::new("sh")
-        .args(["-c", &format!("ulimit -f 80; exec '{program}' train run --resume --no-tensorboard")])
+        .args([
+            "-c",
+            &format!("ulimit -f 80; exec '{program}' train run --resume --no-tensorboard"),
+        ])
         .current_dir(workplace.folder())
         .output()
         .unwrap();
@@ -127,14 +136,28 @@ fn a_file_that_may_not_grow_is_one_line() {
         .filter(|name| name.contains("step"))
         .collect();
     assert_eq!(names, ["step-000002"]);
-    assert!(sessions(&workplace, "run")["sessions"][1]["outcome"].as_str().unwrap().starts_with("error: "));
+    assert!(
+        sessions(&workplace, "run")["sessions"][1]["outcome"]
+            .as_str()
+            .unwrap()
+            .starts_with("error: ")
+    );
     succeeds(workplace.run(&["train", "run", "--resume"]));
 }
 
 #[test]
 fn the_record_says_what_was_run_and_where() {
     let workplace = Workplace::with_data();
-    succeeds(workplace.run(&["train", "small.toml", "--out", "run", "--steps", "2", "--threads", "1"]));
+    succeeds(workplace.run(&[
+        "train",
+        "small.toml",
+        "--out",
+        "run",
+        "--steps",
+        "2",
+        "--threads",
+        "1",
+    ]));
     let record = sessions(&workplace, "run");
     assert_eq!((&record["name"], &record["form"]), (&"small".into(), &"cola".into()));
     let spec = fs::read_to_string(workplace.path("run/spec.toml")).unwrap();
@@ -144,7 +167,10 @@ fn the_record_says_what_was_run_and_where() {
     }
     let session = &record["sessions"][0];
     let words = session["command"].as_array().unwrap();
-    assert_eq!(words[1..], ["train", "small.toml", "--out", "run", "--steps", "2", "--threads", "1"]);
+    assert_eq!(
+        words[1..],
+        ["train", "small.toml", "--out", "run", "--steps", "2", "--threads", "1"]
+    );
     assert_eq!((&session["from_step"], &session["to_step"]), (&0.into(), &2.into()));
     assert_eq!(session["threads"], 1);
     assert_eq!(session["colac_version"], env!("CARGO_PKG_VERSION"));
@@ -162,8 +188,16 @@ fn the_record_says_what_was_run_and_where() {
 fn the_best_checkpoint_stays_and_is_found() {
     let workplace = Workplace::with_data();
     let settings = [
-        "--set", "checkpoint.every=2", "--set", "checkpoint.keep=1", "--set", "evaluation.every=2",
-        "--set", "optimizer.learning_rate=0.5", "--set", "schedule.warmup_steps=4",
+        "--set",
+        "checkpoint.every=2",
+        "--set",
+        "checkpoint.keep=1",
+        "--set",
+        "evaluation.every=2",
+        "--set",
+        "optimizer.learning_rate=0.5",
+        "--set",
+        "schedule.warmup_steps=4",
     ];
     succeeds(workplace.run(&[&["train", "small.toml", "--out", "run"][..], &settings].concat()));
     let run = workplace.path("run");
@@ -175,7 +209,8 @@ fn the_best_checkpoint_stays_and_is_found() {
         .collect();
     let best = evaluations.iter().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
     assert_ne!(best.0, 8, "the last should not be the best: {evaluations:?}");
-    let left: Vec<u64> = checkpoint::list(&run).unwrap().into_iter().map(|(step, _)| step).collect();
+    let left: Vec<u64> =
+        checkpoint::list(&run).unwrap().into_iter().map(|(step, _)| step).collect();
     assert_eq!(left, [best.0, 8]);
 
     let eval = |arguments: &[&str]| -> Value {
@@ -234,7 +269,9 @@ fn missing_reader() -> Option<String> {
         Ok(output) => {
             let said = err(&output);
             let last = said.lines().last().unwrap_or("it says nothing");
-            Some(format!("{python} cannot import tensorboard ({last}); COLAC_PYTHON names another Python"))
+            Some(format!(
+                "{python} cannot import tensorboard ({last}); COLAC_PYTHON names another Python"
+            ))
         }
     }
 }
@@ -248,17 +285,17 @@ fn tensorboard_shows_every_step_once() {
     // As if it had been killed after step 5: that checkpoint is gone, what was shown is not.
     fs::remove_dir_all(workplace.path("run/checkpoints/step-000005")).unwrap();
     succeeds(workplace.run(&["train", "run", "--resume"]));
-    let without = [&["train", "small.toml", "--out", "none", "--no-tensorboard"][..], &saves].concat();
+    let without =
+        [&["train", "small.toml", "--out", "none", "--no-tensorboard"][..], &saves].concat();
     succeeds(workplace.run(&[&without[..], &["--steps", "2"]].concat()));
     assert!(files(&workplace.path("none")).unwrap().is_empty());
 
     let text = fs::read_to_string(workplace.path("run/metrics.jsonl")).unwrap();
-    let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let records: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let logged = |kind: &str, field: &str| -> Vec<(u64, f32)> {
         let of_kind = records.iter().filter(|record| record["kind"] == kind);
-        of_kind
-            .map(|r| (r["step"].as_u64().unwrap(), r[field].as_f64().unwrap() as f32))
-            .collect()
+        of_kind.map(|r| (r["step"].as_u64().unwrap(), r[field].as_f64().unwrap() as f32)).collect()
     };
     let train = ["loss", "learning_rate", "grad_norm", "tokens_per_second"];
     let evaluation = ["loss", "perplexity", "bits_per_byte"];

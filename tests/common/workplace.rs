@@ -1,10 +1,12 @@
 //! A folder with a small spec and its data, in which the built program is run.
 
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use super::repository;
+use crate::common::repository;
 
 /// The folder; it vanishes with its owner.
 pub(crate) struct Workplace(tempfile::TempDir);

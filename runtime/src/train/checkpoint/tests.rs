@@ -190,11 +190,11 @@ fn copies_of_weights_are_accepted() {
             entry("model.bias", &[v]),
             entry("model.table.weight", &[v, v]),
         ];
-        let mut file = TensorWriter::create(&path, &entries).unwrap();
+        let mut file = TensorWriter::create(&Disk, &path, &entries).unwrap();
         for values in [copy.as_slice(), &table[..v], &table] {
             file.reals(DType::F32, values, None).unwrap();
         }
-        file.finish(&mut |_| Ok(())).unwrap();
+        file.finish().unwrap();
         let loaded = load_weights(&mut Bigram::initialized(plan()), &path);
         if accepted {
             loaded.unwrap();
