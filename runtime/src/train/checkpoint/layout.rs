@@ -49,7 +49,6 @@ impl Item {
     pub(super) fn moment_name(&self, moment: &str) -> String {
         format!("{moment}.{}", self.name)
     }
-
 }
 
 /// The places of a parameter's elements in the flat moments: from its first to behind its last, with the padding between
