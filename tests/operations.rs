@@ -241,8 +241,14 @@ fn a_resume_draws_what_the_whole_run_drew() {
         let options = CpuOptions { threads, ..CpuOptions::default() };
         let mut executor = CpuExecutor::new(Arc::clone(&plan), options).expect("f32 plans run");
         let mut rows = rows(&plan);
-        let options =
-            Options { run_dir: run_dir.to_path_buf(), start, stop_at, tokenizer_json: None };
+        let options = Options {
+            run_dir: run_dir.to_path_buf(),
+            start,
+            stop_at,
+            deadline: None,
+            tensorboard: false,
+            tokenizer_json: None,
+        };
         let rows = Rows { training: &mut rows, validation: None };
         train(&mut executor, rows, &options, &AtomicBool::new(false), &mut Silent)
             .expect("the run ends well");

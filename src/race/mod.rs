@@ -331,6 +331,8 @@ impl Race<'_> {
             run_dir: run_dir.to_owned(),
             start: if has_begun { Start::Resume } else { Start::Fresh },
             stop_at: None,
+            deadline: None,
+            tensorboard: true,
             tokenizer_json,
         };
         let mut progress = TrainingProgress::new();
