@@ -1,8 +1,11 @@
-//! Full-rank checkpoints under transformers: it loads them as the models they say they are, and computes our loss.
+//! Full-rank checkpoints under transformers: it loads them as the models they say they are, and computes our logits, loss
+//! and gradients; and what it saves we load.
 //!
 //! Needs a Python with torch and transformers, `python3` or the one that `COLAC_PYTHON` names; skipped without.
 
 mod common;
+#[path = "common/fixture.rs"]
+mod fixture;
 
 use std::path::Path;
 use std::process::Command;
@@ -12,6 +15,7 @@ use std::sync::{Arc, OnceLock};
 use colac_plan::Plan;
 use colac_runtime::cpu::{CpuExecutor, CpuOptions};
 use colac_runtime::data::error::DataError;
+use colac_runtime::host::initialize;
 use colac_runtime::train::checkpoint::load::load_weights;
 use colac_runtime::train::evaluate::Evaluator;
 use colac_runtime::train::observer::Silent;
@@ -19,6 +23,7 @@ use colac_runtime::train::options::{Options, Rows, Start};
 use colac_runtime::train::rows::{TrainingRows, ValidationRows};
 use colac_runtime::train::run::train;
 use common::FixedRows;
+use fixture::{Fixture, deviations, read_tensor};
 
 const SEQUENCE: usize = 16;
 const VOCABULARY: u32 = 64;
@@ -89,8 +94,8 @@ fn our_loss(plan: &Arc<Plan>, checkpoint: &Path) -> f64 {
     report.expect("nothing stops the evaluation").loss
 }
 
-/// What `check_transformers.py` says: mean loss and number of labels.
-fn their_loss(checkpoint: &Path, folder: &Path) -> (f64, u64) {
+/// What `check_transformers.py` says: mean loss and number of labels. The rest it writes into `out`.
+fn their_loss(checkpoint: &Path, folder: &Path, out: &Path) -> (f64, u64) {
     let rows = FixedRows::patterned(ROWS, SEQUENCE, VOCABULARY, 2);
     let table =
         |values: &[i32]| values.chunks_exact(SEQUENCE).map(<[i32]>::to_vec).collect::<Vec<_>>();
@@ -100,7 +105,7 @@ fn their_loss(checkpoint: &Path, folder: &Path) -> (f64, u64) {
     let script = common::repository("tests/pytorch/check_transformers.py");
     let output = Command::new(python())
         .arg(script)
-        .args([checkpoint, &file])
+        .args([checkpoint, &file, out])
         .output()
         .expect("it started before");
     let complaint = String::from_utf8_lossy(&output.stderr);
@@ -110,7 +115,36 @@ fn their_loss(checkpoint: &Path, folder: &Path) -> (f64, u64) {
     (said["loss"].as_f64().expect("a loss"), said["tokens"].as_u64().expect("a count"))
 }
 
+/// Our logits, loss and gradients with the weights of a checkpoint against theirs, and our weights after they saved them.
+fn compare(plan: &Arc<Plan>, checkpoint: &Path, out: &Path) {
+    let mut executor = executor(plan);
+    load_weights(&mut executor, checkpoint).expect("the checkpoint was just written");
+    let weights = |executor: &CpuExecutor| -> Vec<Vec<f64>> {
+        plan.parameters.iter().map(|parameter| read_tensor(executor, parameter.tensor)).collect()
+    };
+    let ours = weights(&executor);
+    let rows = FixedRows::patterned(ROWS, SEQUENCE, VOCABULARY, 2);
+    let expected = Fixture::open(&out.join("expected.safetensors"));
+    for (what, deviation) in deviations(&mut executor, &expected, rows) {
+        assert!(deviation <= 1e-4, "{what} is off by {deviation:.1e}");
+    }
+    initialize(&mut executor);
+    assert_ne!(weights(&executor), ours);
+    load_weights(&mut executor, &out.join("saved")).expect("what transformers saves is loaded");
+    assert_eq!(weights(&executor), ours);
+}
+
 fn check(test: &str, settings: &[&str]) {
+    check_spec(
+        test,
+        "llama-nano",
+        &[&["model.intermediate_size=48", "train.steps=6"], settings].concat(),
+        &[],
+    );
+}
+
+/// `still` are settings under which the model computes the same at every step.
+fn check_spec(test: &str, spec: &str, settings: &[&str], still: &[&str]) {
     if let Some(reason) = missing() {
         common::skip(test, &reason);
         return;
@@ -118,20 +152,18 @@ fn check(test: &str, settings: &[&str]) {
     let mut all = vec![
         "model.vocab_size=64",
         "model.hidden_size=32",
-        "model.intermediate_size=48",
         "model.num_hidden_layers=2",
         "model.num_attention_heads=4",
         "train.sequence_length=16",
         "train.micro_batch=4",
         "train.global_batch=4",
-        "train.steps=6",
         "schedule.warmup_steps=1",
         "optimizer.learning_rate=0.02",
         "evaluation.batch=3",
         "evaluation.tokens=1000000",
     ];
     all.extend(settings);
-    let plan = common::plan("llama-nano", &all, true);
+    let plan = common::plan(spec, &all, true);
     let folder = tempfile::tempdir().expect("a folder");
     let mut rows = FixedRows::patterned(ROWS, SEQUENCE, VOCABULARY, 1);
     let options = Options {
@@ -144,10 +176,11 @@ fn check(test: &str, settings: &[&str]) {
     };
     let rows = Rows { training: &mut rows, validation: None };
     let summary = train(&mut executor(&plan), rows, &options, &AtomicBool::new(false), &mut Silent);
-    let checkpoint = summary.expect("six updates").checkpoint;
+    let checkpoint = summary.expect("some updates").checkpoint;
 
     let ours = our_loss(&plan, &checkpoint);
-    let (theirs, counted) = their_loss(&checkpoint, folder.path());
+    let out = folder.path().join("theirs");
+    let (theirs, counted) = their_loss(&checkpoint, folder.path(), &out);
     let labels = FixedRows::patterned(ROWS, SEQUENCE, VOCABULARY, 2).labels;
     assert_eq!(counted, labels.iter().filter(|&&label| label >= 0).count() as u64);
     let untrained = f64::from(VOCABULARY).ln();
@@ -156,6 +189,12 @@ fn check(test: &str, settings: &[&str]) {
         "the model should have learnt something: {ours} against {untrained}"
     );
     assert!((ours - theirs).abs() <= 1e-4 * theirs, "{ours} here, {theirs} under transformers");
+
+    let whole = format!("train.micro_batch={ROWS}");
+    let global = format!("train.global_batch={ROWS}");
+    all.extend([whole.as_str(), &global]);
+    all.extend(still);
+    compare(&common::plan(spec, &all, true), &checkpoint, &out);
 }
 
 #[test]
@@ -183,4 +222,23 @@ fn transformers_gives_our_loss_with_biases_and_unusual_constants() {
         "model.rope_theta=300.0",
     ];
     check("transformers_gives_our_loss_with_biases_and_unusual_constants", &settings);
+}
+
+/// Learned positions, LayerNorm, biases, one tensor for three projections, dropout while training.
+#[test]
+fn transformers_computes_our_second_family() {
+    for activation in ["gelu_tanh", "gelu"] {
+        let activation = format!("model.hidden_act={activation}");
+        check_spec(
+            "transformers_computes_our_second_family",
+            "gpt2-nano",
+            &[
+                "model.max_position_embeddings=24",
+                "model.residual_dropout=0.1",
+                "train.steps=100",
+                &activation,
+            ],
+            &["model.residual_dropout=0.0"],
+        );
+    }
 }
