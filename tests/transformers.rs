@@ -165,7 +165,7 @@ fn check_spec(test: &str, spec: &str, settings: &[&str], still: &[&str]) {
     all.extend(settings);
     let plan = common::plan(spec, &all, true);
     let folder = tempfile::tempdir().expect("a folder");
-    let mut rows = FixedRows::patterned(ROWS, SEQUENCE, VOCABULARY, 1);
+    let mut rows = FixedRows::patterned(256, SEQUENCE, VOCABULARY, 1);
     let options = Options {
         run_dir: folder.path().join("run"),
         start: Start::Fresh,
