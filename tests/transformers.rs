@@ -138,7 +138,7 @@ fn check(test: &str, settings: &[&str]) {
     check_spec(
         test,
         "llama-nano",
-        &[&["model.intermediate_size=48", "train.steps=6"], settings].concat(),
+        &[&["model.intermediate_size=48", "train.steps=16"], settings].concat(),
         &[],
     );
 }
