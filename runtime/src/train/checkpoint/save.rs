@@ -49,6 +49,8 @@ pub fn save(
     position: &Position,
     tokenizer_json: Option<&str>,
 ) -> Result<PathBuf, CheckpointError> {
+    // A run's own folder is there already; a caller's may not be.
+    std::fs::create_dir_all(run_dir).map_err(CheckpointError::io("create", run_dir))?;
     save_through(&Disk, executor, run_dir, position, tokenizer_json)
 }
 
