@@ -168,12 +168,12 @@ fn main() {
         let operands = [x.clone(), w.clone(), ids.clone()];
         bench.operation(
             &format!("head_loss chunk {chunk}"),
-            Op::HeadLoss { chunk },
+            Op::HeadLoss { chunk, bias: false, transform: None },
             &operands,
             whole,
         );
         let operands = [x.clone(), w.clone(), ids.clone(), f32(&[])];
-        let op = Op::HeadLossWithGradient { chunk };
+        let op = Op::HeadLossWithGradient { chunk, bias: false, transform: None };
         bench.operation(&format!("head_loss gradient chunk {chunk}"), op, &operands, whole);
     }
     let heads = f32(&[BATCH, SEQ, 8, 64]);
@@ -207,7 +207,7 @@ fn main() {
     bench.operation("rms_norm backward", Op::RmsNormBackward { gain: true }, &operands, None);
     bench.operation(
         "rope",
-        Op::Rope { inverse: false },
+        Op::Rope { inverse: false, interleaved: false },
         &[heads, f32(&[SEQ, 32]), f32(&[SEQ, 32])],
         None,
     );

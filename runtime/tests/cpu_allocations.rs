@@ -97,7 +97,11 @@ fn operations() -> Vec<(Op, Vec<TensorType>)> {
         ),
         (Op::RowSum { mean: true }, vec![x.clone()]),
         (Op::Softmax, vec![x.clone()]),
-        (Op::Rope { inverse: true }, vec![heads.clone(), half.clone(), half]),
+        (Op::Slice { start: 1, length: n - 2 }, vec![x.clone()]),
+        (Op::Concat { width: 2 * n + 1, starts: vec![0, n + 1] }, vec![x.clone(), x.clone()]),
+        (Op::Shift { by: 3 }, vec![x.clone()]),
+        (Op::Sum, vec![x.clone()]),
+        (Op::Rope { inverse: true, interleaved: false }, vec![heads.clone(), half.clone(), half]),
         (Op::Attention { scores: Scores::new(mask, scale) }, vec![heads.clone(); 3]),
         (
             Op::AttentionBackward {
@@ -108,8 +112,14 @@ fn operations() -> Vec<(Op, Vec<TensorType>)> {
         (Op::AttentionBackward { scores: Scores::new(mask, scale) }, backward),
         (Op::Pointwise { program }, vec![x.clone()]),
         (Op::ColumnSum, vec![x.clone()]),
-        (Op::HeadLoss { chunk: 64 }, vec![x.clone(), w.clone(), ids.clone()]),
-        (Op::HeadLossWithGradient { chunk: 64 }, vec![x, w, ids, f32(&[])]),
+        (
+            Op::HeadLoss { chunk: 64, bias: false, transform: None },
+            vec![x.clone(), w.clone(), ids.clone()],
+        ),
+        (
+            Op::HeadLossWithGradient { chunk: 64, bias: false, transform: None },
+            vec![x, w, ids, f32(&[])],
+        ),
         (Op::GradientNorm, vec![flat.clone()]),
         (adamw, vec![flat, f32(&[]), f32(&[]), f32(&[])]),
     ]

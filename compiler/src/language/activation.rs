@@ -251,6 +251,8 @@ fn build(tree: &Expr, builder: &mut Builder, x: Register) -> Register {
             }
         }
         ExprKind::Conditional { value, .. } => build(value, builder, x),
+        // Refused before.
+        ExprKind::Element { .. } => x,
         ExprKind::Call(call) => {
             let arguments: Vec<Register> =
                 call.arguments.iter().map(|argument| build(&argument.value, builder, x)).collect();
@@ -332,6 +334,7 @@ fn check(tree: &Expr) -> Result<(), Diagnostic> {
         ExprKind::Unary { .. } | ExprKind::Binary { .. } | ExprKind::Conditional { .. } => {
             Err(wrong(tree.span, "a formula has no conditions".into()))
         }
+        ExprKind::Element { .. } => Err(wrong(tree.span, "a formula has no lists".into())),
         ExprKind::Call(call) => {
             let Some(takes) = takes(&call.name.text) else {
                 return Err(unknown_function(call, function_names()));

@@ -10,7 +10,7 @@ use nom::sequence::preceded;
 
 use crate::diagnostics::{Diagnostic, Diagnostics, SourceId, Span};
 use crate::language::codes;
-use crate::language::grammar::{expression, path};
+use crate::language::grammar::{element, expression, path};
 use crate::language::lexer::{Token, TokenKind, lex};
 use crate::language::syntax::{Block, Body, InitItem, Input, Model, Name, Repeat, Statement, Use};
 use crate::language::tokens::{Parsed, SyntaxError, Tokens, keyword, name, symbol};
@@ -134,7 +134,7 @@ fn begins_statement(tokens: &[Token]) -> bool {
     match &tokens[0].kind {
         TokenKind::Keyword("repeat" | "return") => true,
         TokenKind::Name(_) => {
-            matches!(tokens.get(1).map(|token| &token.kind), Some(TokenKind::Symbol("=")))
+            matches!(tokens.get(1).map(|token| &token.kind), Some(TokenKind::Symbol("=" | "[")))
         }
         _ => false,
     }
@@ -274,10 +274,22 @@ fn statement<'a>(
             Ok((rest, Statement::Repeat(Repeat { label, count, index, statements })))
         }
         TokenKind::Name(text) => {
-            let (rest, _) = cut(symbol("=", "`=`")).parse(tokens.advance())?;
-            let (rest, value) = cut(expression).parse(rest)?;
             let name = Name { text: text.clone(), span: token.span };
-            Ok((rest, Statement::Assign { name, value }))
+            let rest = tokens.advance();
+            let (rest, index) = match &rest.first().kind {
+                TokenKind::Symbol("[") => {
+                    let (rest, (index, _)) = element(rest, 0)?;
+                    (rest, Some(index))
+                }
+                _ => (rest, None),
+            };
+            let (rest, _) = cut(symbol("=", "`=`")).parse(rest)?;
+            let (rest, value) = cut(expression).parse(rest)?;
+            let statement = match index {
+                Some(index) => Statement::Keep { list: name, index, value },
+                None => Statement::Assign { name, value },
+            };
+            Ok((rest, statement))
         }
         _ => Err(nom::Err::Failure(SyntaxError::new(
             tokens,

@@ -58,6 +58,10 @@ pub(crate) fn walk<'a>(statements: &'a [Statement], visit: &mut dyn FnMut(&'a Ex
     for statement in statements {
         match statement {
             Statement::Assign { value, .. } | Statement::Return { value, .. } => value.walk(visit),
+            Statement::Keep { index, value, .. } => {
+                index.walk(visit);
+                value.walk(visit);
+            }
             Statement::Repeat(repeat) => {
                 repeat.count.walk(visit);
                 walk(&repeat.statements, visit);
@@ -250,6 +254,7 @@ impl<'a> Checker<'a> {
 
     /// The statements of the model or a block; its arguments are bound already.
     fn callable(&mut self, statements: &'a [Statement], head: Span) {
+        self.lists(statements);
         self.statements(statements, true);
         if !statements.iter().any(|statement| matches!(statement, Statement::Return { .. })) {
             self.push(
@@ -273,11 +278,47 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// A list that is read was kept somewhere in the same callable, and one that is kept is read.
+    fn lists(&mut self, statements: &'a [Statement]) {
+        let mut kept: Vec<&'a Name> = Vec::new();
+        kept_lists(statements, &mut kept);
+        let mut read: Vec<&'a Name> = Vec::new();
+        walk(statements, &mut |expr| {
+            if let ExprKind::Element { list, .. } = &expr.kind {
+                read.push(list);
+            }
+        });
+        for list in &read {
+            if !kept.iter().any(|kept| kept.text == list.text) {
+                let names = || kept.iter().map(|kept| kept.text.as_str());
+                let otherwise = || format!("keep a value first: `{}[index] = value`", list.text);
+                self.push(
+                    Diagnostic::error(
+                        codes::UNKNOWN_NAME,
+                        format!("there is no list `{}` here", list.text),
+                    )
+                    .at(list.span, "nothing is kept under this name")
+                    .help(did_you_mean(&list.text, names(), otherwise)),
+                );
+            }
+        }
+        for (at, list) in kept.iter().enumerate() {
+            let first = !kept[..at].iter().any(|other| other.text == list.text);
+            if first && !read.iter().any(|read| read.text == list.text) {
+                self.push(
+                    Diagnostic::error(codes::UNUSED, format!("`{}` is never used", list.text))
+                        .at(list.span, "kept and never read")
+                        .help("read it as `name[index]`, or take it away"),
+                );
+            }
+        }
+    }
+
     fn statements(&mut self, statements: &'a [Statement], outermost: bool) {
         let mut returned: Option<Span> = None;
         for statement in statements {
             let span = match statement {
-                Statement::Assign { name, .. } => name.span,
+                Statement::Assign { name, .. } | Statement::Keep { list: name, .. } => name.span,
                 Statement::Repeat(repeat) => repeat.label.span,
                 Statement::Return { span, .. } => *span,
             };
@@ -298,6 +339,11 @@ impl<'a> Checker<'a> {
                         let (name, span) = (name.text.as_str(), name.span);
                         self.locals.push(Local { name, span, read: false, may_be_unread: false });
                     }
+                }
+                Statement::Keep { list, index, value } => {
+                    self.shadows(list);
+                    self.expression(index);
+                    self.expression(value);
                 }
                 Statement::Return { span, value } => {
                     if !outermost {
@@ -352,6 +398,7 @@ impl<'a> Checker<'a> {
                 otherwise.iter().for_each(|otherwise| self.expression(otherwise));
             }
             ExprKind::Call(call) => self.call(call, expr.span),
+            ExprKind::Element { index, .. } => self.expression(index),
         }
     }
 
@@ -632,6 +679,17 @@ impl<'a> Checker<'a> {
                     open.extend(calls(&blocks[at]));
                 }
             }
+        }
+    }
+}
+
+/// Every place where a value is kept under a number.
+fn kept_lists<'a>(statements: &'a [Statement], kept: &mut Vec<&'a Name>) {
+    for statement in statements {
+        match statement {
+            Statement::Keep { list, .. } => kept.push(list),
+            Statement::Repeat(repeat) => kept_lists(&repeat.statements, kept),
+            Statement::Assign { .. } | Statement::Return { .. } => {}
         }
     }
 }

@@ -196,6 +196,7 @@ fn kind(tree: &Expr, names: &dyn Fn(&str) -> Option<ConfigKind>) -> Option<Confi
             }
             _ => Some(ConfigKind::Integer),
         },
+        ExprKind::Element { .. } => None,
     }
 }
 
@@ -303,6 +304,12 @@ impl Evaluator<'_> {
             ExprKind::Binary { operator, left, right } => self.binary(tree, *operator, left, right),
             ExprKind::Conditional { .. } => evaluate_present(self, tree),
             ExprKind::Call(call) => self.call(tree, call),
+            ExprKind::Element { list, .. } => Err(Diagnostic::error(
+                codes::TYPE,
+                "only settings can be read here",
+            )
+            .at(tree.span, format!("`{}` is a list of values", list.text))
+            .help("conditions, sizes and attributes read the configuration and repeat indices")),
         }
     }
 

@@ -48,6 +48,7 @@ fn depth_of(tree: &Expr) -> usize {
         ExprKind::Call(call) => {
             call.arguments.iter().map(|a| depth_of(&a.value)).max().unwrap_or(0)
         }
+        ExprKind::Element { index, .. } => depth_of(index),
     }
 }
 
@@ -218,7 +219,7 @@ pub(crate) fn path<'a>(
     }
 }
 
-/// A name, a dotted label, a call, or a labelled call.
+/// A name, a dotted label, an element of a list, a call, or a labelled call.
 fn named(tokens: Tokens<'_>, depth: usize) -> Parsed<'_, Expr> {
     let (rest, first) = path("a value").parse(tokens)?;
     let (rest, colon) = opt(symbol(":", "`:`")).parse(rest)?;
@@ -245,8 +246,25 @@ fn named(tokens: Tokens<'_>, depth: usize) -> Parsed<'_, Expr> {
             Expr { kind: ExprKind::Call(Call { label: None, name: called, arguments }), span },
         ));
     }
+    if matches!(rest.first().kind, TokenKind::Symbol("[")) && !first.text.contains('.') {
+        let list = Name { text: first.text, span: first.span };
+        let (rest, (index, close)) = element(rest, depth)?;
+        let span = list.span.to(close);
+        return Ok((rest, Expr { kind: ExprKind::Element { list, index: Box::new(index) }, span }));
+    }
     let span = first.span;
     Ok((rest, Expr { kind: ExprKind::Name(first), span }))
+}
+
+/// `[index]` and the span of the closing bracket.
+pub(crate) fn element(
+    tokens: Tokens<'_>,
+    depth: usize,
+) -> Parsed<'_, (Expr, crate::diagnostics::Span)> {
+    let (rest, _) = symbol("[", "`[`").parse(tokens)?;
+    let (rest, index) = cut(|tokens| conditional(tokens, depth + 1)).parse(rest)?;
+    let (rest, close) = cut(symbol("]", "`]`")).parse(rest)?;
+    Ok((rest, (index, close)))
 }
 
 /// `(a, name = b)` and the span of the closing bracket.

@@ -71,6 +71,16 @@ pub(crate) enum OperationKind {
     SoftmaxAttention,
     /// A nonlinearity by its name.
     Activation,
+    /// A learned row or number.
+    Parameter,
+    /// Part of the innermost axis.
+    Slice,
+    /// Values side by side on the innermost axis.
+    Concat,
+    /// Each head several times.
+    RepeatHeads,
+    /// The values of earlier positions.
+    Shift,
 }
 
 /// An operation.
@@ -178,7 +188,16 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     Operation {
         name: "rope",
         kind: OperationKind::Rope,
-        parameters: &[required("x", A::Value), required("theta", A::Number)],
+        parameters: &[
+            required("x", A::Value),
+            required("theta", A::Number),
+            optional("dims", A::Extent),
+            optional("interleaved", A::Boolean),
+            optional("factor", A::Number),
+            optional("low_freq_factor", A::Number),
+            optional("high_freq_factor", A::Number),
+            optional("original_length", A::Extent),
+        ],
         needs_label: false,
     },
     Operation {
@@ -214,6 +233,49 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         parameters: &[required("x", A::Value), required("kind", A::Activation)],
         needs_label: false,
     },
+    Operation {
+        name: "parameter",
+        kind: OperationKind::Parameter,
+        parameters: &[optional("width", A::Extent), optional("init", A::Distribution)],
+        needs_label: true,
+    },
+    Operation {
+        name: "slice",
+        kind: OperationKind::Slice,
+        parameters: &[
+            required("x", A::Value),
+            required("start", A::Number),
+            required("length", A::Extent),
+        ],
+        needs_label: false,
+    },
+    Operation {
+        name: "concat",
+        kind: OperationKind::Concat,
+        parameters: &[
+            required("a", A::Value),
+            required("b", A::Value),
+            optional("c", A::Value),
+            optional("d", A::Value),
+            optional("e", A::Value),
+            optional("f", A::Value),
+            optional("g", A::Value),
+            optional("h", A::Value),
+        ],
+        needs_label: false,
+    },
+    Operation {
+        name: "repeat_heads",
+        kind: OperationKind::RepeatHeads,
+        parameters: &[required("x", A::Value), required("times", A::Extent)],
+        needs_label: false,
+    },
+    Operation {
+        name: "shift",
+        kind: OperationKind::Shift,
+        parameters: &[required("x", A::Value), optional("by", A::Number)],
+        needs_label: false,
+    },
 ];
 
 /// Distributions with the number of their arguments.
@@ -221,7 +283,8 @@ pub(crate) const DISTRIBUTIONS: [(&str, usize); 4] =
     [("normal", 2), ("ones", 0), ("uniform", 1), ("zeros", 0)];
 
 /// What `use … for` may name, with the operation that has such a parameter.
-pub(crate) const INITIALIZED: [&str; 5] = ["linear", "embedding", "rms_norm", "layer_norm", "bias"];
+pub(crate) const INITIALIZED: [&str; 6] =
+    ["linear", "embedding", "rms_norm", "layer_norm", "bias", "parameter"];
 
 /// The operation of a name.
 pub(crate) fn operation(name: &str) -> Option<&'static Operation> {

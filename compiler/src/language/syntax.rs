@@ -66,6 +66,13 @@ pub enum ExprKind {
     },
     /// `label: name(arguments)`.
     Call(Call),
+    /// `list[index]`: a value that was kept under a number.
+    Element {
+        /// Name of the list.
+        list: Name,
+        /// Reads only the configuration and repeat indices.
+        index: Box<Expr>,
+    },
 }
 
 /// A call of an operation, a block or a function.
@@ -177,6 +184,7 @@ impl Expr {
             ExprKind::Call(call) => {
                 call.arguments.iter().for_each(|argument| argument.value.walk(visit))
             }
+            ExprKind::Element { index, .. } => index.walk(visit),
         }
     }
 }
@@ -253,6 +261,15 @@ pub enum Statement {
         /// The name.
         name: Name,
         /// What it stands for from here on.
+        value: Expr,
+    },
+    /// `list[index] = …`; keeps a value under a number, for the rest of the model or block.
+    Keep {
+        /// Name of the list.
+        list: Name,
+        /// Reads only the configuration and repeat indices.
+        index: Expr,
+        /// What is kept.
         value: Expr,
     },
     /// `repeat layers[n] as i {…}`.

@@ -3,7 +3,7 @@
 //! Owns the meaning of each operation's arguments. Must not know shape rules: those are in [`colac_plan::op::infer`].
 
 use colac_plan::op::{Mask, Real, Scores, TypeError};
-use colac_plan::parameter::{ConstantContent, Role};
+use colac_plan::parameter::Role;
 use colac_plan::pointwise::{Binary, Builder, InputForm, Program};
 use colac_plan::program::Phase;
 use colac_plan::{DType, Op, Shape, TensorType};
@@ -21,19 +21,24 @@ use crate::lower::{Bound, Frame, Lowering, MOST_PRODUCTS, codes, too_large};
 /// The arguments of a call, by the operation's parameters.
 pub(super) struct Arguments<'a> {
     operation: &'static Operation,
-    bound: Vec<Option<&'a Argument>>,
+    given: Vec<Option<&'a Expr>>,
 }
 
 impl<'a> Arguments<'a> {
     /// What was given for a parameter.
     pub(super) fn optional(&self, name: &str) -> Option<&'a Expr> {
         let at = self.operation.parameters.iter().position(|parameter| parameter.name == name)?;
-        self.bound[at].map(|argument| &argument.value)
+        self.given[at]
     }
 
     /// What was given for a required parameter.
     pub(super) fn required(&self, name: &str) -> &'a Expr {
         self.optional(name).expect("a call without a required argument is refused before")
+    }
+
+    /// All that were given, in the order of the parameters.
+    pub(super) fn given(&self) -> impl Iterator<Item = &'a Expr> {
+        self.given.iter().copied().flatten()
     }
 }
 
@@ -48,9 +53,14 @@ impl Lowering<'_> {
     ) -> Result<Bound, Diagnostic> {
         let parameters: Vec<(&str, bool)> =
             operation.parameters.iter().map(|p| (p.name, p.required)).collect();
-        let arguments = Arguments { operation, bound: bind(call, span, &parameters)? };
+        let bound = bind(call, span, &parameters)?;
+        let arguments = self.arguments(frame, operation, &bound)?;
         let label = call.label.as_ref().map(|label| frame.join(&label.text));
         let path = label.clone().unwrap_or_else(|| frame.path.clone());
+        if operation.kind == OperationKind::Parameter {
+            self.name(path.clone(), span)?;
+            return self.learned(frame, &arguments, &path, span);
+        }
         let first = operation.parameters[0].name;
         let Some(x) = self.tensor(frame, arguments.required(first))? else {
             return Ok(Bound::Wrong);
@@ -88,6 +98,14 @@ impl Lowering<'_> {
                 self.view(frame, View::SplitHeads { head_dim }, x, &path, span)?
             }
             OperationKind::MergeHeads => self.view(frame, View::MergeHeads, x, &path, span)?,
+            OperationKind::Parameter => unreachable!("it has no operand and is made before"),
+            OperationKind::Slice => self.slice(frame, &arguments, x, &path, span)?,
+            OperationKind::Concat => match self.concat(frame, &arguments, &path, span)? {
+                Some(result) => result,
+                None => return Ok(Bound::Wrong),
+            },
+            OperationKind::RepeatHeads => self.repeat_heads(frame, &arguments, x, &path, span)?,
+            OperationKind::Shift => self.shift(frame, &arguments, x, &path, span)?,
             OperationKind::SoftmaxAttention => {
                 let Some(result) = self.attention(frame, &arguments, x, &path, span)? else {
                     return Ok(Bound::Wrong);
@@ -96,6 +114,47 @@ impl Lowering<'_> {
             }
         };
         Ok(Bound::Tensor(result))
+    }
+
+    /// What a call gives for each parameter: a branch of a conditional, nothing where no branch holds, and nothing where
+    /// the argument of a block that was not given is handed on.
+    fn arguments<'a>(
+        &mut self,
+        frame: &Frame,
+        operation: &'static Operation,
+        bound: &[Option<&'a Argument>],
+    ) -> Result<Arguments<'a>, Diagnostic> {
+        let mut given = Vec::with_capacity(bound.len());
+        for (parameter, argument) in operation.parameters.iter().zip(bound) {
+            let mut value = argument.map(|argument| &argument.value);
+            while let Some(Expr {
+                kind: ExprKind::Conditional { value: then, condition, otherwise },
+                ..
+            }) = value
+            {
+                let holds = self.condition(frame, condition)?;
+                value = if holds { Some(&**then) } else { otherwise.as_deref() };
+            }
+            if let Some(Expr { kind: ExprKind::Name(path), .. }) = value
+                && let Some((_, Bound::Absent)) =
+                    frame.names.iter().rev().find(|(known, _)| *known == path.text)
+            {
+                value = None;
+            }
+            if let (true, Some(argument), None) = (parameter.required, argument, value) {
+                return Err(Diagnostic::error(
+                    crate::language::codes::ABSENT,
+                    format!(
+                        "`{}` needs `{}`, but its condition is false",
+                        operation.name, parameter.name
+                    ),
+                )
+                .at(argument.value.span, "absent")
+                .help("say what it is otherwise: `a if condition else b`"));
+            }
+            given.push(value);
+        }
+        Ok(Arguments { operation, given })
     }
 
     pub(super) fn op(
@@ -111,7 +170,7 @@ impl Lowering<'_> {
         made.map(|results| results[0]).map_err(|error| self.mismatch(&error, operands, span))
     }
 
-    fn view(
+    pub(super) fn view(
         &mut self,
         frame: &Frame,
         view: View,
@@ -208,10 +267,8 @@ impl Lowering<'_> {
         };
         let y = self.op(frame, Op::Linear, &[x, tensor], &path, span)?;
         let permission = match arguments.optional("cola") {
-            Some(never) if self.is_present(frame, never)? => {
-                ColaPermission::Never("declared `cola = never` by the architecture".into())
-            }
-            _ => ColaPermission::Allowed,
+            Some(_) => ColaPermission::Never("declared `cola = never` by the architecture".into()),
+            None => ColaPermission::Allowed,
         };
         let site =
             LinearSite { path: path.clone(), node: y.node, weight, permission, span: Some(span) };
@@ -240,16 +297,6 @@ impl Lowering<'_> {
         )?;
         self.op(frame, Op::Pointwise { program: add_row() }, &[y, bias], &path, span)
             .map(Bound::Tensor)
-    }
-
-    /// Whether an argument is there: a conditional without `else` may not be.
-    fn is_present(&mut self, frame: &Frame, expr: &Expr) -> Result<bool, Diagnostic> {
-        match &expr.kind {
-            ExprKind::Conditional { condition, otherwise: None, .. } => {
-                self.condition(frame, condition)
-            }
-            _ => Ok(true),
-        }
     }
 
     /// The weight that a label names, seen from here: in this path, or one around it. `None` if the condition is false.
@@ -341,60 +388,6 @@ impl Lowering<'_> {
         let y = self.op(frame, Op::Embedding, &[ids, table.1], &path, span)?;
         self.set_weight(&path, table);
         Ok(Bound::Tensor(y))
-    }
-
-    fn rope(
-        &mut self,
-        frame: &mut Frame,
-        arguments: &Arguments<'_>,
-        x: Tensor,
-        path: &str,
-        span: Span,
-    ) -> Result<Tensor, Diagnostic> {
-        let written = arguments.required("theta");
-        let theta = self.number(frame, written)?;
-        if theta <= 0.0 {
-            return Err(Diagnostic::error(
-                codes::OPERAND,
-                format!("a base of {theta} gives no frequencies"),
-            )
-            .at(written.span, "must be positive")
-            .help("write a positive number such as 10000"));
-        }
-        let shape = self.graph.ty(x).shape.clone();
-        let [_, positions, _, head_dim] = shape.0.as_slice() else {
-            let expected = "[batch, seq, heads, head_dim]";
-            let error = TypeError::Form { op: "rope", operand: 0, expected, found: shape };
-            return Err(self.mismatch(&error, &[x], span));
-        };
-        // The rule itself refuses an odd head_dim.
-        let pairs = colac_plan::Axis::anonymous(head_dim.extent / 2);
-        let ty = TensorType::new(DType::F32, Shape(vec![positions.clone(), pairs]));
-        let theta = Real::new(theta);
-        let key = (theta, positions.extent, head_dim.extent / 2);
-        let (cos, sin) = match self.tables.get(&key) {
-            Some(tables) => *tables,
-            None => {
-                let origin = self.origin("rope", span);
-                let cos = self.graph.constant(
-                    ConstantContent::RopeCos { theta },
-                    ty.clone(),
-                    origin.clone(),
-                );
-                let sin = self.graph.constant(ConstantContent::RopeSin { theta }, ty, origin);
-                self.tables.insert(key, (cos, sin));
-                (cos, sin)
-            }
-        };
-        let made = self.graph.op(
-            Op::Rope { inverse: false },
-            &[x, cos, sin],
-            self.origin(path, span),
-            Phase::Forward,
-            frame.scope,
-        );
-        // The tables are ours: only the value rotated is the user's.
-        made.map(|results| results[0]).map_err(|error| self.mismatch(&error, &[x], span))
     }
 
     fn attention(
@@ -500,7 +493,7 @@ impl Lowering<'_> {
 }
 
 /// `a + row`.
-fn add_row() -> Program {
+pub(super) fn add_row() -> Program {
     let mut builder = Builder::new();
     let (a, row) = (builder.input(InputForm::Elements), builder.input(InputForm::Row));
     let sum = builder.binary(Binary::Add, a, row);

@@ -3,11 +3,13 @@
 //! Owns how the objective reads a model's result. Must not know how the loss is computed.
 
 use colac_plan::Op;
+use colac_plan::pointwise::{InputForm, Program};
 use colac_plan::program::Phase;
 
 use crate::diagnostics::{Diagnostic, Span};
-use crate::graph::{Input, NodeKind, Output};
+use crate::graph::{Input, NodeId, NodeKind, Output, Value as Tensor};
 use crate::language::architecture::Objective;
+use crate::lower::call::add_row;
 use crate::lower::{Bound, Lowering, codes};
 
 /// Elements of logits that the loss holds at a time: 32 MiB of f32. Each chunk reads the whole weight once, so chunks
@@ -25,28 +27,27 @@ fn chunk(vocabulary: u64, positions: u64) -> u32 {
     u32::try_from(wanted.min(positions.max(1))).unwrap_or(u32::MAX)
 }
 
+/// The model's result taken apart: a linear, a row added to it, a function of the sum.
+struct HeadForm {
+    linear: NodeId,
+    bias: Option<Tensor>,
+    function: Option<Program>,
+}
+
+/// The help for every result that is none.
+const WANTED: &str = "return a `linear` with one output for each entry of the vocabulary, with or without bias, or a \
+                      function of it alone, such as 30 * tanh(logits / 30)";
+
 impl Lowering<'_> {
     /// Declares the model's outputs.
     pub(super) fn head(&mut self, result: Bound, span: Span) -> Result<(), Diagnostic> {
         let Objective::NextToken = self.architecture.objective;
-        let wrong = |what: String| {
-            Diagnostic::error(
-                codes::HEAD,
-                "the objective needs the result of a linear without bias",
-            )
-            .at(span, what)
-            .help("return a call of `linear` with one output for each entry of the vocabulary")
-        };
         let logits = match result {
             Bound::Tensor(tensor) => tensor,
             Bound::Wrong => return Ok(()),
-            other => return Err(wrong(format!("this is {}", other.describe()))),
+            other => return Err(not_logits(span, format!("this is {}", other.describe()))),
         };
-        let node = self.graph.node(logits.node);
-        if node.kind != NodeKind::Op(Op::Linear) {
-            return Err(wrong("not the result of a linear without bias".into()));
-        }
-        let (path, scope) = (node.origin.path.clone(), node.scope);
+        let form = self.head_form(logits, span)?;
         let shape = self.graph.ty(logits).shape.clone();
         if shape.ndim() != 3 {
             return Err(Diagnostic::error(
@@ -57,17 +58,101 @@ impl Lowering<'_> {
             .help("return a value of the form [batch, seq, vocabulary]"));
         }
         self.graph.add_output(Output::Logits, logits);
-        let operands = self.graph.operands(logits.node);
+        let node = self.graph.node(form.linear);
+        let (path, scope) = (node.origin.path.clone(), node.scope);
+        let operands = self.graph.operands(form.linear);
         let (ty, origin) = (self.id_type(), self.origin(Input::Labels.name(), span));
         let labels = self.graph.input(Input::Labels, ty, origin);
-        let op = Op::HeadLoss { chunk: chunk(shape.width(), shape.rows()) };
-        let inputs = [operands[0], operands[1], labels];
+        let op = Op::HeadLoss {
+            chunk: chunk(shape.width(), shape.rows()),
+            bias: form.bias.is_some(),
+            transform: form.function,
+        };
+        let mut inputs = vec![operands[0], operands[1], labels];
+        inputs.extend(form.bias);
         let origin = self.origin(&path, span);
         let loss = self.graph.op(op, &inputs, origin, Phase::Forward, scope);
         let loss = loss.map_err(|error| self.mismatch(&error, &inputs, span))?[0];
         self.graph.add_output(Output::Loss, loss);
         Ok(())
     }
+
+    /// Walks from the result to its linear; what stands between is the function, and next to the linear the bias.
+    fn head_form(&self, logits: Tensor, span: Span) -> Result<HeadForm, Diagnostic> {
+        let mut value = logits;
+        // From the result inwards.
+        let mut programs: Vec<&Program> = Vec::new();
+        loop {
+            let node = self.graph.node(value.node);
+            let operands = self.graph.operands(value.node);
+            let (bias, linear) = match &node.kind {
+                NodeKind::Op(Op::Linear) => (None, value.node),
+                NodeKind::Op(Op::Pointwise { program }) => match operands[..] {
+                    [operand] if program.inputs[..] == [InputForm::Elements] => {
+                        programs.push(program);
+                        value = operand;
+                        continue;
+                    }
+                    [y, bias] if *program == add_row() && self.is_parameter(bias) => {
+                        let NodeKind::Op(Op::Linear) = self.graph.node(y.node).kind else {
+                            return Err(self.blocked(value, bias, span));
+                        };
+                        (Some(bias), y.node)
+                    }
+                    _ => {
+                        let linear = |v: &Tensor| {
+                            matches!(self.graph.node(v.node).kind, NodeKind::Op(Op::Linear))
+                        };
+                        let other = operands.iter().find(|v| !linear(v)).copied();
+                        return Err(self.blocked(value, other.unwrap_or(operands[0]), span));
+                    }
+                },
+                _ => {
+                    let mut diagnostic = not_logits(span, "not made by a `linear`".into());
+                    if let Some(made) = node.origin.span.filter(|made| *made != span) {
+                        diagnostic = diagnostic.at(made, "this is where it comes from");
+                    }
+                    return Err(diagnostic);
+                }
+            };
+            let function = (!programs.is_empty()).then(|| {
+                Program::unary(|builder, x| {
+                    programs.iter().rev().fold(x, |y, program| builder.inline(program, &[y])[0])
+                })
+            });
+            // A function that came to nothing, such as a factor of 1.
+            let function = function.filter(|program| program.arithmetic() > 0);
+            if let Some(Err(reason)) = function.as_ref().map(Program::check) {
+                return Err(not_logits(span, format!("its function cannot be computed: {reason}")));
+            }
+            return Ok(HeadForm { linear, bias, function });
+        }
+    }
+
+    fn is_parameter(&self, value: Tensor) -> bool {
+        matches!(self.graph.node(value.node).kind, NodeKind::Parameter(_))
+    }
+
+    /// Logits that depend on something besides the linear.
+    fn blocked(&self, value: Tensor, other: Tensor, span: Span) -> Diagnostic {
+        let mut diagnostic =
+            Diagnostic::error(codes::HEAD, "the logits may depend on nothing but their linear")
+                .at(span, "returned here");
+        if let Some(made) = self.graph.node(value.node).origin.span.filter(|made| *made != span) {
+            diagnostic = diagnostic.at(made, "combined here");
+        }
+        if let Some(made) = self.graph.node(other.node).origin.span {
+            diagnostic = diagnostic.at(made, "with this");
+        }
+        diagnostic.help(
+            "the loss is computed without ever holding the logits: move other values in front of the linear, as a learned \
+             scale of its operand, and a bias into the call as `bias = true`",
+        )
+    }
+}
+
+fn not_logits(span: Span, what: String) -> Diagnostic {
+    Diagnostic::error(codes::HEAD, "the objective needs logits").at(span, what).help(WANTED)
 }
 
 #[cfg(test)]

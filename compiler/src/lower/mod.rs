@@ -12,9 +12,9 @@
 //! here, because they read only the configuration. All that stands between operations is pointwise: one expression
 //! gives one [`colac_plan::Op::Pointwise`] node, except that a labelled call keeps a node of its own.
 //!
-//! The value that a model returns is the result of its last linear. It stays in the graph as
-//! [`crate::graph::Output::Logits`]; beside it stands the loss over the same input and weight, which never stores
-//! logits (see [`crate::graph`]).
+//! The value that a model returns is the result of its last linear, or a function of that. It stays in the graph as
+//! [`crate::graph::Output::Logits`]; beside it stands the loss over the same input, weight, bias and function, which
+//! never stores logits (see [`crate::graph`]).
 
 mod call;
 pub mod codes;
@@ -25,11 +25,14 @@ mod norm;
 mod parameter;
 mod pointwise;
 mod regularize;
+mod rope;
+mod rows;
 mod statement;
 
 use std::collections::BTreeMap;
 
 use colac_plan::op::Real;
+use colac_plan::parameter::RopeScaling;
 use colac_plan::{Axis, DType, Shape, TensorType};
 
 use crate::diagnostics::{Diagnostic, Diagnostics, SourceId, Sources, Span, did_you_mean};
@@ -173,7 +176,8 @@ pub fn lower(
         nested_calls: 0,
     };
     let model = &architecture.body.model;
-    let mut frame = Frame { path: String::new(), scope: None, names: Vec::new() };
+    let mut frame =
+        Frame { path: String::new(), scope: None, names: Vec::new(), lists: BTreeMap::new() };
     for input in &model.inputs {
         let tokens = lowering.tokens(input.name.span);
         frame.names.push((input.name.text.clone(), Bound::Tensor(tokens)));
@@ -226,6 +230,8 @@ struct Frame {
     scope: Option<ScopeId>,
     /// Names with what they stand for; the last of a name counts.
     names: Vec<(String, Bound)>,
+    /// Values kept under numbers, by the name of the list.
+    lists: BTreeMap<String, BTreeMap<i64, Bound>>,
 }
 
 impl Frame {
@@ -256,8 +262,8 @@ struct Lowering<'a> {
     checkpoint_names: BTreeMap<String, Span>,
     /// Tensors of a checkpoint that hold several parameters, with what is known of them so far.
     joined: BTreeMap<String, Vec<joined::Member>>,
-    /// Tables of rotary positions by base, positions and pairs.
-    tables: BTreeMap<(Real, u64, u64), (Tensor, Tensor)>,
+    /// Tables of rotary positions by base, scaling, positions and pairs.
+    tables: BTreeMap<(Real, RopeScaling, u64, u64), (Tensor, Tensor)>,
     /// Dropouts so far, by path.
     dropouts: BTreeMap<String, u64>,
     /// Elements of all parameters.

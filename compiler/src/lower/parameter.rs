@@ -19,9 +19,9 @@ use crate::lower::{Frame, Labelled, Lowering, MOST_ELEMENTS, codes, too_large};
 pub(super) struct Parameter<'a> {
     /// Path of the operation: `layers.3.self_attn.q_proj`.
     pub(super) path: &'a str,
-    /// `weight` or `bias`.
+    /// `weight` or `bias`; empty for a parameter that is all there is under its path.
     pub(super) tensor: &'static str,
-    /// The kind that `use` speaks of: `linear`, `embedding`, `rms_norm` or `bias`.
+    /// The kind that `use` speaks of: `linear`, `embedding`, `rms_norm`, `bias` or `parameter`.
     pub(super) kind: &'static str,
     /// Extents.
     pub(super) extents: &'a [u64],
@@ -81,8 +81,12 @@ impl Lowering<'_> {
             return Err(too_large(span, "more than 2^48 parameters"));
         }
         let initialization = self.initialization(frame, parameter)?;
+        let with_kind = |path: &str| match tensor {
+            "" => path.to_owned(),
+            tensor => format!("{path}.{tensor}"),
+        };
         let name = |(name, layout): (String, Layout)| CheckpointName {
-            name: format!("{name}.{tensor}"),
+            name: with_kind(&name),
             transposed: role == Role::Matrix && layout == Layout::InOut,
             part: None,
         };
@@ -101,7 +105,7 @@ impl Lowering<'_> {
             .help("make the rules of `[weights]` give them different names"));
         }
         let info = ParameterInfo {
-            path: format!("{path}.{tensor}"),
+            path: with_kind(path),
             ty: TensorType::new(colac_plan::DType::F32, Shape::of(extents)),
             initialization,
             role,

@@ -8,7 +8,7 @@ use colac_plan::program::Phase;
 use colac_plan::{Axis, Op};
 
 use crate::diagnostics::{Diagnostic, SourceId, Span};
-use crate::graph::Value as Tensor;
+use crate::graph::{Value as Tensor, View};
 use crate::language::activation::{self, Activation};
 use crate::language::codes as language_codes;
 use crate::language::syntax::{BinaryOperator, Expr, ExprKind, UnaryOperator};
@@ -79,50 +79,12 @@ impl Lowering<'_> {
     pub(super) fn pointwise_node(
         &mut self,
         frame: &Frame,
-        mut program: Program,
+        program: Program,
         operands: &[(Tensor, Span)],
         label: Option<String>,
         span: Span,
     ) -> Result<Tensor, Diagnostic> {
-        let shape = |tensor: &Tensor| self.graph.ty(*tensor).shape.clone();
-        let widest = operands.iter().rev().max_by_key(|(tensor, _)| shape(tensor).width()).copied();
-        // One number for each row meets every element of that row.
-        let spreads = |tensor: &Tensor, over: &Tensor| {
-            let (one, all) = (shape(tensor), shape(over));
-            one.width() == 1 && one.same_extents(&all.with_width(Axis::anonymous(1)))
-        };
-        if let Some((first, first_span)) = widest
-            && let Some(&(other, other_span)) = operands.iter().find(|(other, _)| {
-                !shape(other).same_extents(&shape(&first)) && !spreads(other, &first)
-            })
-        {
-            let made = |tensor: Tensor| self.graph.node(tensor.node).origin.span;
-            let shape = |tensor: Tensor| self.graph.ty(tensor).shape.to_string();
-            let mut diagnostic = Diagnostic::error(
-                codes::SHAPE_MISMATCH,
-                "values of different shapes cannot be combined element by element",
-            )
-            .at(first_span, format!("this is {}", shape(first)))
-            .at(other_span, format!("this is {}", shape(other)));
-            for (tensor, used) in [(first, first_span), (other, other_span)] {
-                if let Some(span) = made(tensor).filter(|span| *span != used) {
-                    diagnostic = diagnostic.at(span, format!("{} is made here", shape(tensor)));
-                }
-            }
-            let calls = [made(first), made(other)].into_iter().flatten();
-            return Err(self
-                .blame_settings(diagnostic, calls)
-                .help("make both the same, in the body or by the settings their sizes come from"));
-        }
-        let tensors: Vec<Tensor> = operands.iter().map(|(tensor, _)| *tensor).collect();
-        if let Some((widest, _)) = widest {
-            let forms = program.inputs.iter_mut().zip(&tensors);
-            for (form, tensor) in forms {
-                if !shape(tensor).same_extents(&shape(&widest)) {
-                    *form = InputForm::Column;
-                }
-            }
-        }
+        let (program, tensors, split) = self.broadcast(frame, program, operands, span)?;
         if let Err(reason) = program.check() {
             return Err(Diagnostic::error(
                 codes::OPERAND,
@@ -136,6 +98,12 @@ impl Lowering<'_> {
         let made =
             self.graph.op(Op::Pointwise { program }, &tensors, origin, Phase::Forward, frame.scope);
         let tensor = made.map_err(|error| self.mismatch(&error, &tensors, span))?[0];
+        let result = match split {
+            Some(head_dim) => {
+                self.view(frame, View::SplitHeads { head_dim }, tensor, &path, span)?
+            }
+            None => tensor,
+        };
         if let Some(label) = label {
             self.name(label, span)?;
             if let [operand] = tensors[..]
@@ -144,7 +112,96 @@ impl Lowering<'_> {
                 self.graph.bypassable.push(tensor.node);
             }
         }
-        Ok(tensor)
+        Ok(result)
+    }
+
+    /// How each operand meets the elements of the largest: as one of its shape, one row for all rows, one number for each
+    /// row, or one number. A row as wide as all heads together meets them merged; then the width is given by which the
+    /// result is split again.
+    fn broadcast(
+        &mut self,
+        frame: &Frame,
+        mut program: Program,
+        operands: &[(Tensor, Span)],
+        span: Span,
+    ) -> Result<(Program, Vec<Tensor>, Option<u64>), Diagnostic> {
+        let mut tensors: Vec<Tensor> = operands.iter().map(|(tensor, _)| *tensor).collect();
+        // The first of the widest of those with the most axes.
+        let Some(&(largest, largest_span)) = operands.iter().rev().max_by_key(|(tensor, _)| {
+            let shape = &self.graph.ty(*tensor).shape;
+            (shape.ndim(), shape.width())
+        }) else {
+            return Ok((program, tensors, None));
+        };
+        let shape = self.graph.ty(largest).shape.clone();
+        let merged_width = match shape.0.as_slice() {
+            [_, _, .., heads, dim] => heads.extent.checked_mul(dim.extent),
+            _ => None,
+        };
+        let mut merged = false;
+        for (at, &(tensor, used)) in operands.iter().enumerate() {
+            let other = &self.graph.ty(tensor).shape;
+            let row = other.ndim() == 1 && shape.ndim() > 1;
+            program.inputs[at] = if other.same_extents(&shape) {
+                InputForm::Elements
+            } else if other.ndim() == 0 {
+                InputForm::Scalar
+            } else if row && other.width() == shape.width() {
+                InputForm::Row
+            } else if row && Some(other.width()) == merged_width {
+                merged = true;
+                InputForm::Row
+            } else if other.same_extents(&shape.with_width(Axis::anonymous(1))) {
+                InputForm::Column
+            } else {
+                return Err(self.cannot_meet((largest, largest_span), (tensor, used)));
+            };
+        }
+        if !merged {
+            return Ok((program, tensors, None));
+        }
+        for at in 0..tensors.len() {
+            let fits = match program.inputs[at] {
+                InputForm::Elements | InputForm::Scalar => true,
+                InputForm::Row => Some(self.graph.ty(tensors[at]).shape.width()) == merged_width,
+                InputForm::Column => false,
+            };
+            if !fits {
+                return Err(Diagnostic::error(
+                    codes::SHAPE_MISMATCH,
+                    "one expression combines a row over all heads with something for each head",
+                )
+                .at(operands[at].1, format!("this is {}", self.graph.ty(tensors[at]).shape))
+                .at(largest_span, format!("this is {shape}"))
+                .help("assign one of both steps to a name first"));
+            }
+            if program.inputs[at] == InputForm::Elements {
+                tensors[at] = self.view(frame, View::MergeHeads, tensors[at], &frame.path, span)?;
+            }
+        }
+        Ok((program, tensors, Some(shape.width())))
+    }
+
+    fn cannot_meet(&self, first: (Tensor, Span), other: (Tensor, Span)) -> Diagnostic {
+        let made = |tensor: Tensor| self.graph.node(tensor.node).origin.span;
+        let shape = |tensor: Tensor| self.graph.ty(tensor).shape.to_string();
+        let mut diagnostic = Diagnostic::error(
+            codes::SHAPE_MISMATCH,
+            "values of different shapes cannot be combined element by element",
+        );
+        for (tensor, used) in [first, other] {
+            diagnostic = diagnostic.at(used, format!("this is {}", shape(tensor)));
+        }
+        for (tensor, used) in [first, other] {
+            if let Some(span) = made(tensor).filter(|span| *span != used) {
+                diagnostic = diagnostic.at(span, format!("{} is made here", shape(tensor)));
+            }
+        }
+        let calls = [made(first.0), made(other.0)].into_iter().flatten();
+        self.blame_settings(diagnostic, calls).help(
+            "make both the same, in the body or by the settings their sizes come from; a row of the innermost width, one \
+             over all heads, one number for each row and a single number meet any value",
+        )
     }
 
     /// The register of a part of a pointwise expression. The outermost part may carry a label: it is what the node is

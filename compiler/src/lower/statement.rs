@@ -2,6 +2,8 @@
 //!
 //! Owns what is bound where. Must not know operations: those are in [`super::call`].
 
+use std::collections::BTreeMap;
+
 use colac_plan::Op;
 use colac_plan::op::Mask;
 
@@ -11,7 +13,7 @@ use crate::language::codes as language_codes;
 use crate::language::expression::{self, Value};
 use crate::language::operations::{bind, operation};
 use crate::language::syntax::{
-    BinaryOperator, Call, Expr, ExprKind, Repeat, Statement, UnaryOperator,
+    BinaryOperator, Call, Expr, ExprKind, Name, Repeat, Statement, UnaryOperator,
 };
 use crate::lower::{Bound, Frame, Lowering, MOST_NESTED_CALLS, MOST_NODES, codes, too_large};
 
@@ -33,6 +35,14 @@ impl Lowering<'_> {
                     match frame.names.iter_mut().rev().find(|(known, _)| *known == name.text) {
                         Some((_, known)) => *known = bound,
                         None => frame.names.push((name.text.clone(), bound)),
+                    }
+                }
+                Statement::Keep { list, index, value } => {
+                    let result = self.expression(frame, value);
+                    let bound = self.report(result).unwrap_or(Bound::Wrong);
+                    let index = self.index(frame, index);
+                    if let Some(index) = self.report(index) {
+                        frame.lists.entry(list.text.clone()).or_default().insert(index, bound);
                     }
                 }
                 Statement::Return { value, .. } => {
@@ -126,7 +136,45 @@ impl Lowering<'_> {
                 _ => self.setting(frame, expr).map(Bound::Setting),
             },
             ExprKind::Call(call) => self.call(frame, expr, call),
+            ExprKind::Element { list, index } => self.element(frame, list, index, expr.span),
         }
+    }
+
+    /// A value kept under a number.
+    fn element(
+        &mut self,
+        frame: &Frame,
+        list: &Name,
+        index: &Expr,
+        span: Span,
+    ) -> Result<Bound, Diagnostic> {
+        let at = self.index(frame, index)?;
+        let kept = frame.lists.get(&list.text);
+        if let Some(bound) = kept.and_then(|kept| kept.get(&at)) {
+            return Ok(bound.clone());
+        }
+        let known: Vec<String> =
+            kept.into_iter().flat_map(|kept| kept.keys()).map(i64::to_string).collect();
+        let known = match known.as_slice() {
+            [] => "nothing is kept in it up to here".to_owned(),
+            known => format!("up to here it has {}", known.join(", ")),
+        };
+        Err(Diagnostic::error(
+            codes::OPERAND,
+            format!("nothing is kept in `{}` under {at}", list.text),
+        )
+        .at(span, known)
+        .help("keep the value before it is read, or read it under a condition"))
+    }
+
+    /// A whole number of the configuration or a repeat.
+    fn index(&mut self, frame: &Frame, expr: &Expr) -> Result<i64, Diagnostic> {
+        let value = self.setting(frame, expr)?;
+        value.as_integer().ok_or_else(|| {
+            Diagnostic::error(codes::OPERAND, "values are kept under whole numbers")
+                .at(expr.span, format!("this is {value}"))
+                .help("write a whole number, such as the index of a repeat")
+        })
     }
 
     fn arithmetic(&mut self, frame: &mut Frame, expr: &Expr) -> Result<Bound, Diagnostic> {
@@ -188,7 +236,7 @@ impl Lowering<'_> {
         }
         let path =
             call.label.as_ref().map_or_else(|| frame.path.clone(), |label| frame.join(&label.text));
-        let mut inner = Frame { path, scope: frame.scope, names };
+        let mut inner = Frame { path, scope: frame.scope, names, lists: BTreeMap::new() };
         self.calls += 1;
         if self.calls > MOST_NODES || self.graph.id_bound() > MOST_NODES {
             return Err(too_large(span, "more than 262144 operations or calls of blocks"));
@@ -242,6 +290,7 @@ impl Lowering<'_> {
                     .any(|(known, _)| *known == call.name.text);
                 only_settings &= constant && call.label.is_none();
             }
+            ExprKind::Element { .. } => only_settings = false,
             _ => {}
         });
         only_settings

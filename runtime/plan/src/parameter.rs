@@ -90,16 +90,44 @@ pub struct Constant {
 /// What a constant holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ConstantContent {
-    /// `[seq, head_dim/2]`: `cos(position · theta^(-2i/head_dim))`; arXiv 2104.09864.
+    /// `[seq, pairs]`: `cos(position · f(i))` with the frequencies `f(i) = theta^(-i/pairs)`, scaled; arXiv 2104.09864.
     RopeCos {
         /// Base of the frequencies.
         theta: Real,
+        /// What becomes of the frequencies.
+        scaling: RopeScaling,
     },
-    /// `[seq, head_dim/2]`: `sin(position · theta^(-2i/head_dim))`.
+    /// `[seq, pairs]`: `sin(position · f(i))`.
     RopeSin {
         /// Base of the frequencies.
         theta: Real,
+        /// What becomes of the frequencies.
+        scaling: RopeScaling,
     },
     /// `[.., seq]` i32: the index along the innermost axis, the same in every row.
     Positions,
+}
+
+/// How rotary frequencies are changed for rows longer than those a model began with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum RopeScaling {
+    /// Not at all.
+    None,
+    /// All are divided by a number; arXiv 2306.15595.
+    Linear {
+        /// The number.
+        factor: Real,
+    },
+    /// By wavelength `λ = 2π/f`: where `original_length/λ` is below `low_frequency_factor`, a frequency is divided by
+    /// `factor`; where it is above `high_frequency_factor`, it stays; between, both are mixed in proportion.
+    Bands {
+        /// What low frequencies are divided by.
+        factor: Real,
+        /// Turns within the original length below which a frequency is low.
+        low_frequency_factor: Real,
+        /// Turns within the original length above which a frequency is high.
+        high_frequency_factor: Real,
+        /// Positions of the rows that a model began with.
+        original_length: u64,
+    },
 }

@@ -46,7 +46,7 @@ fn another_place_in_the_arena_or_another_evaluation_batch_moves_only_the_file() 
     let evaluated = moved(|p| {
         // `evaluate` with a batch of its own: another operation count is change enough.
         let operation = p.programs[2].operations.last_mut().unwrap();
-        operation.op = Op::HeadLoss { chunk: 3 };
+        operation.op = Op::HeadLoss { chunk: 3, bias: false, transform: None };
     });
     assert_eq!(evaluated, only_file);
 }

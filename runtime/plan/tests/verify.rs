@@ -5,7 +5,7 @@
 mod common;
 
 use colac_plan::op::{Mask, Scores};
-use colac_plan::parameter::{ConstantContent, Initialization, Part};
+use colac_plan::parameter::{ConstantContent, Initialization, Part, RopeScaling};
 use colac_plan::plan::RuntimeScalar;
 use colac_plan::pointwise::{self, Program as Pointwise};
 use colac_plan::program::{Phase, When, Write};
@@ -108,7 +108,7 @@ const CASES: &[Case] = &[
     (Rule::Types, "it has 2 results, not 1", |p| { let w = id(p, "inner"); writer(p, "y").results.push(w); }),
     (Rule::Types, "must be f32", |p| tensor(p, "rstd").ty.dtype = DType::Bf16),
     (Rule::Types, "must be i32", |p| { let x = id(p, "x"); let o = writer(p, "train.loss"); o.operands[2] = x; }),
-    (Rule::Types, "a chunk must hold", |p| writer(p, "train.loss").op = Op::HeadLossWithGradient { chunk: 0 }),
+    (Rule::Types, "a chunk must hold", |p| writer(p, "train.loss").op = Op::HeadLossWithGradient { chunk: 0, bias: false, transform: None }),
     (Rule::Types, "which is not computed yet", |p| {
         let Op::Pointwise { program } = &mut writer(p, "inner").op else { panic!("pointwise") };
         program.instructions.swap(0, 3);
@@ -223,7 +223,7 @@ const CASES: &[Case] = &[
     (Rule::Constants, "or has two", |p| p.constants.push(p.constants[0].clone())),
     (Rule::Constants, "it has no content", |p| { p.constants.pop(); }),
     (Rule::Constants, "is no constant", |p| p.constants[0].tensor = id(p, "x")),
-    (Rule::Constants, "cannot hold", |p| p.constants[0].content = ConstantContent::RopeCos { theta: Real::new(0.0) }),
+    (Rule::Constants, "cannot hold", |p| p.constants[0].content = ConstantContent::RopeCos { theta: Real::new(0.0), scaling: RopeScaling::None }),
     (Rule::Constants, "cannot hold", |p| { let t = tensor(p, "sin"); t.ty = TensorType::f32(&[3]); t.strides = vec![1]; }),
     (Rule::Roles, "same tensor", |p| p.roles.loss_scale = p.roles.learning_rate),
     (Rule::Roles, "cannot be `step`", |p| p.roles.step = id(p, "x")),

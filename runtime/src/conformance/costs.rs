@@ -2,7 +2,7 @@
 //! a table of arithmetic per element that says what it counts.
 
 use colac_plan::op::{Mask, Scores};
-use colac_plan::pointwise::Instruction;
+use colac_plan::pointwise::{Instruction, Program};
 use colac_plan::{Op, TensorType};
 
 use super::samples::{self, Sample};
@@ -35,6 +35,18 @@ fn doubled_pairs(mask: Mask, seq: u64) -> u64 {
         Mask::Window(width) => u64::from(width).min(seq),
     };
     2 * pairs - edge
+}
+
+/// Instructions of a program that compute something.
+fn arithmetic(program: &Program) -> u64 {
+    let computes = |i: &Instruction| match i {
+        Instruction::Input(_) | Instruction::Constant(_) => 0,
+        Instruction::Unary(..)
+        | Instruction::Binary(..)
+        | Instruction::Select(..)
+        | Instruction::Round(..) => 1,
+    };
+    program.instructions.iter().map(computes).sum()
 }
 
 fn count(sample: &Sample) -> Count {
@@ -91,7 +103,7 @@ fn count(sample: &Sample) -> Count {
         // For four elements ten rounds of two products, four exclusive ors and two additions; then compare and multiply.
         Op::Dropout { .. } => (0, (10 * (2 + 4 + 2) / 4 + 2) * elements(0), read + written),
         // Four products and two sums for a pair.
-        Op::Rope { .. } => (0, 6 * (elements(0) / 2), read + written),
+        Op::Rope { .. } => (0, 6 * elements(0) / last(0) * last(1), read + written),
         // q kᵀ and p v.
         Op::Attention { scores } => {
             let (products, other) = attention(0, scores, 1);
@@ -103,21 +115,25 @@ fn count(sample: &Sample) -> Count {
             (products, other, read + written)
         }
         Op::Pointwise { program } => {
-            let computes = |i: &Instruction| match i {
-                Instruction::Input(_) | Instruction::Constant(_) => 0,
-                Instruction::Unary(..)
-                | Instruction::Binary(..)
-                | Instruction::Select(..)
-                | Instruction::Round(..) => 1,
-            };
-            let each: u64 = program.instructions.iter().map(computes).sum();
-            (0, each * size(&sample.results[0]) / 4, read + written)
+            (0, arithmetic(program) * size(&sample.results[0]) / 4, read + written)
         }
         Op::ColumnSum => (0, elements(0), read + written),
         // The logits; subtract the maximum, exponential, add.
-        Op::HeadLoss { .. } => (2 * logits(2) * last(0), logits(3), read + written),
-        // The logits, dx and dw; then also divide, scale.
-        Op::HeadLossWithGradient { .. } => (2 * logits(6) * last(0), logits(5), read + written),
+        Op::HeadLoss { bias, transform, .. } => {
+            let each = 3 + u64::from(*bias) + transform.as_ref().map_or(0, arithmetic);
+            (2 * logits(2) * last(0), logits(each), read + written)
+        }
+        // The logits, dx and dw; then also divide, scale, and add to the bias's gradient.
+        Op::HeadLossWithGradient { bias, transform, .. } => {
+            let both = transform.as_ref();
+            let both = both.map_or(0, |t| arithmetic(&t.function) + arithmetic(&t.derivative));
+            let each = 5 + 2 * u64::from(*bias) + both;
+            (2 * logits(6) * last(0), logits(each), read + written)
+        }
+        // The rest of the operand is not read.
+        Op::Slice { .. } => (0, 0, 2 * written),
+        Op::Concat { .. } | Op::Shift { .. } => (0, 0, read + written),
+        Op::Sum => (0, elements(0), read + written),
         Op::GradientNorm => (0, 2 * elements(0), read + written),
         // Clip; 3 for m, 4 for v; correction and root of v, epsilon; rate with correction times m, divide; decay,
         // subtract. Four rows are read and three written.
@@ -178,9 +194,21 @@ fn workspace_is_as_documented() {
                 (sums - rows) * up(leading.iter().product::<u64>().div_ceil(256) * width * 4)
             }
             // A chunk of logits in f32 and of losses in f64.
-            Op::HeadLoss { chunk } | Op::HeadLossWithGradient { chunk } => {
+            Op::HeadLoss { chunk, .. }
+            | Op::HeadLossWithGradient { chunk, transform: None, .. } => {
                 let positions = (extents(0)[0] * extents(0)[1]).min(u64::from(*chunk));
                 up(positions * extents(1)[0] * 4) + up(positions * 8)
+            }
+            // Products and logits.
+            Op::HeadLossWithGradient { chunk, transform: Some(_), .. } => {
+                let positions = (extents(0)[0] * extents(0)[1]).min(u64::from(*chunk));
+                2 * up(positions * extents(1)[0] * 4) + up(positions * 8)
+            }
+            // A sum in f64 for as many whole rows as have 65536 elements.
+            Op::Sum => {
+                let width = extents(0).last().copied().unwrap_or(1);
+                let rows = extents(0).iter().product::<u64>() / width;
+                up(rows.div_ceil((65_536 / width).max(1)) * 8)
             }
             // A sum in f64 and a flag for every 65536 elements.
             Op::GradientNorm => up(extents(0)[0].div_ceil(65_536) * 16),

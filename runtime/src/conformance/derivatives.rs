@@ -150,8 +150,24 @@ fn derivative(sample: &Sample) -> Option<Derivative> {
         }
         // The same operation on the gradient.
         Op::Dropout { .. } => vec![(0, one(sample.op.clone(), &[&dy, &o[1]]).remove(0))],
-        Op::Rope { inverse } => {
-            vec![(0, one(Op::Rope { inverse: !inverse }, &[&dy, &o[1], &o[2]]).remove(0))]
+        Op::Rope { inverse, interleaved } => {
+            let back = Op::Rope { inverse: !inverse, interleaved: *interleaved };
+            vec![(0, one(back, &[&dy, &o[1], &o[2]]).remove(0))]
+        }
+        Op::Slice { start, .. } => {
+            let width = *o[0].extents.last()? as u64;
+            vec![(0, one(Op::Concat { width, starts: vec![*start] }, &[&dy]).remove(0))]
+        }
+        Op::Concat { starts, .. } => (starts.iter().zip(o).enumerate())
+            .map(|(i, (&start, part))| {
+                let length = part.extents.last().copied().unwrap_or(1) as u64;
+                (i, one(Op::Slice { start, length }, &[&dy]).remove(0))
+            })
+            .collect(),
+        // The smallest number has no opposite; a shift beyond both ends is one past them.
+        Op::Shift { by } => {
+            let by = by.checked_neg().unwrap_or(i64::MAX);
+            vec![(0, one(Op::Shift { by }, &[&dy]).remove(0))]
         }
         Op::Attention { scores } => {
             let out = Value::new(shape, results[0].clone());
@@ -159,20 +175,22 @@ fn derivative(sample: &Sample) -> Option<Derivative> {
             let op = Op::AttentionBackward { scores: *scores };
             one(op, &[&dy, &o[0], &o[1], &o[2], &out, &lse]).into_iter().enumerate().collect()
         }
-        Op::HeadLoss { chunk } => {
+        Op::HeadLoss { .. } => {
             // The operation differentiates the plain sum, times a scale.
             let scale = -1.25;
             let scaled = value(&[], vec![scale]);
-            let op = Op::HeadLossWithGradient { chunk: *chunk };
-            let mut all = one(op, &[&o[0], &o[1], &o[2], &scaled]);
+            let op = samples::with_gradient(&sample.op);
+            let mut given = vec![&o[0], &o[1], &o[2], &scaled];
+            given.extend(o.get(3));
+            let all = one(op, &given);
             assert_eq!(all[0], results[0], "{}: the loss beside its gradient", sample.name);
-            let (dw, dx) = (all.remove(2), all.remove(1));
+            let gradients = [0, 1, 3].into_iter().zip(all.into_iter().skip(1)).collect();
             return Some(Derivative {
                 name: sample.name.clone(),
                 forward: sample.op.clone(),
                 weights: vec![scale; weights.len()],
                 operands,
-                gradients: vec![(0, dx), (1, dw)],
+                gradients,
             });
         }
         // The gradient of a broadcast row: `x + row`.
@@ -189,6 +207,22 @@ fn derivative(sample: &Sample) -> Option<Derivative> {
                 forward: Op::Pointwise { program },
                 gradients: vec![(1, one(Op::ColumnSum, &[&dy]).remove(0))],
                 operands: vec![o[0].clone(), value(&[width], draw("row", width, 1.0))],
+                weights,
+            });
+        }
+        // The gradient of a number shared by all: `x + number`.
+        Op::Sum => {
+            let mut b = Builder::new();
+            let (x, number) = (b.input(InputForm::Elements), b.input(InputForm::Scalar));
+            let sum = b.binary(Binary::Add, x, number);
+            let program = b.finish(&[(sum, DType::F32)]);
+            let weights = draw(&sample.name, o[0].elements.len(), 1.0);
+            let dy = Value { extents: o[0].extents.clone(), elements: weights.clone() };
+            return Some(Derivative {
+                name: sample.name.clone(),
+                forward: Op::Pointwise { program },
+                gradients: vec![(1, one(Op::Sum, &[&dy]).remove(0))],
+                operands: vec![o[0].clone(), value(&[], vec![0.6])],
                 weights,
             });
         }
@@ -246,7 +280,11 @@ fn backward_operations_are_derivatives() {
             "rope",
             "attention",
             "column_sum",
-            "head_loss"
+            "head_loss",
+            "slice",
+            "concat",
+            "shift",
+            "sum"
         ],
         "operations whose derivatives were checked"
     );

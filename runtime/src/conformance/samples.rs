@@ -4,12 +4,14 @@
 //! repeated ids, large numbers. Result types are written down here, not inferred, so that the shape rule has something
 //! to be compared with. Values are f32 numbers drawn from the sample's name.
 
-use colac_plan::op::{Mask, Scores, UpdateRange};
+use colac_plan::op::{LogitTransform, Mask, Scores, UpdateRange};
 use colac_plan::pointwise::{Binary, Builder, InputForm, Program, Unary};
 use colac_plan::{DType, Op, Real, Shape, TensorType};
 
 use crate::host::random::Stream;
 use crate::reference::{Value, evaluate};
+
+mod rows;
 
 /// Operands of one execution of an operation.
 #[derive(Clone, Debug)]
@@ -89,7 +91,7 @@ pub(crate) fn of(op: &Op) -> (Vec<Sample>, Option<Op>) {
         }
         Op::Dropout { .. } => (dropout(), Some(Op::RowSum { mean: false })),
         Op::RowSum { .. } => (row_sum(), Some(Op::Softmax)),
-        Op::Softmax => (softmax(), Some(Op::Rope { inverse: false })),
+        Op::Softmax => (softmax(), Some(Op::Rope { inverse: false, interleaved: false })),
         Op::Rope { .. } => (rope(), Some(Op::Attention { scores: Scores::new(Mask::Full, zero) })),
         Op::Attention { .. } => {
             (attention(), Some(Op::AttentionBackward { scores: Scores::new(Mask::Full, zero) }))
@@ -98,8 +100,13 @@ pub(crate) fn of(op: &Op) -> (Vec<Sample>, Option<Op>) {
             (attention_backward(), Some(Op::Pointwise { program: Program::sum(1) }))
         }
         Op::Pointwise { .. } => (pointwise(), Some(Op::ColumnSum)),
-        Op::ColumnSum => (column_sum(), Some(Op::HeadLoss { chunk: 1 })),
-        Op::HeadLoss { .. } => (head_loss(), Some(Op::HeadLossWithGradient { chunk: 1 })),
+        Op::ColumnSum => {
+            (column_sum(), Some(Op::HeadLoss { chunk: 1, bias: false, transform: None }))
+        }
+        Op::HeadLoss { .. } => {
+            let next = Op::HeadLossWithGradient { chunk: 1, bias: false, transform: None };
+            (head_loss(), Some(next))
+        }
         Op::HeadLossWithGradient { .. } => (head_loss_with_gradient(), Some(Op::GradientNorm)),
         Op::GradientNorm => {
             let next = Op::AdamW {
@@ -111,7 +118,11 @@ pub(crate) fn of(op: &Op) -> (Vec<Sample>, Option<Op>) {
             };
             (gradient_norm(), Some(next))
         }
-        Op::AdamW { .. } => (adamw(), None),
+        Op::AdamW { .. } => (adamw(), Some(Op::Slice { start: 0, length: 1 })),
+        Op::Slice { .. } => (rows::slice(), Some(Op::Concat { width: 1, starts: vec![0] })),
+        Op::Concat { .. } => (rows::concat(), Some(Op::Shift { by: 0 })),
+        Op::Shift { .. } => (rows::shift(), Some(Op::Sum)),
+        Op::Sum => (rows::sum(), None),
     }
 }
 
@@ -381,20 +392,26 @@ fn dropout() -> Vec<Sample> {
 
 fn rope() -> Vec<Sample> {
     let mut samples = Vec::new();
-    for extents in [[1, 1, 1, 2], [2, 65, 3, 6], [1, 17, 2, 64], [2, 129, 1, 10]] {
-        for inverse in [false, true] {
-            let angles =
-                draw("angles", (extents[1] * extents[3] / 2) as usize, std::f64::consts::PI);
+    // Axes, pairs that are turned.
+    let cases = [
+        ([1, 1, 1, 2], 1),
+        ([2, 65, 3, 6], 3),
+        ([1, 17, 2, 64], 32),
+        ([2, 129, 1, 10], 5),
+        ([2, 33, 3, 10], 2),
+        ([1, 5, 2, 7], 3),
+    ];
+    for (extents, pairs) in cases {
+        for (inverse, interleaved) in [(false, false), (true, false), (false, true), (true, true)] {
+            let angles = draw("angles", (extents[1] * pairs) as usize, std::f64::consts::PI);
             let table = |function: fn(f64) -> f64| {
-                given(
-                    &[extents[1], extents[3] / 2],
-                    angles.iter().map(|&angle| function(angle)).collect(),
-                )
+                given(&[extents[1], pairs], angles.iter().map(|&angle| function(angle)).collect())
             };
             let operands = vec![real("x", &extents, 1.0), table(libm::cos), table(libm::sin)];
             let results = vec![TensorType::f32(&extents)];
-            let name = format!("{extents:?}{}", if inverse { " back" } else { "" });
-            samples.push(Sample::new(name, Op::Rope { inverse }, operands, results));
+            let op = Op::Rope { inverse, interleaved };
+            let name = format!("{extents:?}, {pairs} pairs {}", op.attributes());
+            samples.push(Sample::new(name, op, operands, results));
         }
     }
     samples
@@ -617,26 +634,100 @@ fn ignored_labels() -> Vec<(String, Vec<Operand>, u32)> {
     vec![case("all labels ignored", 18), case("first row ignored", 9)]
 }
 
+/// Functions of logits: a factor, and a cap `3 · tanh(x / 3)`; with their derivatives.
+pub(crate) fn logit_transforms() -> [(&'static str, LogitTransform); 2] {
+    let two = |build: fn(&mut Builder, u16, u16) -> u16| {
+        let mut b = Builder::new();
+        let (x, d) = (b.input(InputForm::Elements), b.input(InputForm::Elements));
+        let y = build(&mut b, x, d);
+        b.finish(&[(y, DType::F32)])
+    };
+    fn times(b: &mut Builder, x: u16, factor: f64) -> u16 {
+        let factor = b.constant(factor);
+        b.binary(Binary::Multiply, x, factor)
+    }
+    fn tanh(b: &mut Builder, x: u16) -> u16 {
+        let three = b.constant(3.0);
+        let x = b.binary(Binary::Divide, x, three);
+        b.unary(Unary::HyperbolicTangent, x)
+    }
+    let factor = LogitTransform {
+        function: Program::unary(|b, x| times(b, x, 0.4)),
+        derivative: two(|b, _, d| times(b, d, 0.4)),
+    };
+    let cap = LogitTransform {
+        function: Program::unary(|b, x| {
+            let tanh = tanh(b, x);
+            times(b, tanh, 3.0)
+        }),
+        derivative: two(|b, x, d| {
+            let tanh = tanh(b, x);
+            let square = b.binary(Binary::Multiply, tanh, tanh);
+            let one = b.constant(1.0);
+            let slope = b.binary(Binary::Subtract, one, square);
+            b.binary(Binary::Multiply, d, slope)
+        }),
+    };
+    [("factor", factor), ("cap", cap)]
+}
+
 fn head_loss() -> Vec<Sample> {
     let ordinary = HEADS.iter().map(|case| {
         let (name, operands) = head_operands(case);
         (name, operands, case.1)
     });
-    let sample = |(name, operands, chunk): (String, Vec<Operand>, u32)| {
-        let results = vec![TensorType::f32(&operands[0].ty.shape.extents()[..1])];
-        Sample::new(name, Op::HeadLoss { chunk }, operands, results)
+    let result = |operands: &[Operand]| vec![TensorType::f32(&operands[0].ty.shape.extents()[..1])];
+    let plain = |(name, operands, chunk): (String, Vec<Operand>, u32)| {
+        let op = Op::HeadLoss { chunk, bias: false, transform: None };
+        let results = result(&operands);
+        Sample::new(name, op, operands, results)
     };
-    ordinary.chain(ignored_labels()).map(sample).collect()
+    let mut samples: Vec<Sample> = ordinary.chain(ignored_labels()).map(plain).collect();
+    let functions = logit_transforms().map(|(name, transform)| (name, Some(transform.function)));
+    let functions = [("bias alone", None)].into_iter().chain(functions);
+    for (function, transform) in functions {
+        for (case, bias) in [(&HEADS[1], true), (&HEADS[3], true), (&HEADS[2], false)] {
+            if transform.is_none() && !bias {
+                continue;
+            }
+            let (name, mut operands) = head_operands(case);
+            if bias {
+                operands.push(real("b", &[case.0[3]], 2.0));
+            }
+            let name = format!("{name}, {function}{}", if bias { " and bias" } else { "" });
+            let (chunk, transform) = (case.1, transform.clone());
+            let results = result(&operands);
+            samples.push(Sample::new(
+                name,
+                Op::HeadLoss { chunk, bias, transform },
+                operands,
+                results,
+            ));
+        }
+    }
+    samples
+}
+
+/// The loss with the gradient that belongs to a loss, for a scale. The scale stands before the bias.
+pub(crate) fn with_gradient(op: &Op) -> Op {
+    let Op::HeadLoss { chunk, bias, transform } = op else { panic!("a sample of the loss") };
+    let transform = transform.as_ref().map(|function| {
+        let known = logit_transforms().map(|(_, transform)| transform).into_iter();
+        let same = |known: &LogitTransform| known.function == *function;
+        known.into_iter().find(same).expect("made from the table")
+    });
+    Op::HeadLossWithGradient { chunk: *chunk, bias: *bias, transform }
 }
 
 fn head_loss_with_gradient() -> Vec<Sample> {
     let sample = |forward: Sample| {
-        let Op::HeadLoss { chunk } = forward.op else { panic!("a sample of the loss") };
+        let op = with_gradient(&forward.op);
         let mut operands = forward.operands;
-        operands.push(given(&[], vec![0.37]));
-        let results =
+        operands.insert(3, given(&[], vec![0.37]));
+        let mut results =
             vec![forward.results[0].clone(), operands[0].ty.clone(), operands[1].ty.clone()];
-        Sample::new(forward.name, Op::HeadLossWithGradient { chunk }, operands, results)
+        results.extend(operands.get(4).map(|bias| bias.ty.clone()));
+        Sample::new(forward.name, op, operands, results)
     };
     head_loss().into_iter().map(sample).collect()
 }
@@ -742,7 +833,7 @@ fn every_operation_has_samples() {
             names.push(name);
         }
     }
-    assert_eq!(names.len(), 21, "operations in the chain: {names:?}");
+    assert_eq!(names.len(), 25, "operations in the chain: {names:?}");
     let mut titles: Vec<String> = all().into_iter().map(|sample| sample.name).collect();
     titles.sort();
     let all = titles.len();

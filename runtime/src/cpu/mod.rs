@@ -12,6 +12,7 @@ mod adamw;
 mod attention;
 mod attention_backward;
 mod checking;
+mod copies;
 mod dropout;
 mod embedding;
 mod error;

@@ -129,6 +129,11 @@ impl Compiler<'_> {
 impl Pointwise {
     /// Compiles a checked program over operands and results of matching shapes.
     pub(crate) fn new(program: &Program, operands: Vec<Rows>, results: &[Rows]) -> Pointwise {
+        Pointwise::by_rows(program, operands, results).flattened()
+    }
+
+    /// As [`Pointwise::new`], to be run row by row with [`Pointwise::row`].
+    pub(crate) fn by_rows(program: &Program, operands: Vec<Rows>, results: &[Rows]) -> Pointwise {
         let mut last_use = vec![0; program.instructions.len()];
         for (index, instruction) in program.instructions.iter().enumerate() {
             instruction.arguments().for_each(|argument| last_use[usize::from(argument)] = index);
@@ -159,14 +164,20 @@ impl Pointwise {
         let (steps, registers) = (compiler.steps, compiler.registers);
         let operands: Vec<_> = program.inputs.iter().copied().zip(operands).collect();
         let (rows, width) = (results[0].rows, results[0].width);
-        let one_row = operands.iter().all(|(form, rows)| match form {
+        Pointwise { steps, registers, operands, outputs, rows, width }
+    }
+
+    /// All rows as one, where they follow each other without gaps and no input depends on where a row ends.
+    fn flattened(self) -> Pointwise {
+        let one_row = self.operands.iter().all(|(form, rows)| match form {
             InputForm::Elements => rows.is_packed(),
             InputForm::Row | InputForm::Column => false,
             InputForm::Scalar => true,
         });
-        if !one_row || results.iter().any(|rows| !rows.is_packed()) {
-            return Pointwise { steps, registers, operands, outputs, rows, width };
+        if !one_row || self.outputs.iter().any(|(_, rows)| !rows.is_packed()) {
+            return self;
         }
+        let Pointwise { steps, registers, operands, outputs, rows, width } = self;
         let flat = |(form, rows): (InputForm, Rows)| match form {
             InputForm::Elements => (form, rows.flat()),
             InputForm::Row | InputForm::Column | InputForm::Scalar => (form, rows),
@@ -174,6 +185,17 @@ impl Pointwise {
         let operands = operands.into_iter().map(flat).collect();
         let outputs = outputs.into_iter().map(|(register, rows)| (register, rows.flat())).collect();
         Pointwise { steps, registers, operands, outputs, rows: 1, width: rows * width }
+    }
+
+    /// Runs the program over one row. `scratch` holds [`Kernel::scratch`] numbers.
+    ///
+    /// # Safety
+    /// While this runs, nobody writes the operands of the row, and nobody else reads or writes its results.
+    pub(crate) unsafe fn row(&self, row: usize, scratch: &mut [f32]) {
+        let registers = scratch.as_chunks_mut::<TILE>().0;
+        for tile in 0..self.width.div_ceil(TILE) {
+            self.tile(row, span(tile, TILE, self.width), registers);
+        }
     }
 
     /// Runs the steps over some columns of a row.

@@ -3,23 +3,25 @@
 //! Owns the one match over [`Op`]. What passes here can be run without any further check: every view lies inside its
 //! segment, and no result shares bytes with another tensor of the operation unless the operation allows it in place.
 
-use colac_plan::op::cost::{REDUCTION_ROWS, aligned};
+use colac_plan::op::LogitTransform;
+use colac_plan::op::cost::{REDUCTION_ROWS, aligned, sum_rows};
 use colac_plan::program::Write;
 use colac_plan::{Op, Operation, Plan, Segment, Tensor, TensorId};
 
 use crate::cpu::adamw::{AdamW, pieces};
 use crate::cpu::attention::Attention;
 use crate::cpu::attention_backward::AttentionBackward;
+use crate::cpu::copies::{Concat, Shift, Slice};
 use crate::cpu::dropout::Dropout;
 use crate::cpu::embedding::{Embedding, EmbeddingBackward};
 use crate::cpu::error::{CpuError, LayoutProblem, OperationProblem};
 use crate::cpu::gemm::Product;
-use crate::cpu::head_loss::{Gradient, HeadLoss};
+use crate::cpu::head_loss::{BiasGradient, Gradient, HeadLoss, Transform};
 use crate::cpu::kernel::{Kernel, WriteMode};
 use crate::cpu::layer_norm::{LayerNorm, LayerNormBackward, VectorGradient};
 use crate::cpu::norm::{Gain, RmsNorm, RmsNormBackward};
 use crate::cpu::pointwise::Pointwise;
-use crate::cpu::reduce::{ColumnSum, GradientNorm, NORM_BLOCK, Partials};
+use crate::cpu::reduce::{ColumnSum, GradientNorm, NORM_BLOCK, Partials, Sum};
 use crate::cpu::rope::Rope;
 use crate::cpu::rows::{RowSum, Softmax};
 use crate::cpu::view::{Heads, Integers, Rows, Segments, disjoint, is_injective};
@@ -286,13 +288,14 @@ impl Preparation<'_> {
                 probability: probability.get(),
                 key: *key,
             }),
-            Op::Rope { inverse } => Box::new(Rope {
+            Op::Rope { inverse, interleaved } => Box::new(Rope {
                 x: heads(0)?,
                 cos: rows(1)?,
                 sin: rows(2)?,
                 y: heads_result(0)?,
                 in_place: !disjoint(self.operands[0], self.results[0]),
                 direction: if *inverse { -1.0 } else { 1.0 },
+                interleaved: *interleaved,
             }),
             Op::Attention { scores } => Box::new(Attention {
                 q: heads(0)?,
@@ -336,15 +339,64 @@ impl Preparation<'_> {
                 let partials = self.reduction(0, x);
                 Box::new(ColumnSum { x, y: packed_result(0)?, write: self.write(0)?, partials })
             }
-            Op::HeadLoss { chunk } => Box::new(self.head_loss(*chunk, None)?),
-            Op::HeadLossWithGradient { chunk } => {
+            Op::HeadLoss { chunk, bias, transform } => {
+                let bias = if *bias { Some(packed(3)?) } else { None };
+                let mut kernel = self.head_loss(*chunk, bias, None)?;
+                if let Some(function) = transform {
+                    kernel.transform = Some(Transform::without_gradient(function, kernel.logits));
+                }
+                Box::new(kernel)
+            }
+            Op::HeadLossWithGradient { chunk, bias, transform } => {
+                let db = match *bias {
+                    true => Some(BiasGradient { db: packed_result(3)?, write: self.write(3)? }),
+                    false => None,
+                };
                 let gradient = Gradient {
                     scale: packed(3)?,
                     dx: result(1)?,
                     dw: result(2)?,
                     write: self.write(2)?,
+                    db,
                 };
-                Box::new(self.head_loss(*chunk, Some(gradient))?)
+                let bias = if *bias { Some(packed(4)?) } else { None };
+                let mut kernel = self.head_loss(*chunk, bias, Some(gradient))?;
+                if let Some(LogitTransform { function, derivative }) = transform {
+                    let (rows, width) = (kernel.logits.rows, kernel.logits.width);
+                    let chunk = aligned((rows * width * 4) as u64);
+                    let second = self.workspace(chunk + aligned((rows * 8) as u64), rows, width);
+                    kernel.transform =
+                        Some(Transform::with_gradient(function, derivative, kernel.logits, second));
+                }
+                Box::new(kernel)
+            }
+            Op::Slice { start, length: _ } => {
+                Box::new(Slice { x: rows(0)?, start: *start as usize, y: result(0)? })
+            }
+            Op::Concat { width: _, starts } => {
+                let parts = starts.iter().enumerate();
+                let parts = parts.map(|(i, start)| Ok((*start as usize, rows(i)?)));
+                Box::new(Concat::new(parts.collect::<Result<_, CpuError>>()?, result(0)?))
+            }
+            Op::Shift { by } => {
+                let x = rows(0)?;
+                let per_position = x.rows / self.positions();
+                let sequence = per_position * self.operands[0].ty.shape.0[1].extent as usize;
+                // A shift beyond both ends is one past them, so that the product cannot overflow.
+                let limit = sequence as i64;
+                let by = (*by).clamp(-limit, limit) * per_position as i64;
+                Box::new(Shift { x, y: result(0)?, sequence, by })
+            }
+            Op::Sum => {
+                let x = rows(0)?;
+                let each = sum_rows(&self.operands[0].ty.shape) as usize;
+                Box::new(Sum {
+                    x,
+                    y: packed_result(0)?,
+                    write: self.write(0)?,
+                    rows: each,
+                    partials: self.partials(0, x.rows.div_ceil(each)),
+                })
             }
             Op::GradientNorm => {
                 let gradients = packed(0)?;
@@ -374,7 +426,18 @@ impl Preparation<'_> {
         })
     }
 
-    fn head_loss(&self, chunk: u32, gradient: Option<Gradient>) -> Result<HeadLoss, CpuError> {
+    /// Batch rows times sequence of the first operand.
+    fn positions(&self) -> usize {
+        let axes = &self.operands[0].ty.shape.0;
+        (axes[0].extent * axes[1].extent).max(1) as usize
+    }
+
+    fn head_loss(
+        &self,
+        chunk: u32,
+        bias: Option<Rows>,
+        gradient: Option<Gradient>,
+    ) -> Result<HeadLoss, CpuError> {
         let (x, weight) = (self.view(false, 0, Rows::new)?, self.view(false, 1, Rows::new)?);
         let positions = x.rows.min(chunk as usize);
         let logits = self.workspace(0, positions, weight.rows);
@@ -387,6 +450,8 @@ impl Preparation<'_> {
             seq: self.operands[0].ty.shape.0[1].extent as usize,
             logits,
             losses,
+            bias,
+            transform: None,
             gradient,
         })
     }

@@ -98,6 +98,58 @@ pub(crate) struct GradientNorm {
 }
 
 vectorised! {
+    /// `Σ x` in f64.
+    fn sum_of_elements<FUSED>(x: &[f32]) -> f64 {
+        const LANES: usize = 32;
+        let mut lanes = [0f64; LANES];
+        let (chunks, rest) = x.as_chunks::<LANES>();
+        for chunk in chunks {
+            for (lane, x) in lanes.iter_mut().zip(chunk) {
+                *lane += f64::from(*x);
+            }
+        }
+        for (lane, x) in lanes.iter_mut().zip(rest) {
+            *lane += f64::from(*x);
+        }
+        lanes.iter().sum()
+    }
+}
+
+/// [`colac_plan::Op::Sum`].
+#[derive(Debug)]
+pub(crate) struct Sum {
+    pub(crate) x: Rows,
+    /// One number.
+    pub(crate) y: Rows,
+    pub(crate) write: WriteMode,
+    /// Rows of `x` in a partial sum.
+    pub(crate) rows: usize,
+    /// One number for every so many rows; in the workspace.
+    pub(crate) partials: Partials,
+}
+
+impl Kernel for Sum {
+    fn run(&self, context: &Context<'_>) {
+        context.pool.run(self.partials.count, &|task, _| {
+            // SAFETY: this partial belongs to this task; the operand is only read.
+            unsafe {
+                let sum = span(task, self.rows, self.x.rows)
+                    .map(|row| sum_of_elements(self.x.row(row)))
+                    .sum::<f64>();
+                self.partials.part(task..task + 1)[0] = sum;
+            }
+        });
+        // SAFETY: the partials are complete and nothing else is running.
+        unsafe {
+            let sum: f64 = self.partials.part(0..self.partials.count).iter().sum();
+            let y = &mut self.y.part_mut(0, 0..1)[0];
+            let old = if self.write.adds() { f64::from(*y) } else { 0.0 };
+            *y = (old + sum) as f32;
+        }
+    }
+}
+
+vectorised! {
     /// `Σ x²` in f64.
     fn sum_of_squares<FUSED>(x: &[f32]) -> f64 {
         const LANES: usize = 32;

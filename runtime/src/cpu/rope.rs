@@ -20,6 +20,8 @@ pub(crate) struct Rope {
     pub(crate) in_place: bool,
     /// 1, or -1 to turn back.
     pub(crate) direction: f32,
+    /// Whether pairs are neighbours.
+    pub(crate) interleaved: bool,
 }
 
 vectorised! {
@@ -28,6 +30,17 @@ vectorised! {
         for (((a, b), c), s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
             let s = *s * direction;
             (*a, *b) = (*a * *c - *b * s, *b * *c + *a * s);
+        }
+    }
+}
+
+vectorised! {
+    /// Turns the pairs `(x[2i], x[2i + 1])`.
+    fn turn_neighbours<FUSED>(x: &mut [f32], cos: &[f32], sin: &[f32], direction: f32) {
+        for ((pair, c), s) in x.as_chunks_mut::<2>().0.iter_mut().zip(cos).zip(sin) {
+            let s = *s * direction;
+            let [a, b] = *pair;
+            *pair = [a * *c - b * s, b * *c + a * s];
         }
     }
 }
@@ -47,8 +60,13 @@ impl Kernel for Rope {
                         // SAFETY: operands are only read, and `x` is apart from `y`.
                         y.copy_from_slice(unsafe { self.x.vector(batch, position, head) });
                     }
-                    let (first, second) = y.split_at_mut(self.x.dim / 2);
-                    turn(first, second, cos, sin, self.direction);
+                    let y = &mut y[..2 * cos.len()];
+                    if self.interleaved {
+                        turn_neighbours(y, cos, sin, self.direction);
+                    } else {
+                        let (first, second) = y.split_at_mut(cos.len());
+                        turn(first, second, cos, sin, self.direction);
+                    }
                 }
             }
         });

@@ -2,8 +2,8 @@
 //!
 //! Owns the formulas. Computed in f64, rounded once to f32; an executor rounds to the tensor's storage.
 
-use colac_plan::parameter::{Constant, ConstantContent};
-use colac_plan::{Plan, Real};
+use colac_plan::Plan;
+use colac_plan::parameter::{Constant, ConstantContent, RopeScaling};
 
 use crate::executor::Executor;
 
@@ -31,24 +31,44 @@ pub enum Table {
 pub fn constant_values(plan: &Plan, constant: &Constant) -> Table {
     let shape = &plan.tensor(constant.tensor).ty.shape;
     let (rows, width) = (shape.rows(), shape.width());
-    match constant.content {
-        ConstantContent::RopeCos { theta } => {
-            Table::Real(rope_table(rows, width, theta, libm::cos))
-        }
-        ConstantContent::RopeSin { theta } => {
-            Table::Real(rope_table(rows, width, theta, libm::sin))
-        }
+    let (theta, scaling, function): (_, _, fn(f64) -> f64) = match constant.content {
+        ConstantContent::RopeCos { theta, scaling } => (theta, scaling, libm::cos),
+        ConstantContent::RopeSin { theta, scaling } => (theta, scaling, libm::sin),
         ConstantContent::Positions => {
-            Table::Integer((0..rows).flat_map(|_| 0..width as i32).collect())
+            return Table::Integer((0..rows).flat_map(|_| 0..width as i32).collect());
+        }
+    };
+    Table::Real(rope_table(rows, &frequencies(theta.get(), width, scaling), function))
+}
+
+/// `theta^(-i/pairs)` for each pair, scaled; arXiv 2104.09864.
+fn frequencies(theta: f64, pairs: u64, scaling: RopeScaling) -> Vec<f64> {
+    let own = |i: u64| libm::pow(theta, -2.0 * i as f64 / (2.0 * pairs as f64));
+    (0..pairs).map(|i| scaled(own(i), scaling)).collect()
+}
+
+/// A frequency as [`RopeScaling`] changes it.
+fn scaled(frequency: f64, scaling: RopeScaling) -> f64 {
+    match scaling {
+        RopeScaling::None => frequency,
+        RopeScaling::Linear { factor } => frequency / factor.get(),
+        RopeScaling::Bands {
+            factor,
+            low_frequency_factor,
+            high_frequency_factor,
+            original_length,
+        } => {
+            let (low, high) = (low_frequency_factor.get(), high_frequency_factor.get());
+            let turns = original_length as f64 * frequency / std::f64::consts::TAU;
+            // Below `low` nothing of the frequency itself stays, above `high` all of it.
+            let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+            (1.0 - kept) * (frequency / factor.get()) + kept * frequency
         }
     }
 }
 
-/// `function(position · theta^(-2i/head_dim))`, `[positions, pairs]` with `head_dim = 2 · pairs`; arXiv 2104.09864.
-fn rope_table(positions: u64, pairs: u64, theta: Real, function: fn(f64) -> f64) -> Vec<f32> {
-    let frequencies: Vec<f64> = (0..pairs)
-        .map(|i| libm::pow(theta.get(), -2.0 * i as f64 / (2.0 * pairs as f64)))
-        .collect();
+/// `function(position · frequency)`, `[positions, pairs]`.
+fn rope_table(positions: u64, frequencies: &[f64], function: fn(f64) -> f64) -> Vec<f32> {
     let angles =
         (0..positions).flat_map(|position| frequencies.iter().map(move |f| position as f64 * f));
     angles.map(|angle| function(angle) as f32).collect()
@@ -60,8 +80,9 @@ mod tests {
 
     #[test]
     fn angles_are_the_papers() {
-        let theta = Real::new(10_000.0);
-        let (cos, sin) = (rope_table(3, 2, theta, libm::cos), rope_table(3, 2, theta, libm::sin));
+        let frequencies = frequencies(10_000.0, 2, RopeScaling::None);
+        let (cos, sin) =
+            (rope_table(3, &frequencies, libm::cos), rope_table(3, &frequencies, libm::sin));
         // head_dim 4: frequencies 1 and 10000^(-2/4) = 0.01.
         assert_eq!(cos[..2], [1.0, 1.0]);
         assert_eq!(sin[..2], [0.0, 0.0]);
@@ -75,12 +96,58 @@ mod tests {
     #[test]
     fn far_positions_are_exact_to_f32() {
         let (positions, pairs) = (65_536, 4);
-        let table = rope_table(positions, pairs, Real::new(500_000.0), libm::sin);
+        let table =
+            rope_table(positions, &frequencies(500_000.0, pairs, RopeScaling::None), libm::sin);
         let position = positions - 1;
         for pair in 0..pairs {
             let angle = position as f64 * 500_000.0f64.powf(-(pair as f64) / pairs as f64);
             let found = f64::from(table[(position * pairs + pair) as usize]);
             assert!((found - angle.sin()).abs() < 1e-7, "pair {pair}: {found} for {}", angle.sin());
         }
+    }
+
+    /// Numbers of transformers 4.48.3, `ROPE_INIT_FUNCTIONS`, for a base of 500000, a head_dim of 16 and the scalings
+    /// `{factor 4}` and `{factor 8, low 1, high 4, original length 64}`.
+    #[test]
+    fn scaled_frequencies_are_those_of_published_code() {
+        use colac_plan::Real;
+        let linear = frequencies(500_000.0, 8, RopeScaling::Linear { factor: Real::new(4.0) });
+        let bands = frequencies(
+            500_000.0,
+            8,
+            RopeScaling::Bands {
+                factor: Real::new(8.0),
+                low_frequency_factor: Real::new(1.0),
+                high_frequency_factor: Real::new(4.0),
+                original_length: 64,
+            },
+        );
+        let close = |found: &[f64], expected: [f64; 8]| {
+            for (found, expected) in found.iter().zip(expected) {
+                assert!((found / expected - 1.0).abs() < 2e-7, "{found} for {expected}");
+            }
+        };
+        let divided = [
+            0.25,
+            0.0484806895,
+            0.00940150768,
+            0.00182316627,
+            0.000353553361,
+            6.85620471e-5,
+            1.32957393e-5,
+            2.57834631e-6,
+        ];
+        let mixed = [
+            1.0,
+            0.079403013,
+            0.00470075384,
+            0.000911583134,
+            0.000176776681,
+            3.42810235e-5,
+            6.64786967e-6,
+            1.28917316e-6,
+        ];
+        close(&linear, divided);
+        close(&bands, mixed);
     }
 }

@@ -37,6 +37,11 @@ pub(super) fn backward_weight(dy: &Value, x: &Value) -> Vec<f64> {
     dw
 }
 
+/// The sum of all elements.
+pub(super) fn sum(x: &Value) -> Vec<f64> {
+    vec![x.elements.iter().sum()]
+}
+
 /// `y = Σ` over rows.
 pub(super) fn column_sum(x: &Value) -> Vec<f64> {
     let mut sums = vec![0.0; x.width()];

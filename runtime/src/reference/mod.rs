@@ -8,6 +8,7 @@
 //! computes anything, and must never become clever: speed belongs elsewhere.
 
 mod attention;
+mod copies;
 mod dropout;
 mod embedding;
 mod head_loss;
@@ -171,17 +172,33 @@ pub fn evaluate(op: &Op, operands: &[Value], current: &[Value]) -> Vec<Vec<f64>>
         Op::Dropout { probability, key } => {
             vec![dropout::forward(&o[0], &o[1], probability.get(), *key)]
         }
-        Op::Rope { inverse } => vec![rope::rotate(&o[0], &o[1], &o[2], *inverse)],
+        Op::Rope { inverse, interleaved } => {
+            vec![rope::rotate(&o[0], &o[1], &o[2], *inverse, *interleaved)]
+        }
         Op::Attention { scores } => attention::forward(&o[0], &o[1], &o[2], scores).into(),
         Op::AttentionBackward { scores } => {
             attention::backward([&o[0], &o[1], &o[2], &o[3], &o[4], &o[5]], scores).into()
         }
         Op::Pointwise { program } => pointwise::run(program, o),
-        Op::HeadLoss { chunk: _ } => vec![head_loss::forward(&o[0], &o[1], &o[2])],
-        Op::HeadLossWithGradient { chunk: _ } => {
-            let [dx, dw] = head_loss::gradient(&o[0], &o[1], &o[2], o[3].elements[0]);
-            vec![head_loss::forward(&o[0], &o[1], &o[2]), dx, dw]
+        Op::HeadLoss { chunk: _, bias, transform } => {
+            let bias = bias.then(|| &o[3]);
+            vec![head_loss::forward(&o[0], &o[1], &o[2], bias, transform.as_ref())]
         }
+        Op::HeadLossWithGradient { chunk: _, bias, transform } => {
+            let bias = bias.then(|| &o[4]);
+            let function = transform.as_ref().map(|transform| &transform.function);
+            let mut results = vec![head_loss::forward(&o[0], &o[1], &o[2], bias, function)];
+            let scale = o[3].elements[0];
+            let transform = transform.as_ref();
+            results.extend(head_loss::gradient(&o[0], &o[1], &o[2], scale, bias, transform));
+            results
+        }
+        Op::Slice { start, length } => {
+            vec![copies::slice(&o[0], *start as usize, *length as usize)]
+        }
+        Op::Concat { width, starts } => vec![copies::concat(o, starts, *width as usize)],
+        Op::Shift { by } => vec![copies::shift(&o[0], *by)],
+        Op::Sum => vec![linear::sum(&o[0])],
         Op::GradientNorm => optimizer::gradient_norm(&o[0]).into(),
         Op::AdamW { beta1, beta2, epsilon, clip_norm, ranges } => {
             let constants = optimizer::Constants {

@@ -31,7 +31,7 @@ pub(super) fn run(program: &Program, operands: &[Value]) -> Vec<Vec<f64>> {
 }
 
 /// What every instruction gives for one element.
-fn registers(program: &Program, inputs: &[f64]) -> Vec<f64> {
+pub(super) fn registers(program: &Program, inputs: &[f64]) -> Vec<f64> {
     let mut registers: Vec<f64> = Vec::with_capacity(program.instructions.len());
     for instruction in &program.instructions {
         let at = |register: u16| registers[register as usize];

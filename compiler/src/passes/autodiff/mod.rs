@@ -19,6 +19,7 @@ mod pointwise;
 
 use std::collections::BTreeMap;
 
+use colac_plan::op::LogitTransform;
 use colac_plan::pointwise::{InputForm, Program};
 use colac_plan::program::Phase;
 use colac_plan::{DType, Op, Shape, TensorType};
@@ -38,6 +39,7 @@ pub fn run(graph: &mut Graph) -> Result<(), Diagnostic> {
     let mut state = Backward {
         depends: depends_on_parameters(graph, &order),
         gradients: BTreeMap::new(),
+        slices: BTreeMap::new(),
         graph,
     };
     for &id in order.iter().rev() {
@@ -61,7 +63,12 @@ struct Backward<'g> {
     depends: Vec<bool>,
     /// Contributions to the gradient of a forward value, in the order in which they were made.
     gradients: BTreeMap<Value, Vec<Value>>,
+    /// Contributions to parts of the rows of a forward value: where each begins, its width, and the gradient.
+    slices: BTreeMap<Value, Vec<(u64, u64, Value)>>,
 }
+
+/// Most values that one operation adds or joins.
+const MOST_PARTS: usize = 64;
 
 impl Backward<'_> {
     fn node(&mut self, id: NodeId) -> Result<(), Diagnostic> {
@@ -71,7 +78,8 @@ impl Backward<'_> {
         let kind = self.graph.node(id).kind.clone();
         let operands = self.graph.operands(id);
         match kind {
-            NodeKind::Input(_) | NodeKind::Constant(_) | NodeKind::Parameter(_) => Ok(()),
+            NodeKind::Input(_) | NodeKind::Constant(_) => Ok(()),
+            NodeKind::Parameter(parameter) => self.read_by_elements(id, parameter),
             NodeKind::View(view) => {
                 let Some(d) = self.gradient(id, 0) else { return Ok(()) };
                 let inverse = match view {
@@ -85,13 +93,21 @@ impl Backward<'_> {
                 self.contribute(operands[0], dx.expect("a view can be undone"));
                 Ok(())
             }
-            NodeKind::Op(Op::HeadLoss { chunk }) => self.loss(id, chunk, &operands),
+            NodeKind::Op(Op::HeadLoss { chunk, bias: _, transform }) => {
+                self.loss(id, chunk, transform, &operands)
+            }
             NodeKind::Op(op) => self.operation(id, &op, &operands),
         }
     }
 
     /// The loss and its gradient replace the loss.
-    fn loss(&mut self, id: NodeId, chunk: u32, operands: &[Value]) -> Result<(), Diagnostic> {
+    fn loss(
+        &mut self,
+        id: NodeId,
+        chunk: u32,
+        transform: Option<Program>,
+        operands: &[Value],
+    ) -> Result<(), Diagnostic> {
         let loss = Value::of(id);
         if self.graph.output(Output::Loss) != Some(loss) || !self.graph.uses(loss).is_empty() {
             return Err(
@@ -102,14 +118,45 @@ impl Backward<'_> {
         let ty = TensorType::new(DType::F32, Shape::scalar());
         let scale = Origin { path: "loss_scale".into(), span: None, pass: PASS };
         let scale = self.graph.input(Input::LossScale, ty, scale);
-        let op = Op::HeadLossWithGradient { chunk };
-        let operands = [operands[0], operands[1], operands[2], scale];
+        let transform = match transform {
+            Some(function) => {
+                let Some(derivative) = pointwise::derive(&function, &[0]) else {
+                    return Err(self.unsupported(id, "the logits do not depend on the model"));
+                };
+                Some(LogitTransform { function, derivative: derivative.program })
+            }
+            None => None,
+        };
+        let bias = operands.get(3).copied();
+        let op = Op::HeadLossWithGradient { chunk, bias: bias.is_some(), transform };
+        let mut operands = vec![operands[0], operands[1], operands[2], scale];
+        operands.extend(bias);
         let results = self.graph.op(op, &operands, origin, Phase::Forward, scope);
         let results = results.expect("takes what the loss without gradient takes, and a scale");
         self.graph.replace(loss, results[0]);
         self.graph.remove(id);
         self.contribute(operands[0], results[1]);
+        if let Some(bias) = bias {
+            self.weight_gradient(id, bias, results[3])?;
+        }
         self.weight_gradient(id, operands[1], results[2])
+    }
+
+    /// The gradient of a parameter that is read as a value, like a row that something is computed from. Only operations
+    /// that sum may add to what is there already.
+    fn read_by_elements(&mut self, id: NodeId, parameter: ParameterId) -> Result<(), Diagnostic> {
+        let Some(d) = self.gradient(id, 0) else { return Ok(()) };
+        let sum = match self.graph.ty(d).shape.ndim() {
+            0 => Op::Sum,
+            1 => Op::ColumnSum,
+            _ => {
+                let reason = "only rows and numbers may be read as values";
+                return Err(self.unsupported(id, reason));
+            }
+        };
+        let sum = self.add(id, sum, &[d])[0];
+        self.graph.add_output(Output::Gradient(parameter), sum);
+        Ok(())
     }
 
     fn operation(&mut self, id: NodeId, op: &Op, operands: &[Value]) -> Result<(), Diagnostic> {
@@ -165,8 +212,8 @@ impl Backward<'_> {
                 let dx = self.add(id, op.clone(), &[d, operands[1]])[0];
                 self.contribute(operands[0], dx);
             }
-            Op::Rope { inverse } => {
-                let back = Op::Rope { inverse: !inverse };
+            Op::Rope { inverse, interleaved } => {
+                let back = Op::Rope { inverse: !inverse, interleaved: *interleaved };
                 let dx = self.add(id, back, &[d, operands[1], operands[2]])[0];
                 self.contribute(operands[0], dx);
             }
@@ -178,6 +225,27 @@ impl Backward<'_> {
                     self.contribute(operand, gradient);
                 }
             }
+            Op::Slice { start, length } => {
+                if self.wanted(operands[0]) {
+                    self.slices.entry(operands[0]).or_default().push((*start, *length, d));
+                }
+            }
+            Op::Concat { starts, .. } => {
+                for (&start, &operand) in starts.iter().zip(operands) {
+                    if self.wanted(operand) {
+                        let length = self.graph.ty(operand).shape.width();
+                        let part = self.add(id, Op::Slice { start, length }, &[d])[0];
+                        self.contribute(operand, part);
+                    }
+                }
+            }
+            Op::Shift { by } => {
+                let Some(by) = by.checked_neg() else {
+                    return Err(self.unsupported(id, "this shift cannot be undone"));
+                };
+                let dx = self.add(id, Op::Shift { by }, &[d])[0];
+                self.contribute(operands[0], dx);
+            }
             Op::Pointwise { .. }
             | Op::HeadLoss { .. }
             | Op::HeadLossWithGradient { .. }
@@ -188,6 +256,7 @@ impl Backward<'_> {
             | Op::LayerNormBackward { .. }
             | Op::AttentionBackward { .. }
             | Op::ColumnSum
+            | Op::Sum
             | Op::GradientNorm
             | Op::AdamW { .. } => {
                 return Err(
@@ -275,7 +344,7 @@ impl Backward<'_> {
                 InputForm::Elements => self.contribute(operands[input], gradient),
                 InputForm::Row => {
                     let sum = self.add(id, Op::ColumnSum, &[gradient])[0];
-                    self.weight_gradient(id, operands[input], sum)?;
+                    self.summed_gradient(operands[input], sum);
                 }
                 InputForm::Column => {
                     let sum = self.add(id, Op::RowSum { mean: false }, &[gradient])[0];
@@ -288,11 +357,23 @@ impl Backward<'_> {
                     self.contribute(operands[input], sum);
                 }
                 InputForm::Scalar => {
-                    return Err(self.unsupported(id, "a number shared by all has no derivative"));
+                    let sum = self.add(id, Op::Sum, &[gradient])[0];
+                    self.summed_gradient(operands[input], sum);
                 }
             }
         }
         Ok(())
+    }
+
+    /// A gradient made by an operation that may add to what is there: of a parameter an output of the graph, of a computed
+    /// value a contribution as any other.
+    fn summed_gradient(&mut self, value: Value, gradient: Value) {
+        match self.graph.node(value.node).kind {
+            NodeKind::Parameter(parameter) => {
+                self.graph.add_output(Output::Gradient(parameter), gradient);
+            }
+            _ => self.contribute(value, gradient),
+        }
     }
 
     /// The gradient of a parameter is an output of the graph.
@@ -323,13 +404,47 @@ impl Backward<'_> {
 
     /// The sum of all contributions to the gradient of a node's result.
     fn gradient(&mut self, id: NodeId, result: u16) -> Option<Value> {
-        let contributions = self.gradients.remove(&Value { node: id, result })?;
-        if let [single] = contributions[..] {
-            return Some(single);
+        let value = Value { node: id, result };
+        let mut contributions = self.gradients.remove(&value).unwrap_or_default();
+        contributions.extend(self.joined_slices(value));
+        while contributions.len() > 1 {
+            let mut sums = Vec::with_capacity(contributions.len().div_ceil(MOST_PARTS));
+            for some in contributions.chunks(MOST_PARTS) {
+                if let [single] = some {
+                    sums.push(*single);
+                    continue;
+                }
+                let mut program = Program::sum(some.len());
+                program.outputs[0].dtype = self.graph.ty(some[0]).dtype;
+                sums.push(self.add(id, Op::Pointwise { program }, some)[0]);
+            }
+            contributions = sums;
         }
-        let mut program = Program::sum(contributions.len());
-        program.outputs[0].dtype = self.graph.ty(contributions[0]).dtype;
-        Some(self.add(id, Op::Pointwise { program }, &contributions)[0])
+        contributions.pop()
+    }
+
+    /// Gradients of slices side by side: those that do not overlap become one value, with zeros where none is.
+    fn joined_slices(&mut self, value: Value) -> Vec<Value> {
+        let mut parts = self.slices.remove(&value).unwrap_or_default();
+        parts.sort_by_key(|&(start, ..)| start);
+        let width = self.graph.ty(value).shape.width();
+        let mut groups: Vec<Vec<(u64, u64, Value)>> = Vec::new();
+        for part in parts {
+            let fits = |group: &&mut Vec<(u64, u64, Value)>| {
+                let end = group.last().map_or(0, |(start, length, _)| start + length);
+                end <= part.0 && group.len() < MOST_PARTS
+            };
+            match groups.iter_mut().find(fits) {
+                Some(group) => group.push(part),
+                None => groups.push(vec![part]),
+            }
+        }
+        let join = |group: Vec<(u64, u64, Value)>| {
+            let starts = group.iter().map(|(start, ..)| *start).collect();
+            let parts: Vec<Value> = group.into_iter().map(|(.., part)| part).collect();
+            self.add(value.node, Op::Concat { width, starts }, &parts)[0]
+        };
+        groups.into_iter().map(join).collect()
     }
 
     fn add(&mut self, id: NodeId, op: Op, operands: &[Value]) -> Vec<Value> {

@@ -43,6 +43,14 @@ pub fn aligned(bytes: u64) -> u64 {
 /// the number of threads.
 pub const REDUCTION_ROWS: u64 = 256;
 
+/// Elements of a sum over everything whose partial sums are kept apart, about: whole rows, at least one.
+pub const SUM_ELEMENTS: u64 = 1 << 16;
+
+/// Rows of a shape whose sum is one partial sum of [`Op::Sum`].
+pub fn sum_rows(shape: &Shape) -> u64 {
+    (SUM_ELEMENTS / shape.width().max(1)).max(1)
+}
+
 /// Pairs of positions that a mask lets one head compute, for a sequence of `seq`.
 fn visible_pairs(mask: Mask, seq: u64) -> u64 {
     match mask {
@@ -88,7 +96,8 @@ impl Op {
             Op::Softmax => (0, 5 * elements(0), bytes),
             // A draw of four words is ten rounds of two products, four exclusive ors and two additions.
             Op::Dropout { .. } => (0, 22 * elements(0), bytes),
-            Op::Rope { .. } => (0, 3 * elements(0), bytes),
+            // Four products and two sums for a pair.
+            Op::Rope { .. } => (0, 6 * operands[0].shape.rows() * operands[1].shape.width(), bytes),
             Op::Attention { scores } => {
                 let (products, other) =
                     attention(&operands[0].shape, &operands[2].shape, scores, 1);
@@ -103,16 +112,23 @@ impl Op {
                 (0, program.arithmetic() * results[0].shape.elements(), bytes)
             }
             Op::ColumnSum => (0, elements(0), bytes),
-            Op::HeadLoss { .. } => {
+            Op::HeadLoss { bias, transform, .. } => {
                 let logits = operands[0].shape.rows() * operands[1].shape.0[0].extent;
-                (2 * logits * operands[0].shape.width(), 3 * logits, bytes)
+                let each = 3 + u64::from(*bias) + transform.as_ref().map_or(0, |t| t.arithmetic());
+                (2 * logits * operands[0].shape.width(), each * logits, bytes)
             }
-            Op::HeadLossWithGradient { .. } => {
+            Op::HeadLossWithGradient { bias, transform, .. } => {
                 let logits = operands[0].shape.rows() * operands[1].shape.0[0].extent;
-                (6 * logits * operands[0].shape.width(), 5 * logits, bytes)
+                let both =
+                    transform.iter().map(|t| t.function.arithmetic() + t.derivative.arithmetic());
+                let each = 5 + 2 * u64::from(*bias) + both.sum::<u64>();
+                (6 * logits * operands[0].shape.width(), each * logits, bytes)
             }
             Op::GradientNorm => (0, 2 * elements(0), bytes),
             Op::AdamW { .. } => (0, 15 * elements(0), operands[0].bytes() + 6 * results[0].bytes()),
+            Op::Slice { .. } => (0, 0, 2 * results[0].bytes()),
+            Op::Concat { .. } | Op::Shift { .. } => (0, 0, bytes),
+            Op::Sum => (0, elements(0), bytes),
         };
         Cost { products, other, bytes }
     }
@@ -139,14 +155,20 @@ impl Op {
             | Op::Pointwise { .. }
             | Op::ColumnSum
             | Op::GradientNorm
-            | Op::AdamW { .. } => 0,
+            | Op::AdamW { .. }
+            | Op::Slice { .. }
+            | Op::Concat { .. }
+            | Op::Shift { .. }
+            | Op::Sum => 0,
         }
     }
 
     /// Bytes of scratch memory that an executor may use, exactly; an executor asks for no other.
     ///
-    /// Row reductions keep one f32 partial row for every [`REDUCTION_ROWS`] rows and each vector they make; the loss keeps a chunk of logits in
-    /// f32 (its gradient takes their place) and one f64 loss per position of the chunk; the norm keeps one f64 and one
+    /// Row reductions keep one f32 partial row for every [`REDUCTION_ROWS`] rows and each vector they make; the loss keeps a
+    /// chunk of logits in f32 (its gradient takes their place; beside a transform, which reads them again, it has a chunk of
+    /// its own) and one f64 loss per position of the chunk; a sum keeps one f64 for every [`sum_rows`] rows; the norm keeps
+    /// one f64 and one
     /// flag (as f64) for every 2¹⁶ elements; the backward attention keeps one f32 per query and head (the row sums of
     /// `dout · out`).
     pub fn workspace_bytes(&self, operands: &[&TensorType], _results: &[&TensorType]) -> u64 {
@@ -158,9 +180,17 @@ impl Op {
             Op::ColumnSum | Op::RmsNormBackward { gain: true } => partials(1),
             Op::RmsNormBackward { gain: false } => 0,
             Op::LayerNormBackward { gain, bias } => partials(u64::from(*gain) + u64::from(*bias)),
-            Op::HeadLoss { chunk } | Op::HeadLossWithGradient { chunk } => {
+            Op::HeadLoss { chunk, .. } | Op::HeadLossWithGradient { chunk, .. } => {
                 let positions = operands[0].shape.rows().min(u64::from(*chunk));
-                aligned(positions * operands[1].shape.0[0].extent * 4) + aligned(positions * 8)
+                let transformed =
+                    matches!(self, Op::HeadLossWithGradient { transform: Some(_), .. });
+                let chunks = 1 + u64::from(transformed);
+                chunks * aligned(positions * operands[1].shape.0[0].extent * 4)
+                    + aligned(positions * 8)
+            }
+            Op::Sum => {
+                let shape = &operands[0].shape;
+                aligned(shape.rows().div_ceil(sum_rows(shape)) * 8)
             }
             Op::GradientNorm => aligned(operands[0].shape.elements().div_ceil(1 << 16) * 16),
             Op::AttentionBackward { .. } => {
@@ -180,7 +210,10 @@ impl Op {
             | Op::Rope { .. }
             | Op::Attention { .. }
             | Op::Pointwise { .. }
-            | Op::AdamW { .. } => 0,
+            | Op::AdamW { .. }
+            | Op::Slice { .. }
+            | Op::Concat { .. }
+            | Op::Shift { .. } => 0,
         }
     }
 }

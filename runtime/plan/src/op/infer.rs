@@ -236,12 +236,16 @@ impl Op {
                 o.count(3)?;
                 let (x, cos, sin) = (o.float(0)?, o.float(1)?, o.float(2)?);
                 o.form(0, x.ndim() == 4, "[batch, seq, heads, head_dim]")?;
-                o.rule(x.width().is_multiple_of(2), || {
-                    format!("head_dim is {}, but must be even", x.width())
+                o.form(1, cos.ndim() == 2, "[seq, pairs]")?;
+                o.rule(cos.width() >= 1 && cos.width() <= x.width() / 2, || {
+                    format!(
+                        "{} pairs are turned, but a head_dim of {} has {}",
+                        cos.width(),
+                        x.width(),
+                        x.width() / 2
+                    )
                 })?;
-                o.form(1, cos.ndim() == 2, "[seq, head_dim/2]")?;
-                let fits = cos.0[0].extent == x.0[1].extent && cos.width() == x.width() / 2;
-                o.agree("positions and pairs", 0, 1, fits)?;
+                o.agree("positions", 0, 1, cos.0[0].extent == x.0[1].extent)?;
                 o.agree("tables", 1, 2, cos.same_extents(sin))?;
                 vec![of(x.clone())]
             }
@@ -265,16 +269,28 @@ impl Op {
                 o.form(0, x.ndim() >= 1, "[.., width]")?;
                 vec![f32(Shape(x.0.last().cloned().into_iter().collect()))]
             }
-            Op::HeadLoss { chunk } => {
-                o.count(3)?;
-                let x = head_operands(&o, *chunk)?;
+            Op::HeadLoss { chunk, bias, transform } => {
+                o.count(3 + usize::from(*bias))?;
+                let x = head_operands(&o, *chunk, bias.then_some(3))?;
+                if let Some(program) = transform {
+                    transform_program(&o, program, 1)?;
+                }
                 vec![f32(Shape(vec![x.0[0].clone()]))]
             }
-            Op::HeadLossWithGradient { chunk } => {
-                o.count(4)?;
-                let x = head_operands(&o, *chunk)?;
+            Op::HeadLossWithGradient { chunk, bias, transform } => {
+                o.count(4 + usize::from(*bias))?;
+                let x = head_operands(&o, *chunk, bias.then_some(4))?;
+                if let Some(transform) = transform {
+                    transform_program(&o, &transform.function, 1)?;
+                    transform_program(&o, &transform.derivative, 2)?;
+                }
                 o.form(3, o.float(3)?.ndim() == 0, "a single number")?;
-                vec![f32(Shape(vec![x.0[0].clone()])), of(x.clone()), f32(o.shape(1).clone())]
+                let mut results =
+                    vec![f32(Shape(vec![x.0[0].clone()])), of(x.clone()), f32(o.shape(1).clone())];
+                if *bias {
+                    results.push(f32(o.shape(4).clone()));
+                }
+                results
             }
             Op::GradientNorm => {
                 o.count(1)?;
@@ -301,6 +317,44 @@ impl Op {
                     f32(g.clone()),
                     TensorType::new(DType::I32, Shape::scalar()),
                 ]
+            }
+            Op::Slice { start, length } => {
+                o.count(1)?;
+                let x = o.float(0)?;
+                o.form(0, x.ndim() >= 1, "[.., width]")?;
+                let end = start.checked_add(*length).filter(|&end| end <= x.width());
+                o.rule(*length > 0 && end.is_some(), || {
+                    format!("{length} elements from {start} on are not within {}", x.width())
+                })?;
+                vec![of(x.with_width(Axis::anonymous(*length)))]
+            }
+            Op::Concat { width, starts } => {
+                o.rule(!starts.is_empty(), || "there is nothing to join".into())?;
+                o.count(starts.len())?;
+                let first = o.float(0)?;
+                o.form(0, first.ndim() >= 1, "[.., width]")?;
+                let mut end = 0u64;
+                for (i, &start) in starts.iter().enumerate() {
+                    let part = o.float(i)?;
+                    o.agree("rows", 0, i, same_leading(first, part))?;
+                    let stop = start.checked_add(part.width()).filter(|&stop| stop <= *width);
+                    o.rule(start >= end && stop.is_some(), || {
+                        format!("part {i} does not fit at {start} of {width}")
+                    })?;
+                    end = stop.unwrap_or(end);
+                }
+                vec![of(first.with_width(Axis::anonymous(*width)))]
+            }
+            Op::Shift { by: _ } => {
+                o.count(1)?;
+                let x = o.float(0)?;
+                o.form(0, x.ndim() >= 3, "[batch, seq, ..]")?;
+                vec![of(x.clone())]
+            }
+            Op::Sum => {
+                o.count(1)?;
+                o.float(0)?;
+                vec![f32(Shape::scalar())]
             }
         })
     }
@@ -379,15 +433,35 @@ fn log_sum_exp(q: &Shape) -> Shape {
     Shape(vec![q.0[0].clone(), q.0[2].clone(), q.0[1].clone()])
 }
 
-/// Checks x, w, labels; gives the shape of x.
-fn head_operands<'a>(o: &Operands<'a>, chunk: u32) -> Result<&'a Shape, TypeError> {
+/// Checks x, w, labels and, at position `bias`, the bias; gives the shape of x.
+fn head_operands<'a>(
+    o: &Operands<'a>,
+    chunk: u32,
+    bias: Option<usize>,
+) -> Result<&'a Shape, TypeError> {
     let (x, w, labels) = (o.float(0)?, o.float(1)?, o.integer(2)?);
     o.form(0, x.ndim() == 3, "[batch, seq, width]")?;
     o.form(1, w.ndim() == 2, "[vocab, width]")?;
     o.agree("widths", 0, 1, x.width() == w.width())?;
     o.agree("rows", 0, 2, Shape(x.leading().to_vec()).same_extents(labels))?;
     o.rule(chunk > 0, || "a chunk must hold at least one position".into())?;
+    if let Some(bias) = bias {
+        let b = o.float(bias)?;
+        o.form(bias, b.ndim() == 1, "[vocab]")?;
+        o.agree("vocabularies", 1, bias, b.width() == w.0[0].extent)?;
+    }
     Ok(x)
+}
+
+/// Checks a program over logits: so many inputs of their shape, one f32 output.
+fn transform_program(o: &Operands<'_>, program: &Program, inputs: usize) -> Result<(), TypeError> {
+    program.check().map_err(|reason| TypeError::Rule { op: o.op, reason })?;
+    let elements =
+        program.inputs.len() == inputs && program.inputs.iter().all(|i| *i == InputForm::Elements);
+    let one = matches!(program.outputs[..], [output] if output.dtype == DType::F32);
+    o.rule(elements && one, || {
+        format!("a program over logits takes {inputs} and gives one number, in f32")
+    })
 }
 
 fn pointwise(o: &Operands<'_>, program: &Program) -> Result<Vec<TensorType>, TypeError> {

@@ -173,11 +173,14 @@ pub enum Op {
     },
     /// `x[.., n] → y[.., n]`: `y = exp(x - max(x)) / Σ exp(x - max(x))` for each row.
     Softmax,
-    /// `x[B, S, H, D], cos[S, D/2], sin[S, D/2] → y[B, S, H, D]`: rotates the pairs `(x[i], x[i + D/2])` by the
-    /// position's angle; `inverse` rotates back, which is the derivative.
+    /// `x[B, S, H, D], cos[S, R], sin[S, R] → y[B, S, H, D]` with `2R ≤ D`: rotates the pairs `(x[i], x[i + R])`, or
+    /// `(x[2i], x[2i + 1])` where `interleaved`, by the position's angle; elements from `2R` on stay as they are.
+    /// `inverse` rotates back, which is the derivative.
     Rope {
         /// Rotate by the negative angle.
         inverse: bool,
+        /// Pairs are neighbours.
+        interleaved: bool,
     },
     /// `q[B, S, H, D], k[B, S, G, D], v[B, S, G, E] → out[B, S, H, E], lse[B, H, S]`: `out = softmax(s) v` with
     /// `s = scale · q kᵀ + mask` or what else [`Scores`] say, `lse` the logarithm of each softmax's denominator (f32),
@@ -199,16 +202,26 @@ pub enum Op {
     /// `x[.., n] → y[n]`: sums over rows: the gradient of a broadcast row. `y` accumulates.
     ColumnSum,
     /// `x[B, S, n], w[v, n], labels[B, S] → loss[B]`: for each row the sum over its valid positions of
-    /// `logsumexp(x wᵀ) - (x wᵀ)[label]`. A label of -100 is not valid.
+    /// `logsumexp(z) - z[label]` with the logits `z = f(x wᵀ + b)`. With `bias` a fourth operand `b[v]`, else 0. A label
+    /// of -100 is not valid.
     HeadLoss {
         /// Positions whose logits are held at a time.
         chunk: u32,
+        /// Whether there is a vector added to the product.
+        bias: bool,
+        /// The function f of one number; the identity where there is none.
+        transform: Option<Program>,
     },
     /// `x[B, S, n], w[v, n], labels[B, S], scale[] → loss[B], dx[B, S, n], dw[v, n]`: [`Op::HeadLoss`] and the gradient
-    /// of `scale · Σ loss` on the spot, because the logits are not kept. `dw` accumulates.
+    /// of `scale · Σ loss` on the spot, because the logits are not kept. With `bias` a fifth operand `b[v]` and a fourth
+    /// result `db[v]`. `dw` and `db` accumulate.
     HeadLossWithGradient {
         /// Positions whose logits are held at a time.
         chunk: u32,
+        /// Whether there is a vector added to the product.
+        bias: bool,
+        /// The function f of one number with its derivative; the identity where there is none.
+        transform: Option<LogitTransform>,
     },
     /// `gradients[n] → norm[], finite[]`: Euclidean norm of the whole gradient segment (accumulated in f64, stored
     /// f32), and 1 where every element is finite, else 0.
@@ -231,6 +244,38 @@ pub enum Op {
         /// Weight decay and learning-rate factor by range of the segment; ranges are in order and do not overlap.
         ranges: Vec<UpdateRange>,
     },
+    /// `x[.., n] → y[.., length]`: elements `start..start + length` of each row.
+    Slice {
+        /// First element of a row.
+        start: u64,
+        /// Elements of a row.
+        length: u64,
+    },
+    /// `parts[.., nᵢ] → y[.., width]`: part `i` fills the elements from `starts[i]` on of each row, and 0 the others. Also
+    /// the derivative of slices.
+    Concat {
+        /// Elements of a row.
+        width: u64,
+        /// Where each part begins; in order, without overlap.
+        starts: Vec<u64>,
+    },
+    /// `x[B, S, ..] → y[B, S, ..]`: `y[b, s] = x[b, s - by]`, 0 where there is no such position. `-by` is the derivative.
+    Shift {
+        /// Positions to move towards the end of the row; negative moves towards its start.
+        by: i64,
+    },
+    /// `x[..] → y[]`: the sum of all elements (accumulated in f64): the gradient of a number shared by all. `y`
+    /// accumulates.
+    Sum,
+}
+
+/// A function of logits, and what turns the gradient of its result into the gradient of its argument.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct LogitTransform {
+    /// One input, one output, both elements.
+    pub function: Program,
+    /// Inputs are the argument and the gradient of the result; one output.
+    pub derivative: Program,
 }
 
 /// Elements of the parameter segment that [`Op::AdamW`] treats alike.
@@ -271,6 +316,10 @@ impl Op {
             Op::HeadLossWithGradient { .. } => "head_loss_with_gradient",
             Op::GradientNorm => "gradient_norm",
             Op::AdamW { .. } => "adamw",
+            Op::Slice { .. } => "slice",
+            Op::Concat { .. } => "concat",
+            Op::Shift { .. } => "shift",
+            Op::Sum => "sum",
         }
     }
 
@@ -283,7 +332,8 @@ impl Op {
             | Op::Embedding
             | Op::ColumnSum
             | Op::Softmax
-            | Op::GradientNorm => String::new(),
+            | Op::GradientNorm
+            | Op::Sum => String::new(),
             Op::RowSum { mean } => if *mean { "mean" } else { "" }.into(),
             Op::EmbeddingBackward { rows } => format!("rows={rows}"),
             Op::RmsNorm { epsilon, gain } => {
@@ -297,10 +347,24 @@ impl Op {
                 without(&[(*gain, "gain"), (*bias, "bias")]).trim_start().into()
             }
             Op::Dropout { probability, key } => format!("p={probability} key={key:016x}"),
-            Op::Rope { inverse } => if *inverse { "inverse" } else { "" }.into(),
+            Op::Rope { inverse, interleaved } => match (inverse, interleaved) {
+                (false, false) => "",
+                (true, false) => "inverse",
+                (false, true) => "interleaved",
+                (true, true) => "inverse interleaved",
+            }
+            .into(),
             Op::Attention { scores } | Op::AttentionBackward { scores } => scores.to_string(),
             Op::Pointwise { program } => format!("{{ {program} }}"),
-            Op::HeadLoss { chunk } | Op::HeadLossWithGradient { chunk } => format!("chunk={chunk}"),
+            Op::HeadLoss { chunk, bias, transform } => {
+                head_attributes(*chunk, *bias, transform.as_ref())
+            }
+            Op::HeadLossWithGradient { chunk, bias, transform } => {
+                head_attributes(*chunk, *bias, transform.as_ref().map(|t| &t.function))
+            }
+            Op::Slice { start, length } => format!("start={start} length={length}"),
+            Op::Concat { width, starts } => format!("width={width} starts={starts:?}"),
+            Op::Shift { by } => format!("by={by}"),
             Op::AdamW { beta1, beta2, epsilon, clip_norm, ranges } => format!(
                 "beta1={beta1} beta2={beta2} epsilon={epsilon} clip_norm={clip_norm} ranges={}",
                 ranges.len()
@@ -311,10 +375,12 @@ impl Op {
     /// Whether result `index` is a parameter's gradient: it may be added to what is there.
     pub fn accumulates(&self, index: usize) -> bool {
         match self {
-            Op::LinearBackwardWeight | Op::EmbeddingBackward { .. } | Op::ColumnSum => true,
+            Op::LinearBackwardWeight | Op::EmbeddingBackward { .. } | Op::ColumnSum | Op::Sum => {
+                true
+            }
             Op::RmsNormBackward { .. } => index == 1,
             Op::LayerNormBackward { .. } => index >= 1,
-            Op::HeadLossWithGradient { .. } => index == 2,
+            Op::HeadLossWithGradient { .. } => index >= 2,
             Op::Linear
             | Op::LinearBackwardInput
             | Op::Embedding
@@ -329,7 +395,10 @@ impl Op {
             | Op::Pointwise { .. }
             | Op::HeadLoss { .. }
             | Op::GradientNorm
-            | Op::AdamW { .. } => false,
+            | Op::AdamW { .. }
+            | Op::Slice { .. }
+            | Op::Concat { .. }
+            | Op::Shift { .. } => false,
         }
     }
 
@@ -350,6 +419,12 @@ impl Op {
 /// ` no_gain no_bias`, as far as they are missing.
 fn without(parts: &[(bool, &str)]) -> String {
     parts.iter().filter(|(there, _)| !there).map(|(_, name)| format!(" no_{name}")).collect()
+}
+
+fn head_attributes(chunk: u32, bias: bool, transform: Option<&Program>) -> String {
+    let bias = if bias { " bias" } else { "" };
+    let transform = transform.map_or_else(String::new, |program| format!(" {{ {program} }}"));
+    format!("chunk={chunk}{bias}{transform}")
 }
 
 impl fmt::Display for Mask {

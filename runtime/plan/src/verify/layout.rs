@@ -54,6 +54,7 @@ pub fn operand(op: &Op, operand: usize) -> Layout {
         }
         (Op::Dropout { .. }, 0) | (Op::RowSum { .. } | Op::Softmax, _) => Layout::Rows,
         (Op::Dropout { .. }, _) => Layout::Packed,
+        (Op::Slice { .. } | Op::Concat { .. } | Op::Shift { .. } | Op::Sum, _) => Layout::Rows,
         (Op::Rope { .. }, 0) => Layout::Heads,
         (Op::Rope { .. }, _) => Layout::Rows,
         (Op::Attention { .. }, _) => Layout::Heads,
@@ -83,8 +84,8 @@ pub fn result(op: &Op, result: usize) -> Layout {
         (Op::Attention { .. } | Op::AttentionBackward { .. }, _) => Layout::Heads,
         (Op::HeadLoss { .. } | Op::HeadLossWithGradient { .. }, 0) => Layout::Packed,
         (Op::HeadLoss { .. } | Op::HeadLossWithGradient { .. }, _) => Layout::Rows,
-        (Op::Softmax, _) => Layout::Rows,
-        (Op::ColumnSum | Op::RowSum { .. } | Op::GradientNorm | Op::AdamW { .. }, _) => {
+        (Op::Softmax | Op::Slice { .. } | Op::Concat { .. } | Op::Shift { .. }, _) => Layout::Rows,
+        (Op::ColumnSum | Op::Sum | Op::RowSum { .. } | Op::GradientNorm | Op::AdamW { .. }, _) => {
             Layout::Packed
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::dtype::DType;
 use crate::op::{Op, Real, UpdateRange};
-use crate::parameter::{ConstantContent, Initialization, Parameter, Part};
+use crate::parameter::{ConstantContent, Initialization, Parameter, Part, RopeScaling};
 use crate::plan::Plan;
 use crate::program::{Operation, Program, ProgramKind};
 use crate::tensor::{Segment, Tensor, TensorId};
@@ -137,12 +137,13 @@ pub(super) fn constants(cx: &Context<'_>) -> Checked {
         })?;
         filled[constant.tensor.index()] = true;
         let fits = match constant.content {
-            ConstantContent::RopeCos { theta } | ConstantContent::RopeSin { theta } => {
+            ConstantContent::RopeCos { theta, scaling }
+            | ConstantContent::RopeSin { theta, scaling } => {
                 tensor.ty.shape.ndim() == 2
                     && tensor.ty.dtype.is_float()
                     && tensor.is_packed()
-                    && theta.get().is_finite()
-                    && theta.get() > 0.0
+                    && positive(theta)
+                    && scales(scaling)
             }
             ConstantContent::Positions => {
                 tensor.ty.shape.ndim() >= 1
@@ -166,6 +167,30 @@ pub(super) fn constants(cx: &Context<'_>) -> Checked {
         )?;
     }
     Ok(())
+}
+
+fn positive(number: Real) -> bool {
+    number.get().is_finite() && number.get() > 0.0
+}
+
+/// Whether the numbers of a scaling are in their ranges.
+fn scales(scaling: RopeScaling) -> bool {
+    match scaling {
+        RopeScaling::None => true,
+        RopeScaling::Linear { factor } => positive(factor),
+        RopeScaling::Bands {
+            factor,
+            low_frequency_factor: low,
+            high_frequency_factor: high,
+            original_length,
+        } => {
+            positive(factor)
+                && positive(low)
+                && positive(high)
+                && low.get() < high.get()
+                && original_length > 0
+        }
+    }
 }
 
 /// Types and segments of the tensors known by meaning.

@@ -202,7 +202,11 @@ fn attributes(op: &Op) -> Option<&'static str> {
         | Op::ColumnSum
         | Op::HeadLoss { .. }
         | Op::HeadLossWithGradient { .. }
-        | Op::GradientNorm => None,
+        | Op::GradientNorm
+        | Op::Slice { .. }
+        | Op::Concat { .. }
+        | Op::Shift { .. }
+        | Op::Sum => None,
     }
 }
 
@@ -223,7 +227,15 @@ fn bound_of(op: &Op, read: &[&TensorType], made: &[&TensorType]) -> u128 {
         }
         Op::Attention { .. } => attention(&read[0].shape, &read[2].shape),
         Op::AttentionBackward { .. } => attention(&read[1].shape, &read[3].shape),
-        Op::HeadLoss { .. } | Op::HeadLossWithGradient { .. } => head(6),
+        Op::HeadLoss { transform, .. } => {
+            head(6 + transform.as_ref().map_or(0, |t| u128::from(t.arithmetic())))
+        }
+        Op::HeadLossWithGradient { transform, .. } => {
+            let both =
+                transform.iter().map(|t| t.function.arithmetic() + t.derivative.arithmetic());
+            head(7 + u128::from(both.sum::<u64>()))
+        }
+        Op::Slice { .. } | Op::Concat { .. } | Op::Shift { .. } => 0,
         Op::Pointwise { program } => {
             u128::from(program.arithmetic()) * u128::from(made[0].shape.elements())
         }
@@ -238,6 +250,7 @@ fn bound_of(op: &Op, read: &[&TensorType], made: &[&TensorType]) -> u128 {
         | Op::Softmax
         | Op::Rope { .. }
         | Op::ColumnSum
+        | Op::Sum
         | Op::GradientNorm
         | Op::AdamW { .. } => 22 * elements(0),
     };

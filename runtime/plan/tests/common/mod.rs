@@ -9,7 +9,7 @@ pub(crate) mod mutate;
 use colac_plan::op::UpdateRange;
 use colac_plan::op::cost::aligned;
 use colac_plan::parameter::{
-    CheckpointName, Constant, ConstantContent, Initialization, Parameter, Role,
+    CheckpointName, Constant, ConstantContent, Initialization, Parameter, Role, RopeScaling,
 };
 use colac_plan::plan::{BatchInputs, Decision, Form, LinearReport, Origin, Roles, RuntimeScalar};
 use colac_plan::pointwise::{self, Binary, InputForm, Unary};
@@ -197,7 +197,7 @@ fn forward(b: &mut Builder, w: Weights, tokens: TensorId, batch: u64) -> Forward
     let n_heads = b.view("n.heads", n, &heads, 0);
     // In place as a view of the same root: the old view is stale afterwards.
     let rotated = b.view("n.rotated", n, &heads, 0);
-    b.plain(Op::Rope { inverse: false }, &[n_heads, w.cos, w.sin], &[rotated]);
+    b.plain(Op::Rope { inverse: false, interleaved: false }, &[n_heads, w.cos, w.sin], &[rotated]);
     let q = b.view("q", rotated, &of(HIDDEN), 0);
     let pair = b.activation("pair", &of(2 * INNER));
     b.plain(Op::Linear, &[q, w.stacked.tensor], &[pair]);
@@ -227,7 +227,7 @@ fn backward(
     let heads = [batch, SEQUENCE, HEADS, HIDDEN / HEADS];
     let dr = b.activation("dr", &of(HIDDEN));
     b.op(
-        Op::HeadLossWithGradient { chunk: 2 },
+        Op::HeadLossWithGradient { chunk: 2, bias: false, transform: None },
         &[f.r, w.table.tensor, train.labels, loss_scale],
         &[loss, dr, w.table.gradient],
         &[Write::Overwrite, Write::Overwrite, first],
@@ -244,7 +244,7 @@ fn backward(
     b.op(Op::LinearBackwardWeight, &[dpair, f.q], &[w.stacked.gradient], &[first]);
     let dq_heads = b.view("dq.heads", dq, &heads, 0);
     let dn = b.view("dn", dq, &heads, 0);
-    b.plain(Op::Rope { inverse: true }, &[dq_heads, w.cos, w.sin], &[dn]);
+    b.plain(Op::Rope { inverse: true, interleaved: false }, &[dq_heads, w.cos, w.sin], &[dn]);
     let dn_rows = b.view("dn.rows", dn, &of(HIDDEN), 0);
     let dx_norm = b.activation("dx.norm", &of(HIDDEN));
     b.op(
@@ -393,7 +393,11 @@ pub(crate) fn plan() -> Plan {
         b.program(ProgramKind::Update, &[learning_rate], &[gradient_norm, gradient_finite]);
 
     let f = forward(&mut b, w, evaluate.tokens, evaluate_rows);
-    b.plain(Op::HeadLoss { chunk: 4 }, &[f.r, table.tensor, evaluate.labels], &[evaluate_loss]);
+    b.plain(
+        Op::HeadLoss { chunk: 4, bias: false, transform: None },
+        &[f.r, table.tensor, evaluate.labels],
+        &[evaluate_loss],
+    );
     let inputs = [evaluate.tokens, evaluate.labels];
     let evaluation = b.program(ProgramKind::Evaluate, &inputs, &[evaluate_loss]);
     let f = forward(&mut b, w, logits_tokens, 1);
@@ -402,6 +406,7 @@ pub(crate) fn plan() -> Plan {
 
     let named = |name: &str, tensor, bound| RuntimeScalar { name: name.into(), tensor, bound };
     let theta = Real::new(10_000.0);
+    let scaling = RopeScaling::None;
     let sizes = b.sizes.map(aligned);
     let mut plan = Plan {
         name: "by-hand".into(),
@@ -416,8 +421,8 @@ pub(crate) fn plan() -> Plan {
             parameter("norm.weight", gain.tensor, gain.gradient, Role::Vector),
         ],
         constants: vec![
-            Constant { tensor: cos, content: ConstantContent::RopeCos { theta } },
-            Constant { tensor: sin, content: ConstantContent::RopeSin { theta } },
+            Constant { tensor: cos, content: ConstantContent::RopeCos { theta, scaling } },
+            Constant { tensor: sin, content: ConstantContent::RopeSin { theta, scaling } },
         ],
         segment_bytes: sizes,
         programs: vec![forward_backward, update, evaluation, prediction],

@@ -229,7 +229,10 @@ fn change_attributes(op: &mut Op, random: &mut Random) {
         Op::RmsNorm { epsilon, .. } | Op::LayerNorm { epsilon, .. } => {
             *epsilon = Real::new(random.real(epsilon.get()))
         }
-        Op::Rope { inverse } => *inverse = !*inverse,
+        Op::Rope { inverse, interleaved } => match random.below(2) {
+            0 => *inverse = !*inverse,
+            _ => *interleaved = !*interleaved,
+        },
         Op::Pointwise { program } => {
             let at = random.below(program.instructions.len());
             match random.below(4) {
@@ -239,8 +242,11 @@ fn change_attributes(op: &mut Op, random: &mut Random) {
                 _ => program.instructions.swap(at, 0),
             }
         }
-        Op::HeadLoss { chunk } | Op::HeadLossWithGradient { chunk } => {
-            *chunk = random.number(u64::from(*chunk)) as u32
+        Op::HeadLoss { chunk, bias, .. } | Op::HeadLossWithGradient { chunk, bias, .. } => {
+            match random.below(2) {
+                0 => *chunk = random.number(u64::from(*chunk)) as u32,
+                _ => *bias = !*bias,
+            }
         }
         Op::AdamW { ranges, beta1, .. } => match random.below(3) {
             0 => ranges[0].start = random.number(ranges[0].start),

@@ -101,17 +101,35 @@ pub(super) fn of(
             vec![expected[0].iter().map(|y| SECOND_ORDER * roundings(2) * y.abs()).collect()]
         }
         // Two products and their sum; one of the two directions adds their absolute values.
-        Op::Rope { .. } => {
-            let there = magnitudes(&Op::Rope { inverse: false }, &o);
-            let back = magnitudes(&Op::Rope { inverse: true }, &o);
+        Op::Rope { interleaved, .. } => {
+            let interleaved = *interleaved;
+            let there = magnitudes(&Op::Rope { inverse: false, interleaved }, &o);
+            let back = magnitudes(&Op::Rope { inverse: true, interleaved }, &o);
             let larger = there.iter().zip(&back).map(|(a, b)| a.abs().max(b.abs())).collect();
             vec![summed(2, larger, &Old(None))]
         }
         Op::Attention { scores } => attention::forward(&o, scores, expected),
         Op::AttentionBackward { scores } => attention::backward(&o, scores),
         Op::Pointwise { program } => pointwise::of(program, &o),
-        Op::HeadLoss { .. } => vec![head_loss::forward(&o, expected)],
-        Op::HeadLossWithGradient { .. } => head_loss::with_gradient(&o, &old(2), expected),
+        Op::HeadLoss { bias, transform, .. } => {
+            let head = head_loss::Head { bias: bias.then_some(3), function: transform.as_ref() };
+            vec![head_loss::forward(&o, &head, expected)]
+        }
+        Op::HeadLossWithGradient { bias, transform, .. } => {
+            let function = transform.as_ref().map(|transform| &transform.function);
+            let head = head_loss::Head { bias: bias.then_some(4), function };
+            let derivative = transform.as_ref().map(|transform| &transform.derivative);
+            head_loss::with_gradient(&o, &head, derivative, [&old(2), &old(3)], expected)
+        }
+        // Copies.
+        Op::Slice { .. } | Op::Concat { .. } | Op::Shift { .. } => {
+            vec![vec![0.0; expected[0].len()]]
+        }
+        // Accumulated in f64: the rounding of the result is all but nothing.
+        Op::Sum => {
+            let size = magnitudes(op, &o)[0] + old(0).at(0);
+            vec![vec![SECOND_ORDER * UNIT * expected[0][0].abs() + 1e-12 * size + FLUSH]]
+        }
         // Accumulated in f64: the rounding of the result is all. The flag is exact.
         Op::GradientNorm => {
             vec![vec![1.01 * UNIT * expected[0][0] + f64::from(f32::from_bits(1))], vec![0.0]]

@@ -53,11 +53,22 @@ pub(super) fn of(program: &Program, operands: &[Value]) -> Vec<Vec<f64>> {
 
 /// Every register for one element.
 pub(crate) fn registers(program: &Program, inputs: &[f64]) -> Vec<Approximate> {
+    let inputs: Vec<Approximate> =
+        inputs.iter().map(|&input| Approximate::exact(input, 0.0)).collect();
+    approximate_registers(program, &inputs)
+}
+
+/// The first output for one element of inputs that are off themselves.
+pub(super) fn output(program: &Program, inputs: &[Approximate]) -> Approximate {
+    approximate_registers(program, inputs)[program.outputs[0].register as usize]
+}
+
+fn approximate_registers(program: &Program, inputs: &[Approximate]) -> Vec<Approximate> {
     let mut registers: Vec<Approximate> = Vec::new();
     for instruction in &program.instructions {
         let at = |register: u16| registers[register as usize];
         let register = match *instruction {
-            Instruction::Input(n) => Approximate::exact(inputs[n as usize], 0.0),
+            Instruction::Input(n) => inputs[n as usize],
             Instruction::Constant(c) => Approximate::exact(c.value(), UNIT * c.value().abs()),
             Instruction::Unary(function, a) => of_unary(function, at(a)),
             Instruction::Binary(function, a, b) => of_binary(function, at(a), at(b)),

@@ -172,9 +172,14 @@ fn head_loss_and_its_gradient() {
             let labels = Value::I32(vec![b, s], labels);
             let what = format!("head_loss {b} {s} {n} {vocabulary} chunk {chunk} pattern {which}");
             let operands = vec![x.clone(), w.clone(), labels.clone()];
-            Case::new(Op::HeadLoss { chunk }, operands, vec![loss.clone()]).check(&what);
+            Case::new(
+                Op::HeadLoss { chunk, bias: false, transform: None },
+                operands,
+                vec![loss.clone()],
+            )
+            .check(&what);
             let operands = vec![x, w, labels, Value::F32(vec![], vec![factor as f32])];
-            let op = Op::HeadLossWithGradient { chunk };
+            let op = Op::HeadLossWithGradient { chunk, bias: false, transform: None };
             Case::new(op, operands, vec![loss, dx, dw]).tolerance(5e-6).check(&what);
         }
     }
@@ -188,5 +193,10 @@ fn a_label_outside_the_vocabulary_is_named() {
         Value::numbers(2, &[11, 2]),
         Value::I32(vec![1, 1], vec![11]),
     ];
-    Case::new(Op::HeadLoss { chunk: 1 }, operands, vec![]).run(1, 0, Write::Overwrite, 0.0);
+    Case::new(Op::HeadLoss { chunk: 1, bias: false, transform: None }, operands, vec![]).run(
+        1,
+        0,
+        Write::Overwrite,
+        0.0,
+    );
 }

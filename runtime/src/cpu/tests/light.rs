@@ -67,8 +67,12 @@ fn rope_turns_and_turns_back() {
                     y[second] = xs[second] * c + xs[first] * n;
                 }
             }
-            Case::new(Op::Rope { inverse }, vec![x.clone(), cos.clone(), sin.clone()], vec![y])
-                .check("rope");
+            Case::new(
+                Op::Rope { inverse, interleaved: false },
+                vec![x.clone(), cos.clone(), sin.clone()],
+                vec![y],
+            )
+            .check("rope");
         }
     }
 }
