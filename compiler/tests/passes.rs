@@ -206,7 +206,7 @@ fn autodiff_refuses_a_weight_that_is_computed() {
     let head = hand.parameter(&[5, 4]);
     let ids = TensorType::new(DType::I32, Shape::of(&[2, 3]));
     let labels = hand.graph.input(Input::Labels, ids, Hand::origin());
-    let loss = hand.op(Op::HeadLoss { chunk: 2 }, &[y, head, labels]);
+    let loss = hand.op(Op::HeadLoss { chunk: 2, bias: false, transform: None }, &[y, head, labels]);
     hand.graph.add_output(Output::Loss, loss);
     hand.graph.verify().unwrap();
     let refusal = autodiff::run(&mut hand.graph).unwrap_err();
@@ -224,7 +224,7 @@ fn autodiff_refuses_a_loss_that_feeds_something_else() {
     let head = hand.parameter(&[5, 4]);
     let ids = TensorType::new(DType::I32, Shape::of(&[2, 3]));
     let labels = hand.graph.input(Input::Labels, ids, Hand::origin());
-    let loss = hand.op(Op::HeadLoss { chunk: 2 }, &[x, head, labels]);
+    let loss = hand.op(Op::HeadLoss { chunk: 2, bias: false, transform: None }, &[x, head, labels]);
     hand.pointwise(sigmoid(), &[loss]);
     hand.graph.add_output(Output::Loss, loss);
     assert_eq!(autodiff::run(&mut hand.graph).unwrap_err().code, codes::NO_DERIVATIVE);

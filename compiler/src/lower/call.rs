@@ -6,7 +6,7 @@ use colac_plan::op::{Mask, Real, Scores, TypeError};
 use colac_plan::parameter::Role;
 use colac_plan::pointwise::{Binary, Builder, InputForm, Program};
 use colac_plan::program::Phase;
-use colac_plan::{DType, Op, Shape, TensorType};
+use colac_plan::{DType, Op, Shape};
 
 use crate::diagnostics::{Diagnostic, Span, did_you_mean};
 use crate::graph::{ColaPermission, LinearSite, ParameterId, Value as Tensor, View};

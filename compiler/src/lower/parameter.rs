@@ -147,7 +147,12 @@ impl Lowering<'_> {
             Some(value) => Ok(Initialization::Constant { value: Real::new(value) }),
             None => Err(Diagnostic::error(
                 codes::START_VALUES,
-                format!("nothing says how the weight of `{}` starts", parameter.path),
+                match parameter.tensor {
+                    "" => format!("nothing says how `{}` starts", parameter.path),
+                    tensor => {
+                        format!("nothing says how the {tensor} of `{}` starts", parameter.path)
+                    }
+                },
             )
             .at(parameter.span, "no start values")
             .help(format!(
