@@ -69,6 +69,17 @@ fn learned_positions_and_joined_projections_in_cola_form() {
     check("gpt2-cola");
 }
 
+/// Sliding windows by the index of the layer, grouped heads, normed heads, sandwich norms, a gate and a cap of its own.
+#[test]
+fn the_architecture_of_the_examples_is_what_it_says() {
+    check("duet");
+}
+
+#[test]
+fn the_architecture_of_the_examples_in_cola_form() {
+    check("duet-cola");
+}
+
 /// Trains the spec for some updates on rows with structure; gives the losses.
 fn losses(plan: &Arc<Plan>, updates: u64) -> Vec<f64> {
     let options = CpuOptions { threads: 2, ..CpuOptions::default() };
