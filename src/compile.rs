@@ -13,8 +13,8 @@ use colac_plan::file::{self as plan_file, MAGIC};
 use colac_plan::plan::Form;
 
 use crate::shared::console;
-use crate::shared::failure::{self, Failure};
-use crate::shared::target::{SpecOptions, Target, compile_or_show};
+use crate::shared::failure::Failure;
+use crate::shared::target::{SpecOptions, Target};
 
 /// Compile a spec to a plan
 ///
@@ -82,7 +82,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         Ok(compiled) => compiled,
         Err(diagnostics) => return Err(Failure::Texts(diagnostics, sources)),
     };
-    failure::show(&warnings, &sources);
+    options.show_warnings(warnings, &sources)?;
     if let Some(graph) = dump {
         console::out(graph.trim_end())?;
         console::out("\n")?;
@@ -114,12 +114,22 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The dense model that the plan is compared with.
+/// The dense model that the plan is compared with. Its warnings are those of the spec, which have been shown.
 fn compile_full_rank(
     input: &SpecInput,
     options: &SpecOptions,
 ) -> Result<colac_plan::Plan, Failure> {
-    compile_or_show(input, options.set.clone(), true)
+    let request = Request {
+        input: input.clone(),
+        settings: options.set.clone(),
+        full_rank: true,
+        dump: None,
+    };
+    let mut sources = Sources::default();
+    match compile(request, &mut sources) {
+        Ok(Compiled { plan, .. }) => Ok(plan),
+        Err(diagnostics) => Err(Failure::Texts(diagnostics, sources)),
+    }
 }
 
 fn is_no_spec(argument: &str, what: &str) -> Failure {

@@ -7,6 +7,7 @@ mod compile;
 mod completions;
 mod data;
 mod eval;
+mod explain;
 mod generate;
 mod inspect;
 mod man;
@@ -14,6 +15,7 @@ mod manual;
 mod plot;
 mod race;
 mod shared;
+mod spec;
 mod train;
 
 use std::process::ExitCode;
@@ -41,8 +43,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Compile(compile::Arguments),
+    Spec(spec::Arguments),
     Inspect(inspect::Arguments),
     Plot(plot::Arguments),
+    Explain(explain::Arguments),
     Train(Box<train::Arguments>),
     Race(Box<race::Arguments>),
     Eval(eval::Arguments),
@@ -64,8 +68,10 @@ fn main() -> ExitCode {
     console::set_up(output);
     let done = match command {
         Command::Compile(arguments) => compile::run(arguments),
+        Command::Spec(arguments) => spec::run(&arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Plot(arguments) => plot::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),
         Command::Race(arguments) => race::run(&arguments),
         Command::Eval(arguments) => eval::run(arguments),

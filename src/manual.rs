@@ -13,8 +13,8 @@ use crate::shared::failure::EXIT_CODES;
 
 /// The headings of the list of commands, and what stands under each; every command is under exactly one.
 const GROUPS: &[(&str, &[&str])] = &[
-    ("Build", &["compile"]),
-    ("Look", &["inspect", "plot"]),
+    ("Build", &["compile", "spec"]),
+    ("Look", &["inspect", "plot", "explain"]),
     ("Train", &["train", "race", "eval", "generate"]),
     ("Data", &["data"]),
     ("Machine", &["completions", "man", "help"]),

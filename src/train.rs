@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use colac_compiler::diagnostics::Sources;
 use colac_compiler::view::{Inspection, text};
 use colac_plan::plan::Form;
 use colac_plan::{Plan, file as plan_file, hash};
@@ -25,6 +26,7 @@ use crate::shared::corpus::{
 use crate::shared::estimate;
 use crate::shared::failure::Failure;
 use crate::shared::machine::MachineOptions;
+use crate::shared::preflight::{self, Folder, Question};
 use crate::shared::progress::{self, TrainingProgress};
 use crate::shared::run_folder::{self, PLAN_FILE, TRAINING_TOKENS, VALIDATION_TOKENS};
 use crate::shared::run_record::OpenSession;
@@ -45,6 +47,7 @@ Examples:
   colac train llama-nano                                   the shipped corpus, a few minutes
   colac train llama-nano --full-rank                       the dense model to compare with
   colac train plan.bin --data data/train --validation data/held-out --tokenizer tokenizer.json
+  colac train llama-60m --dry-run                          what is missing, and how long it would take
   colac train llama-nano --steps 100                       stop early; the schedule stays as it is
   colac train runs/llama-nano-1 --resume                   go on
   colac train runs/llama-nano-1 --resume --max-hours 23.5  go on for a day at most, and be saved by then")]
@@ -92,6 +95,17 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 
+    /// Check everything that can be wrong and print a report, without training or writing anything
+    ///
+    /// Data, tokenizer, run folder, memory and disk, how often the schedule goes over the data, and how long it would
+    /// take. All findings at once; exits with 1 if training could not begin.
+    #[arg(long)]
+    dry_run: bool,
+
+    /// With --dry-run: print JSON
+    #[arg(long, requires = "dry_run")]
+    json: bool,
+
     #[command(flatten)]
     machine: MachineOptions,
 
@@ -118,6 +132,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let deadline = deadline(arguments);
     let target = Target::from_argument(&arguments.target)?;
     let plan = Arc::new(target.plan(&arguments.options, &settings(arguments))?);
+    if arguments.dry_run {
+        return dry_run(arguments, &target, &plan);
+    }
     let place = Place::choose(arguments, &target, &plan)?;
     if place.is_done(arguments)? {
         return Ok(());
@@ -140,6 +157,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let (training, validation) = (run_dir.join(TRAINING_TOKENS), run_dir.join(VALIDATION_TOKENS));
     let data_place = TrainingPlace { training: &training, validation: &validation, resumed };
     let mut data = data_place.open(&plan, machine.threads())?;
+    warn_of_repeats(arguments, &plan, data.training.rows_per_epoch())?;
     let tokenizer_json =
         data.tokenizer.as_ref().map(|tokenizer| tokenizer.to_json()).transpose()?;
     let stop = interrupt::stop_flag()?;
@@ -199,6 +217,33 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     console::out(report.result(seconds))?;
     sample(&mut executor, &data, &stop)?;
     console::out(report.next())
+}
+
+/// Says so if the schedule goes over its rows more often than is of use.
+fn warn_of_repeats(arguments: &Arguments, plan: &Plan, rows: u64) -> Result<(), Failure> {
+    let seen = plan.recipe.schedule.steps as f64 * f64::from(plan.recipe.global_batch);
+    let warnings = preflight::repeats(seen / rows.max(1) as f64).into_iter().collect();
+    arguments.options.show_warnings(warnings, &Sources::default())
+}
+
+/// Checks everything that training would, and says what it found.
+fn dry_run(arguments: &Arguments, target: &Target, plan: &Plan) -> Result<(), Failure> {
+    let folder = match Place::choose(arguments, target, plan) {
+        Ok(Place::Next) => Folder::New(run_folder::next(&plan.name)),
+        Ok(Place::Given(path)) => Folder::New(path),
+        Ok(Place::Resume(path)) => Folder::Resume(path),
+        Err(Failure::Line { message, help }) => Folder::Refused(message, help),
+        Err(other) => return Err(other),
+    };
+    let settings = [arguments.options.set.clone(), settings(arguments)].concat();
+    let question = Question {
+        target,
+        settings: &settings,
+        plan,
+        folder,
+        threads: arguments.machine.threads(),
+    };
+    preflight::check(&question).print(arguments.json, arguments.options.deny_warnings)
 }
 
 /// Options that change the recipe, as settings of the spec.
@@ -329,7 +374,7 @@ impl Place {
         }
     }
 
-    fn open(self, plan: &Plan) -> Result<Folder, Failure> {
+    fn open(self, plan: &Plan) -> Result<NewFolder, Failure> {
         let (path, is_new) = match self {
             Place::Next => (run_folder::create_next(&plan.name)?, true),
             Place::Resume(path) => (path, false),
@@ -341,7 +386,7 @@ impl Place {
                 (path, is_new)
             }
         };
-        Ok(Folder { path, is_new })
+        Ok(NewFolder { path, is_new })
     }
 }
 
@@ -356,19 +401,19 @@ fn holds_run(path: &Path) -> Result<bool, Failure> {
 }
 
 /// A run folder; removed again if it is new and training does not begin.
-struct Folder {
+struct NewFolder {
     path: PathBuf,
     is_new: bool,
 }
 
-impl Folder {
+impl NewFolder {
     fn keep(mut self) -> PathBuf {
         self.is_new = false;
         std::mem::take(&mut self.path)
     }
 }
 
-impl Drop for Folder {
+impl Drop for NewFolder {
     fn drop(&mut self) {
         if self.is_new {
             // The error that led here is what the user should see.

@@ -31,6 +31,14 @@ pub const CODES: [(&str, &str); 3] = [
     (BUG, "the compiler broke one of its own invariants; please report it"),
 ];
 
+/// Every code of the compiler with what it means, stage by stage.
+pub fn codes() -> impl Iterator<Item = (&'static str, &'static str)> {
+    use crate::{language, spec};
+    let stages = [spec::codes::ALL, language::codes::ALL, lower::codes::ALL];
+    let stages = stages.into_iter().flatten().copied();
+    stages.chain(passes::codes::ALL).chain(CODES)
+}
+
 /// What to compile.
 #[derive(Clone, Debug)]
 pub struct Request {

@@ -4,6 +4,8 @@
 //! Owns the vocabulary of errors and how they are rendered (miette). Must not know what a spec, a graph or a plan is:
 //! every stage builds its own diagnostics with these types.
 
+mod excerpt;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -163,6 +165,15 @@ impl Diagnostics {
         self.0.iter().any(|d| d.severity == Severity::Error)
     }
 
+    /// The same with every warning as an error.
+    #[must_use]
+    pub fn denied(mut self) -> Diagnostics {
+        for diagnostic in &mut self.0 {
+            diagnostic.severity = Severity::Error;
+        }
+        self
+    }
+
     /// Whether there are none at all.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -213,14 +224,13 @@ impl Rendered {
         }
         let mut parts = groups.into_iter().map(|(id, labels)| {
             let source = sources.get(id);
-            let spans = labels.iter().map(|label| {
-                let (start, end) = (label.span.start as usize, label.span.end as usize);
-                miette::LabeledSpan::new_with_span(Some(label.text.clone()), start..end)
+            let spans: Vec<Span> = labels.iter().map(|label| label.span).collect();
+            let (text, ranges) = excerpt::shortened(&source.text, &spans);
+            let spans = labels.iter().zip(ranges).map(|(label, range)| {
+                let text = excerpt::shortened_message(&label.text);
+                miette::LabeledSpan::new_with_span(Some(text), range)
             });
-            (
-                miette::NamedSource::new(&source.name, source.text.to_string()),
-                spans.collect::<Vec<_>>(),
-            )
+            (miette::NamedSource::new(&source.name, text), spans.collect::<Vec<_>>())
         });
         let (source, labels) = parts.next().map_or((None, Vec::new()), |(s, l)| (Some(s), l));
         let related = parts.map(|(source, labels)| Rendered {
@@ -233,13 +243,13 @@ impl Rendered {
             related: Vec::new(),
         });
         Rendered {
-            message: diagnostic.message.clone(),
+            message: excerpt::shortened_message(&diagnostic.message),
             code: Some(diagnostic.code),
             severity: match diagnostic.severity {
                 Severity::Error => miette::Severity::Error,
                 Severity::Warning => miette::Severity::Warning,
             },
-            help: diagnostic.help.clone(),
+            help: diagnostic.help.as_deref().map(excerpt::shortened_message),
             source,
             labels,
             related: related.collect(),
@@ -284,7 +294,12 @@ impl miette::Diagnostic for Rendered {
 /// The name among `names` nearest to `wrong` by edit distance, if it is near enough to be meant: an edit for every three
 /// letters, at least one. Up to three letters a name is so easily hit by chance that the first must agree too.
 pub fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let length = wrong.chars().count();
+    // No name is so long, and the distance to a text of a megabyte takes its time.
+    const LONGEST: usize = 100;
+    let length = wrong.chars().take(LONGEST + 1).count();
+    if length > LONGEST {
+        return None;
+    }
     let limit = (length / 3).max(1);
     names
         .into_iter()

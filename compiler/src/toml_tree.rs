@@ -135,7 +135,11 @@ pub(crate) fn parse(
         return Ok(Converter { source, shift: 0, sources }.table(table.get_ref()));
     }
     let help = "write `key = value` lines under `[section]` headers; texts stand in quotes";
-    let fault = |error| syntax_error(error, code, source, 0, &text).help(help);
+    let fault = |error| {
+        let diagnostic = syntax_error(error, code, source, 0, &text);
+        let at = diagnostic.labels.first().map_or(0, |label| label.span.start as usize);
+        diagnostic.help(foreign_letter(&text, at).unwrap_or_else(|| help.to_owned()))
+    };
     let mut found: Vec<_> = errors.iter().map(fault).collect();
     let line =
         |diagnostic: &Diagnostic| diagnostic.labels.first().map(|label| line_of(&text, label.span));
@@ -170,6 +174,27 @@ pub(crate) fn parse_value(
             .help("complete the value: every quote and bracket must be closed")
     })?;
     Ok(Converter { source, shift: offset, sources }.node(value.get_ref(), value.span()))
+}
+
+/// The help for an error at a letter that TOML takes in texts and comments only, such as a quote that a word processor
+/// has bent or a Greek letter that looks like a Latin one.
+fn foreign_letter(text: &str, at: usize) -> Option<String> {
+    let start = text[..at].rfind('\n').map_or(0, |end| end + 1);
+    let line = text[start..].lines().next()?;
+    let bare = line.find(['"', '\'', '#']).map_or(line, |end| &line[..end]);
+    let letter = bare.chars().find(|c| !c.is_ascii())?;
+    let code = u32::from(letter);
+    Some(match letter {
+        '“' | '”' | '„' | '‘' | '’' | '«' | '»' => {
+            format!("write a straight quote, \" or ', in place of `{letter}` (U+{code:04X})")
+        }
+        letter if letter.is_whitespace() || letter == '\u{feff}' => {
+            format!("write a plain space in place of the character U+{code:04X}")
+        }
+        letter => format!(
+            "write a plain letter in place of `{letter}` (U+{code:04X}), which only looks like one, or put the text in quotes"
+        ),
+    })
 }
 
 /// A syntax error of the `toml` crate as a diagnostic.

@@ -45,6 +45,13 @@ pub(crate) fn sentence(plan: &Plan, threads: NonZeroUsize) -> String {
     }
 }
 
+/// The time that the whole recipe of a plan takes, if a rate can be measured.
+pub(crate) fn seconds(plan: &Plan, threads: NonZeroUsize) -> Option<f64> {
+    let inspection = Inspection::new(plan);
+    let flops = inspection.flops_per_token.total as f64 * inspection.batch.tokens as f64;
+    Some(flops / measure(threads)?)
+}
+
 /// A count with its unit's prefix: `7.49 E`, for `7.49 EFLOP`.
 fn spaced(count: f64) -> String {
     let text = text::count(count);

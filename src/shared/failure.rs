@@ -34,6 +34,8 @@ pub(crate) enum Failure {
         /// What to do; may have several lines.
         help: Option<String>,
     },
+    /// What is wrong has been said in the command's own report.
+    Reported,
     /// The user stopped it; everything has been said.
     Interrupted,
     /// The reader of the output closed it.
@@ -77,6 +79,7 @@ impl Failure {
                 }
                 ExitCode::FAILURE
             }
+            Failure::Reported => ExitCode::FAILURE,
             Failure::Interrupted => ExitCode::from(INTERRUPTED),
             Failure::ClosedPipe => ExitCode::SUCCESS,
         }
@@ -90,6 +93,9 @@ fn heading(word: &str) -> String {
     }
 }
 
+/// More messages than this nobody reads at once.
+const MOST_SHOWN: usize = 50;
+
 /// Shows diagnostics with the lines they point to: drawn on a terminal, plain letters elsewhere.
 pub(crate) fn show(diagnostics: &Diagnostics, sources: &Sources) {
     let theme = match (console::is_interactive(), console::has_colors()) {
@@ -98,7 +104,7 @@ pub(crate) fn show(diagnostics: &Diagnostics, sources: &Sources) {
         (false, false) => GraphicalTheme::none(),
     };
     let handler = GraphicalReportHandler::new_themed(theme).with_links(false).with_width(100);
-    for diagnostic in diagnostics.iter() {
+    for diagnostic in diagnostics.iter().take(MOST_SHOWN) {
         let mut text = String::new();
         let rendered = Rendered::new(diagnostic, sources);
         match handler.render_report(&mut text, &rendered) {
@@ -106,6 +112,10 @@ pub(crate) fn show(diagnostics: &Diagnostics, sources: &Sources) {
             // A span outside its text cannot be drawn; its message still says what is wrong.
             Err(_) => console::alert(format!("{}: {}", heading("error"), diagnostic.message)),
         }
+    }
+    let more = diagnostics.iter().count().saturating_sub(MOST_SHOWN);
+    if more > 0 {
+        console::alert(format!("… and {more} more like these; mend the first ones first"));
     }
 }
 

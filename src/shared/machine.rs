@@ -56,7 +56,7 @@ impl MachineOptions {
 }
 
 /// Bytes that can be had without pushing out other programs, swap included; `None` where the system does not say.
-fn available_memory() -> Option<u64> {
+pub(crate) fn available_memory() -> Option<u64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let kibibytes = |name: &str| -> Option<u64> {
         let line = info.lines().find(|line| line.starts_with(name))?;

@@ -10,6 +10,7 @@ pub(crate) mod estimate;
 pub(crate) mod failure;
 pub(crate) mod interrupt;
 pub(crate) mod machine;
+pub(crate) mod preflight;
 pub(crate) mod progress;
 pub(crate) mod run_folder;
 pub(crate) mod run_record;

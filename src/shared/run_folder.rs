@@ -38,6 +38,15 @@ pub(crate) fn existing(name: &str) -> Vec<PathBuf> {
     runs.into_iter().map(|(_, path)| path).collect()
 }
 
+/// The folder `runs/NAME-K` that [`create_next`] would make.
+pub(crate) fn next(name: &str) -> PathBuf {
+    let path = |number: u64| Path::new(RUNS).join(format!("{name}-{number}"));
+    (1..)
+        .map(path)
+        .find(|path| !path.exists())
+        .expect("a folder cannot hold an entry for every number")
+}
+
 /// Makes the folder `runs/NAME-K` with the lowest K that is free.
 pub(crate) fn create_next(name: &str) -> Result<PathBuf, Failure> {
     let failed = |path: &Path, error: io::Error| {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use colac_compiler::compile::{Compiled, Request, compile};
-use colac_compiler::diagnostics::Sources;
+use colac_compiler::diagnostics::{Diagnostics, Sources};
 use colac_compiler::spec::{Spec, SpecInput, shipped};
 use colac_plan::{Plan, file as plan_file};
 use colac_runtime::train::checkpoint::{self, MODEL_FILE};
@@ -30,6 +30,25 @@ pub(crate) struct SpecOptions {
     /// Compile the dense baseline: the same spec without its `cola` section
     #[arg(long)]
     pub(crate) full_rank: bool,
+
+    /// Treat warnings about the spec as errors
+    #[arg(long)]
+    pub(crate) deny_warnings: bool,
+}
+
+impl SpecOptions {
+    /// Shows warnings, or refuses to go on because of them.
+    pub(crate) fn show_warnings(
+        &self,
+        warnings: Diagnostics,
+        sources: &Sources,
+    ) -> Result<(), Failure> {
+        if self.deny_warnings && !warnings.is_empty() {
+            return Err(Failure::Texts(warnings.denied(), sources.clone()));
+        }
+        failure::show(&warnings, sources);
+        Ok(())
+    }
 }
 
 /// Options of commands that use trained weights.
@@ -144,7 +163,7 @@ impl Target {
         let path = match self {
             Target::Spec(input) => {
                 let settings = [&options.set, overrides].concat();
-                return compile_or_show(input, settings, options.full_rank);
+                return compile_or_show(input, settings, options);
             }
             Target::Plan(path) => path.clone(),
             Target::Run(run_dir) | Target::Checkpoint { run_dir, .. } => run_dir.join(PLAN_FILE),
@@ -204,13 +223,14 @@ fn begins_as_plan(path: &Path) -> Result<bool, Failure> {
 pub(crate) fn compile_or_show(
     input: &SpecInput,
     settings: Vec<String>,
-    full_rank: bool,
+    options: &SpecOptions,
 ) -> Result<Plan, Failure> {
-    let request = Request { input: input.clone(), settings, full_rank, dump: None };
+    let request =
+        Request { input: input.clone(), settings, full_rank: options.full_rank, dump: None };
     let mut sources = Sources::default();
     match compile(request, &mut sources) {
         Ok(Compiled { plan, warnings, .. }) => {
-            failure::show(&warnings, &sources);
+            options.show_warnings(warnings, &sources)?;
             Ok(plan)
         }
         Err(diagnostics) => Err(Failure::Texts(diagnostics, sources)),

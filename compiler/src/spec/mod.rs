@@ -6,6 +6,7 @@
 //! there, against the architecture.
 
 pub mod codes;
+pub mod json_schema;
 pub mod schema;
 pub mod shipped;
 
