@@ -21,14 +21,15 @@ pub(crate) fn smoothed(values: &[Option<f64>], span: f64) -> Vec<Option<f64>> {
         order.map(add).collect()
     };
     let back = pass(&mut values.iter());
-    let ahead = pass(&mut values.iter().rev());
-    let both = back.into_iter().zip(ahead.into_iter().rev());
-    let mean = |(value, (back, ahead)): (&Option<f64>, ((f64, f64), (f64, f64)))| {
+    let mut ahead = pass(&mut values.iter().rev());
+    ahead.reverse();
+    let mean = |index: usize| {
         // Both sums have the value itself.
-        let value = finite(value)?;
-        Some((back.0 + ahead.0 - weight * value) / (back.1 + ahead.1 - weight))
+        let value = finite(&values[index])?;
+        let ((back, back_weights), (ahead, ahead_weights)) = (back[index], ahead[index]);
+        Some((back + ahead - weight * value) / (back_weights + ahead_weights - weight))
     };
-    values.iter().zip(both).map(mean).collect()
+    (0..values.len()).map(mean).collect()
 }
 
 /// Thins a line to at most four points for each column of one pixel: the first, the lowest, the highest and the last,
