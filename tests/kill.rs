@@ -57,8 +57,17 @@ fn log(run: &Path) -> Vec<Value> {
     records.collect()
 }
 
-/// Every checkpoint with all its files, and the losses.
-fn result(run: &Path) -> (Vec<(String, Vec<u8>)>, Vec<Value>, String) {
+/// What a run leaves behind.
+struct Left {
+    /// Name and bytes of every file of every checkpoint.
+    files: Vec<(String, Vec<u8>)>,
+    /// Records of the log, without speeds.
+    log: Vec<Value>,
+    /// Name of the best checkpoint.
+    best: String,
+}
+
+fn result(run: &Path) -> Left {
     let mut files = Vec::new();
     for (_, path) in checkpoint::list(run).unwrap() {
         let mut entries: Vec<_> =
@@ -70,7 +79,7 @@ fn result(run: &Path) -> (Vec<(String, Vec<u8>)>, Vec<Value>, String) {
         }
     }
     let best = checkpoint::best(run).unwrap();
-    (files, log(run), best.file_name().unwrap().to_string_lossy().into_owned())
+    Left { files, log: log(run), best: best.file_name().unwrap().to_string_lossy().into_owned() }
 }
 
 #[test]
@@ -107,12 +116,14 @@ fn a_run_that_is_killed_ends_as_one_that_is_not() {
         }
         finish(child);
         let found = result(&workplace.path(&run));
-        for ((name, bytes), (expected_name, expected_bytes)) in found.0.iter().zip(&expected.0) {
+        for ((name, bytes), (expected_name, expected_bytes)) in
+            found.files.iter().zip(&expected.files)
+        {
             assert!(name == expected_name && bytes == expected_bytes, "{run}: {name} differs");
         }
-        assert_eq!(found.0.len(), expected.0.len(), "{run}");
-        assert_eq!(found.1, expected.1, "{run}");
-        assert_eq!(found.2, expected.2, "{run}");
+        assert_eq!(found.files.len(), expected.files.len(), "{run}");
+        assert_eq!(found.log, expected.log, "{run}");
+        assert_eq!(found.best, expected.best, "{run}");
         if killed >= kills {
             break;
         }
