@@ -26,7 +26,7 @@ fn run_case(name: &str) -> (Vec<Diagnostic>, Sources) {
     for (word, argument) in case.directives {
         match word.as_str() {
             "--set" => settings.push(argument),
-            "fill" => text.push_str(&"#".repeat(argument.parse().unwrap())),
+            "fill" => text.push_str(&"#".repeat(argument.parse().expect("a number of characters"))),
             "load" => other = Some(SpecInput::from_argument(&argument)),
             other => panic!("unknown directive {other} in {name}"),
         }

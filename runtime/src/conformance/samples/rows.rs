@@ -24,9 +24,11 @@ pub(super) fn slice() -> Vec<Sample> {
     cases.iter().map(sample).collect()
 }
 
+/// Leading axes, widths of the parts with the gaps before them, gap at the end.
+type Parts<'a> = (&'a [u64], &'a [(u64, u64)], u64);
+
 pub(super) fn concat() -> Vec<Sample> {
-    // Leading axes, widths of the parts with the gaps before them, gap at the end.
-    let cases: [(&[u64], &[(u64, u64)], u64); 6] = [
+    let cases: [Parts<'_>; 6] = [
         (&[], &[(0, 1)], 0),
         (&[1], &[(0, 3), (0, 1)], 0),
         (&[2, 65], &[(0, 17), (0, 5), (0, 1)], 0),
@@ -34,7 +36,7 @@ pub(super) fn concat() -> Vec<Sample> {
         (&[300], &[(0, 64), (1, 65), (7, 2)], 1),
         (&[1, 2], &[(5, 17_000)], 0),
     ];
-    let sample = |&(leading, parts, after): &(&[u64], &[(u64, u64)], u64)| {
+    let sample = |&(leading, parts, after): &Parts<'_>| {
         let (mut starts, mut operands, mut width) = (Vec::new(), Vec::new(), 0);
         for (i, &(gap, part)) in parts.iter().enumerate() {
             starts.push(width + gap);
