@@ -1,15 +1,18 @@
 //! Models of every operation, end to end: the gradients of a whole model against differences in f64, the CPU against
 //! the reference, training, dropout.
 //!
-//! Every file of `tests/cases/operations/` but `spec.toml` is an architecture that is compiled as a CoLA model and as a
-//! dense one.
+//! Every file of `tests/cases/operations/` and `tests/cases/architectures/` but `spec.toml` is an architecture that is
+//! compiled as a CoLA model and as a dense one, and where it has a labelled activation before a gate, as a CoLA model
+//! without that one. Those of the second folder are published models in small, and what else one may want to write.
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use colac_plan::parameter::Parameter;
 use colac_plan::{Op, Plan, ProgramKind};
 use colac_runtime::cpu::{ArenaPlacement, CpuExecutor, CpuOptions};
 use colac_runtime::executor::Executor;
@@ -23,23 +26,70 @@ use colac_runtime::train::run::train;
 use colac_runtime::train::trainer::Trainer;
 use common::FixedRows;
 
-/// Names of the architectures.
-fn architectures() -> Vec<String> {
-    let folder = common::repository("tests/cases/operations");
-    let entries = std::fs::read_dir(folder).expect("the folder of the cases");
-    let names = entries.map(|e| e.expect("an entry").file_name().into_string().expect("UTF-8"));
-    let mut names: Vec<String> = names
-        .filter_map(|name| name.strip_suffix(".toml").map(str::to_owned))
-        .filter(|name| name != "spec")
-        .collect();
-    names.sort();
-    assert!(!names.is_empty());
-    names
+/// Folders of architectures: those that use every operation, and those of published models.
+const FOLDERS: [&str; 2] = ["operations", "architectures"];
+
+/// One way of compiling an architecture.
+#[derive(Clone, Debug)]
+struct Case {
+    folder: &'static str,
+    name: String,
+    full_rank: bool,
+    /// Whether the activation labelled `act_fn` gives way to that of the pairs.
+    bypass: bool,
 }
 
+impl Case {
+    fn plan(&self) -> Arc<Plan> {
+        let architecture = format!("architecture=./{}.toml", self.name);
+        let mut settings = vec![architecture.as_str()];
+        if self.bypass {
+            settings.push("cola.bypass=**.act_fn");
+        }
+        let spec = format!("tests/cases/{}/spec.toml", self.folder);
+        common::plan_of_file(&spec, &settings, self.full_rank)
+    }
+}
+
+impl std::fmt::Display for Case {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let form = match (self.full_rank, self.bypass) {
+            (true, _) => "full-rank",
+            (false, false) => "CoLA",
+            (false, true) => "CoLA with bypass",
+        };
+        write!(f, "{} ({form})", self.name)
+    }
+}
+
+/// Every architecture in every form.
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for folder in FOLDERS {
+        let path = common::repository("tests/cases").join(folder);
+        let entries = std::fs::read_dir(&path).expect("the folder of the cases");
+        let names = entries.map(|e| e.expect("an entry").file_name().into_string().expect("UTF-8"));
+        let mut names: Vec<String> = names
+            .filter_map(|name| name.strip_suffix(".toml").map(str::to_owned))
+            .filter(|name| name != "spec")
+            .collect();
+        names.sort();
+        assert!(names.len() >= 3, "{folder}: {names:?}");
+        for name in names {
+            let text = std::fs::read_to_string(path.join(format!("{name}.toml")));
+            let gated = text.expect("it was just listed").contains("act_fn:");
+            let case = |full_rank, bypass| Case { folder, name: name.clone(), full_rank, bypass };
+            cases.extend([case(false, false), case(true, false)]);
+            cases.extend(gated.then(|| case(false, true)));
+        }
+    }
+    cases
+}
+
+/// An architecture of the operations.
 fn plan(architecture: &str, full_rank: bool) -> Arc<Plan> {
-    let setting = format!("architecture=./{architecture}.toml");
-    common::plan_of_file("tests/cases/operations/spec.toml", &[&setting], full_rank)
+    let (folder, name) = (FOLDERS[0], architecture.to_owned());
+    Case { folder, name, full_rank, bypass: false }.plan()
 }
 
 fn rows(plan: &Plan) -> FixedRows {
@@ -69,80 +119,93 @@ fn loss(executor: &mut ReferenceExecutor) -> f64 {
     executor.read_f64(executor.plan().roles.train_loss).iter().sum()
 }
 
-/// For every parameter, the slope of the loss along a random direction in that parameter is what its gradient says.
-/// Central differences of fourth order in f64: rounding is about 1e-7.
+/// A parameter's path without the indices of repeats: what all layers have alike.
+fn kind(path: &str) -> String {
+    let names = path.split('.').filter(|name| name.parse::<u32>().is_err());
+    names.collect::<Vec<_>>().join(".")
+}
+
+/// The slope of the loss along a random direction is what the gradient says: for every parameter, those that layers have
+/// alike together. Central differences in f64: rounding is about 1e-8.
 #[test]
 fn gradients_of_whole_models_are_slopes() {
-    for name in architectures() {
-        for full_rank in [false, true] {
-            let plan = plan(&name, full_rank);
-            let mut executor = ReferenceExecutor::new(Arc::clone(&plan));
-            prepare(&mut executor);
-            loss(&mut executor);
-            let gradients: Vec<Vec<f64>> =
-                plan.parameters.iter().map(|p| executor.read_f64(p.gradient)).collect();
-            for (parameter, gradient) in plan.parameters.iter().zip(&gradients) {
-                let start = executor.read_f64(parameter.tensor);
+    // What is bypassed is gone before derivatives are made.
+    for case in cases().into_iter().filter(|case| !case.bypass) {
+        let plan = case.plan();
+        let mut executor = ReferenceExecutor::new(Arc::clone(&plan));
+        prepare(&mut executor);
+        loss(&mut executor);
+        let mut kinds: BTreeMap<String, Vec<&Parameter>> = BTreeMap::new();
+        for parameter in &plan.parameters {
+            kinds.entry(kind(&parameter.path)).or_default().push(parameter);
+        }
+        let mut directions = Vec::new();
+        for (kind, parameters) in kinds {
+            let (mut expected, mut size) = (0.0, 0.0);
+            let mut direction = Vec::new();
+            for parameter in parameters {
+                let gradient = executor.read_f64(parameter.gradient);
                 let stream = Stream::new(1, &parameter.path, 99);
-                let direction: Vec<f64> =
-                    (0..).flat_map(|i| stream.normal_pair(i)).take(start.len()).collect();
-                let mut at = |step: f64| {
-                    let moved: Vec<f64> =
-                        start.iter().zip(&direction).map(|(x, d)| x + step * d).collect();
-                    executor.write_f64(parameter.tensor, &moved);
-                    loss(&mut executor)
-                };
-                // Short, because clamps and maxima have kinks, which few elements may cross.
-                let step = 2e-6;
-                let slope = (8.0 * (at(step) - at(-step)) - (at(2.0 * step) - at(-2.0 * step)))
-                    / (12.0 * step);
-                at(0.0);
-                let expected: f64 = gradient.iter().zip(&direction).map(|(g, d)| g * d).sum();
-                let size = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
-                assert!(
-                    (slope - expected).abs() <= 1e-5 * size.max(1e-2),
-                    "{name}, full_rank={full_rank}, {}: slope {slope}, gradient {expected}",
-                    parameter.path
-                );
+                let along: Vec<f64> =
+                    (0..).flat_map(|i| stream.normal_pair(i)).take(gradient.len()).collect();
+                expected += gradient.iter().zip(&along).map(|(g, d)| g * d).sum::<f64>();
+                size += gradient.iter().map(|g| g * g).sum::<f64>();
+                direction.push((parameter.tensor, executor.read_f64(parameter.tensor), along));
             }
+            directions.push((kind, expected, size.sqrt(), direction));
+        }
+        for (kind, expected, size, direction) in directions {
+            let mut move_by = |step: f64| {
+                for (tensor, start, along) in &direction {
+                    let moved: Vec<f64> =
+                        start.iter().zip(along).map(|(x, d)| x + step * d).collect();
+                    executor.write_f64(*tensor, &moved);
+                }
+                loss(&mut executor)
+            };
+            // Short, because clamps and maxima have kinks, which few elements may cross.
+            let step = 2e-6;
+            let slope = (move_by(step) - move_by(-step)) / (2.0 * step);
+            for (tensor, start, _) in &direction {
+                executor.write_f64(*tensor, start);
+            }
+            assert!(
+                (slope - expected).abs() <= 1e-5 * size.max(1e-2),
+                "{case}, {kind}: slope {slope}, gradient {expected}"
+            );
         }
     }
 }
 
-/// Loss and gradient of every parameter, `‖Δ‖/‖reference‖ ≤ 1e-4`; the logits of both.
+/// Loss and gradient of every parameter, `‖Δ‖/‖reference‖ ≤ 1e-4`. Gradients that are 0 but for rounding, such as that of
+/// a bias of keys, are compared with 0.01 instead.
 #[test]
 fn the_cpu_agrees_with_the_reference() {
-    for name in architectures() {
-        for full_rank in [false, true] {
-            let plan = plan(&name, full_rank);
-            let mut reference = ReferenceExecutor::new(Arc::clone(&plan));
-            prepare(&mut reference);
-            reference.run(ProgramKind::ForwardBackward, true);
-            let options = CpuOptions {
-                threads: 2,
-                checking: true,
-                arena: ArenaPlacement::BeforeProtectedPage,
-            };
-            let mut cpu =
-                CpuExecutor::new(Arc::clone(&plan), options).expect("the CPU runs f32 plans");
-            prepare(&mut cpu);
-            cpu.run(ProgramKind::ForwardBackward, true);
-            let mut tensors = vec![("loss", plan.roles.train_loss)];
-            tensors.extend(plan.parameters.iter().map(|p| (p.path.as_str(), p.gradient)));
-            for (what, tensor) in tensors {
-                let expected = reference.read_f64(tensor);
-                let mut found = vec![0.0; expected.len()];
-                cpu.read_f32(tensor, &mut found);
-                let off: f64 =
-                    found.iter().zip(&expected).map(|(f, e)| (f64::from(*f) - e).powi(2)).sum();
-                let size: f64 = expected.iter().map(|e| e * e).sum();
-                assert!(
-                    off.sqrt() <= 1e-4 * size.sqrt().max(1e-3),
-                    "{name}, full_rank={full_rank}: {what} is off by {} of {}",
-                    off.sqrt(),
-                    size.sqrt()
-                );
-            }
+    for case in cases() {
+        let plan = case.plan();
+        let mut reference = ReferenceExecutor::new(Arc::clone(&plan));
+        prepare(&mut reference);
+        reference.run(ProgramKind::ForwardBackward, true);
+        let options =
+            CpuOptions { threads: 2, checking: true, arena: ArenaPlacement::BeforeProtectedPage };
+        let mut cpu = CpuExecutor::new(Arc::clone(&plan), options).expect("the CPU runs f32 plans");
+        prepare(&mut cpu);
+        cpu.run(ProgramKind::ForwardBackward, true);
+        let mut tensors = vec![("loss", plan.roles.train_loss)];
+        tensors.extend(plan.parameters.iter().map(|p| (p.path.as_str(), p.gradient)));
+        for (what, tensor) in tensors {
+            let expected = reference.read_f64(tensor);
+            let mut found = vec![0.0; expected.len()];
+            cpu.read_f32(tensor, &mut found);
+            let off: f64 =
+                found.iter().zip(&expected).map(|(f, e)| (f64::from(*f) - e).powi(2)).sum();
+            let size: f64 = expected.iter().map(|e| e * e).sum();
+            assert!(
+                off.sqrt() <= 1e-4 * size.sqrt().max(1e-2),
+                "{case}: {what} is off by {} of {}",
+                off.sqrt(),
+                size.sqrt()
+            );
         }
     }
 }
@@ -165,19 +228,17 @@ fn train_on(plan: &Arc<Plan>, threads: usize, updates: u64) -> (Vec<f64>, Vec<u3
 
 #[test]
 fn every_model_learns_and_threads_do_not_change_a_bit() {
-    for name in architectures() {
-        for full_rank in [false, true] {
-            let plan = plan(&name, full_rank);
-            let (losses, weights) = train_on(&plan, 1, 40);
-            let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
-            let (first, last) = (mean(&losses[..4]), mean(&losses[36..]));
-            assert!(last < first - 0.3, "{name}, full_rank={full_rank}: {first} to {last}");
-            let (other_losses, other_weights) = train_on(&plan, 3, 40);
-            assert!(
-                losses == other_losses && weights == other_weights,
-                "{name}, full_rank={full_rank}: three threads give other bits"
-            );
-        }
+    for case in cases() {
+        let plan = case.plan();
+        let (losses, weights) = train_on(&plan, 1, 40);
+        let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+        let (first, last) = (mean(&losses[..4]), mean(&losses[36..]));
+        assert!(last < first - 0.3, "{case}: {first} to {last}");
+        let (other_losses, other_weights) = train_on(&plan, 3, 40);
+        assert!(
+            losses == other_losses && weights == other_weights,
+            "{case}: three threads give other bits"
+        );
     }
 }
 

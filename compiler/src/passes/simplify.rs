@@ -7,15 +7,16 @@
 //! ```
 //!
 //! Common subexpressions are merged only within one phase: a recompute region's clones must stay clones, or nothing
-//! would be recomputed. Guarantees: no bit of any output changes; everything left is needed by an output.
+//! would be recomputed; operations that make parameters' gradients are never merged. Guarantees: no bit of any output
+//! changes; everything left is needed by an output.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use colac_plan::Op;
 use colac_plan::pointwise::{InputForm, Instruction};
 
-use crate::graph::{Graph, NodeId, NodeKind, Value};
+use crate::graph::{Graph, NodeId, NodeKind, Output, Value};
 
 /// Runs all simplifications to the end.
 pub fn run(graph: &mut Graph) {
@@ -60,11 +61,25 @@ fn skip_identities(graph: &mut Graph) {
     }
 }
 
+/// Operations that make a parameter's gradient. Two that are alike stay two: each parameter has memory of its own, and
+/// equal contributions to one parameter both count.
+fn parameter_gradients(graph: &Graph) -> BTreeSet<NodeId> {
+    let gradient = |(output, value): &(Output, Value)| {
+        matches!(output, Output::Gradient(_)).then_some(value.node)
+    };
+    graph.outputs().iter().filter_map(gradient).collect()
+}
+
 fn merge_common(graph: &mut Graph) {
     let mut seen: BTreeMap<u64, Vec<NodeId>> = BTreeMap::new();
+    let gradients = parameter_gradients(graph);
     for id in graph.order() {
         let node = graph.node(id);
-        if matches!(node.kind, NodeKind::Input(_) | NodeKind::Parameter(_) | NodeKind::Constant(_))
+        if gradients.contains(&id)
+            || matches!(
+                node.kind,
+                NodeKind::Input(_) | NodeKind::Parameter(_) | NodeKind::Constant(_)
+            )
         {
             continue;
         }
