@@ -1,7 +1,8 @@
-//! Batches of token ids from a corpus.
+//! Rows of token ids from a corpus.
 //!
-//! Owns what a row is in the two batching modes, and which rows make up the batches of training and evaluation.
-//! Must not know what a model does with them. Rows are written into buffers of the caller; nothing is allocated.
+//! Owns what a row is in the two batching modes, and which rows an evaluation takes; those of training stand in
+//! [`crate::data::training_batches`]. Must not know what a model does with them. Rows are written into buffers of the
+//! caller; nothing is allocated.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,8 +11,7 @@ use colac_plan::recipe::BatchMode;
 
 use crate::data::corpus::TokenCorpus;
 use crate::data::error::DataError;
-use crate::data::order::SampleOrder;
-use crate::train::rows::{IGNORED_LABEL, TrainingRows, ValidationRows};
+use crate::train::rows::{IGNORED_LABEL, ValidationRows};
 
 /// The rows of a corpus in the order of its text.
 ///
@@ -26,15 +26,15 @@ use crate::train::rows::{IGNORED_LABEL, TrainingRows, ValidationRows};
 /// Places without an id hold the end-of-text id, or 0 if there is none, under the label [`IGNORED_LABEL`]; causal
 /// attention keeps them from everything before them.
 #[derive(Clone, Debug)]
-struct Rows {
-    corpus: Arc<TokenCorpus>,
-    mode: BatchMode,
-    sequence_length: usize,
+pub(super) struct Rows {
+    pub(super) corpus: Arc<TokenCorpus>,
+    pub(super) mode: BatchMode,
+    pub(super) sequence_length: usize,
     filler: i32,
 }
 
 impl Rows {
-    fn new(
+    pub(super) fn new(
         corpus: Arc<TokenCorpus>,
         mode: BatchMode,
         sequence_length: usize,
@@ -42,12 +42,15 @@ impl Rows {
         if sequence_length == 0 {
             return Err(DataError::ZeroSize { what: "the sequence length" });
         }
+        if mode == BatchMode::Pad && !corpus.knows_documents() {
+            return Err(DataError::NoDocuments { path: corpus.path().to_owned() });
+        }
         let filler = corpus.end_of_text().map_or(0, |id| id as i32);
         Ok(Self { corpus, mode, sequence_length, filler })
     }
 
     /// Rows that are full in mode `Pack`, all documents in mode `Pad`.
-    fn full_rows(&self) -> u64 {
+    pub(super) fn full_rows(&self) -> u64 {
         match self.mode {
             BatchMode::Pack => (self.corpus.token_count() - 1) / self.sequence_length as u64,
             BatchMode::Pad => self.corpus.document_count(),
@@ -55,7 +58,7 @@ impl Rows {
     }
 
     /// Rows with anything in them; in mode `Pack` the last one may be short.
-    fn all_rows(&self) -> u64 {
+    pub(super) fn all_rows(&self) -> u64 {
         match self.mode {
             BatchMode::Pack => {
                 (self.corpus.token_count() - 1).div_ceil(self.sequence_length as u64)
@@ -65,7 +68,7 @@ impl Rows {
     }
 
     /// The ids of a row, as a range of the stream.
-    fn ids(&self, row: u64) -> Range<u64> {
+    pub(super) fn ids(&self, row: u64) -> Range<u64> {
         let length = self.sequence_length as u64;
         let (start, end) = match self.mode {
             BatchMode::Pack => (row * length, self.corpus.token_count() - 1),
@@ -78,7 +81,7 @@ impl Rows {
     }
 
     /// Number of labels of a row that are not ignored.
-    fn valid_labels(&self, row: u64) -> u64 {
+    pub(super) fn valid_labels(&self, row: u64) -> u64 {
         let ids = self.ids(row);
         match self.mode {
             BatchMode::Pack => ids.end - ids.start,
@@ -86,7 +89,7 @@ impl Rows {
         }
     }
 
-    fn fill(&self, row: u64, tokens: &mut [i32], labels: &mut [i32]) {
+    pub(super) fn fill(&self, row: u64, tokens: &mut [i32], labels: &mut [i32]) {
         let range = self.ids(row);
         let (ids, fillers) = tokens.split_at_mut((range.end - range.start) as usize);
         self.corpus.copy_ids(range.start, ids);
@@ -97,7 +100,7 @@ impl Rows {
     }
 
     /// Splits the buffers of a batch into rows.
-    fn of_batch<'a>(
+    pub(super) fn of_batch<'a>(
         &self,
         tokens: &'a mut [i32],
         labels: &'a mut [i32],
@@ -112,84 +115,6 @@ impl Rows {
         tokens
             .chunks_exact_mut(self.sequence_length)
             .zip(labels.chunks_exact_mut(self.sequence_length))
-    }
-}
-
-/// Rows for training: endless, shuffled anew in every epoch.
-///
-/// Slot `s` of update `u` has position `u · global_batch + s`, and which row lies there depends on seed and position
-/// only ([`SampleOrder`]). So a global batch is the same however it is split into micro-batches or over workers, and a
-/// run resumes anywhere.
-#[derive(Clone, Debug)]
-pub struct TrainingBatches {
-    rows: Rows,
-    order: SampleOrder,
-    seed: u64,
-}
-
-impl TrainingBatches {
-    /// Batches of a corpus. In mode `Pack` the tokens behind the last full row are not trained on.
-    ///
-    /// # Errors
-    ///
-    /// If the sequence length is 0, or in mode `Pack` the corpus has not one full row.
-    pub fn new(
-        corpus: Arc<TokenCorpus>,
-        mode: BatchMode,
-        sequence_length: usize,
-        seed: u64,
-    ) -> Result<Self, DataError> {
-        let rows = Rows::new(corpus, mode, sequence_length)?;
-        if rows.full_rows() == 0 {
-            return Err(too_short(&rows));
-        }
-        let order = SampleOrder::new(rows.full_rows(), seed);
-        Ok(Self { rows, order, seed })
-    }
-
-    /// Rows in one epoch.
-    pub fn rows_per_epoch(&self) -> u64 {
-        self.order.sample_count()
-    }
-
-    /// Number of labels that are not ignored in the rows at `positions`, without making the rows.
-    pub fn valid_labels(&self, positions: Range<u64>) -> u64 {
-        positions.map(|position| self.rows.valid_labels(self.order.sample(position))).sum()
-    }
-
-    /// Fills the rows at positions `first`, `first + 1`, … until the buffers, which hold whole rows, are full.
-    ///
-    /// # Panics
-    ///
-    /// If the buffers differ in length or do not hold whole rows.
-    pub fn fill(&self, first: u64, tokens: &mut [i32], labels: &mut [i32]) {
-        for (position, (tokens, labels)) in (first..).zip(self.rows.of_batch(tokens, labels)) {
-            self.rows.fill(self.order.sample(position), tokens, labels);
-        }
-    }
-}
-
-impl TrainingRows for TrainingBatches {
-    fn fill(
-        &mut self,
-        first: u64,
-        tokens: &mut [i32],
-        labels: &mut [i32],
-    ) -> Result<(), DataError> {
-        Self::fill(self, first, tokens, labels);
-        Ok(())
-    }
-
-    fn identity(&self) -> String {
-        let mode = match self.rows.mode {
-            BatchMode::Pack => "pack",
-            BatchMode::Pad => "pad",
-        };
-        let content = blake3::Hash::from_bytes(self.rows.corpus.content_hash()).to_hex();
-        format!(
-            "{mode} {} tokens a row, seed {}, content {content}",
-            self.rows.sequence_length, self.seed
-        )
     }
 }
 
@@ -278,7 +203,7 @@ impl ValidationRows for EvaluationBatches {
     }
 }
 
-fn too_short(rows: &Rows) -> DataError {
+pub(super) fn too_short(rows: &Rows) -> DataError {
     DataError::TooShort {
         path: rows.corpus.path().to_owned(),
         tokens: rows.corpus.token_count(),
@@ -291,8 +216,10 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::data::shard::{ShardWriter, Source, Vocabulary};
+    use crate::data::shard::{Manifest, ShardWriter, Source, Vocabulary};
     use crate::data::tokenizer::VocabularyHash;
+    use crate::data::training_batches::{MixedCorpus, TrainingBatches};
+    use crate::train::rows::TrainingRows;
 
     /// A corpus of the given documents, each in a shard of its own. Id i stands for i bytes, and 9 ends a text.
     fn corpus(documents: &[&[u32]]) -> Arc<TokenCorpus> {
@@ -305,13 +232,14 @@ mod tests {
         for (ids, part) in documents.iter().zip(1..) {
             let source =
                 Source { name: "a".to_owned(), bytes: 0, blake3: String::new(), documents: 0 };
-            let mut writer = ShardWriter::create(directory.path(), 0, &vocabulary).unwrap();
-            writer.push(ids, ids.iter().map(|&id| u64::from(id)).sum(), &source).unwrap();
+            let manifest = Manifest { sources: vec![source], ..Manifest::default() };
+            let mut writer = ShardWriter::create(directory.path(), "shard", &vocabulary).unwrap();
+            writer.push(ids, ids.iter().map(|&id| u64::from(id)).sum(), 0).unwrap();
             let path = directory.path().join(format!("{part:05}.tokens"));
             writer
                 .finish(&vocabulary)
                 .unwrap()
-                .commit(&path, part, documents.len() as u32)
+                .commit(&path, (part, documents.len() as u32), &manifest)
                 .unwrap();
         }
         // The files may go: they stay mapped.
@@ -329,8 +257,8 @@ mod tests {
 
     fn train(batches: &TrainingBatches, first: u64, rows: usize) -> (Vec<i32>, Vec<i32>) {
         let (mut tokens, mut labels) = (
-            vec![77; rows * batches.rows.sequence_length],
-            vec![77; rows * batches.rows.sequence_length],
+            vec![77; rows * batches.sequence_length()],
+            vec![77; rows * batches.sequence_length()],
         );
         batches.fill(first, &mut tokens, &mut labels);
         (tokens, labels)
@@ -462,6 +390,47 @@ mod tests {
         }
     }
 
+    /// Rows of a mixture are those of its sources, each in its own order, whatever the others do.
+    #[test]
+    fn a_mixture_keeps_the_order_of_its_sources() {
+        let documents = |first: u32, count: u32| -> Vec<Vec<u32>> {
+            (0..count).map(|number| vec![first + number, 9]).collect()
+        };
+        let corpus = |documents: &[Vec<u32>]| {
+            corpus(&documents.iter().map(Vec::as_slice).collect::<Vec<_>>())
+        };
+        let (books, web) = (corpus(&documents(10, 6)), corpus(&documents(50, 40)));
+        let source = |name: &str, corpus: &Arc<TokenCorpus>, weight| MixedCorpus {
+            name: name.to_owned(),
+            corpus: corpus.clone(),
+            weight,
+        };
+        let mix = |weight| {
+            let sources = vec![source("books", &books, weight), source("web", &web, 1.0)];
+            TrainingBatches::mixed(sources, BatchMode::Pad, 2, 5).unwrap()
+        };
+        let firsts = |batches: &TrainingBatches, from: u64, rows| -> Vec<i32> {
+            train(batches, from, rows).0.iter().step_by(2).copied().collect()
+        };
+        let batches = mix(3.0);
+        let all = firsts(&batches, 0, 48);
+        let of_books: Vec<i32> = all.iter().copied().filter(|&id| id < 50).collect();
+        assert_eq!(of_books.len(), 36);
+        let alone = TrainingBatches::new(books.clone(), BatchMode::Pad, 2, 5).unwrap();
+        assert_eq!(of_books, firsts(&alone, 0, 36));
+        // Any part of it is found again from its position alone.
+        assert_eq!(firsts(&batches, 17, 9), all[17..26]);
+        let shares = batches.shares(48);
+        assert_eq!((shares[0].rows, shares[0].epochs, shares[1].rows), (36, 6.0, 12));
+        let origin = batches.origin(47);
+        let place = if all[47] < 50 { ("books", 10) } else { ("web", 50) };
+        assert_eq!((origin.source, origin.row as i32), (place.0, all[47] - place.1));
+        // Another weight takes other rows, but the order of each source stays.
+        let other: Vec<i32> = firsts(&mix(1.0), 0, 48).into_iter().filter(|&id| id < 50).collect();
+        assert_eq!((other.len(), &other[..]), (24, &of_books[..24]));
+        assert_ne!(mix(1.0).identity(), mix(3.0).identity());
+    }
+
     #[test]
     fn impossible_rows_are_errors() {
         let single = corpus(&[&[5]]);
@@ -485,8 +454,8 @@ mod tests {
         let tokenizer = Tokenizer::from_file(&corpus_path.join("tokenizer-8192.json")).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let texts = [corpus_path.join("validation")];
-        prepare(&texts, &tokenizer, directory.path(), &PrepareOptions::default(), &mut |_| ())
-            .unwrap();
+        let go_on = &mut |_| std::ops::ControlFlow::Continue(());
+        prepare(&texts, &tokenizer, directory.path(), &PrepareOptions::default(), go_on).unwrap();
         let corpus = Arc::new(TokenCorpus::open(&[directory.path().to_owned()]).unwrap());
         let batches = EvaluationBatches::new(corpus.clone(), BatchMode::Pack, 256).unwrap();
         let mut bytes = 0;

@@ -1,70 +1,160 @@
-//! A tokenized corpus: one or more shards seen as one stream of tokens and one list of documents.
+//! A tokenized corpus: one or more files of ids seen as one stream of tokens and one list of documents.
 //!
-//! Owns the order of the shards and the checks that they, a tokenizer and a model belong together.
-//! Must not know how samples are ordered or batches filled.
+//! Owns the order of the files and the checks that they, a tokenizer and a model belong together. The files are our own
+//! shards or those of other trainers. Must not know how samples are ordered or batches filled.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::data::error::DataError;
-use crate::data::shard::{EXTENSION, MAGIC, TokenShard};
-use crate::data::tokenizer::VocabularyHash;
+use colac_plan::recipe::TokenDType;
 
-/// The shards of a corpus, mapped and checked.
+use crate::data::error::DataError;
+use crate::data::shard::{EXTENSION, MAGIC, Manifest, TokenShard};
+use crate::data::token_file::{self, TokenFile, begins_as_token_file};
+use crate::data::tokenizer::{Tokenizer, VocabularyHash};
+
+/// What is known of files of ids beyond what they say themselves.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OpenOptions<'a> {
+    /// Format of the ids in files without a header.
+    pub token_dtype: Option<TokenDType>,
+    /// The tokenizer that the ids of other trainers' files are taken to be from: it tells where documents end and how
+    /// much text an id stands for. Our own shards say that themselves.
+    pub tokenizer: Option<&'a Tokenizer>,
+}
+
+/// A file of ids.
+#[derive(Debug)]
+enum Shard {
+    Own(TokenShard),
+    Foreign(TokenFile),
+}
+
+impl Shard {
+    fn open(path: &Path, options: &OpenOptions<'_>) -> Result<Self, DataError> {
+        if is_foreign(path)? {
+            let end_of_text = options.tokenizer.and_then(Tokenizer::end_of_text);
+            return Ok(Self::Foreign(TokenFile::open(path, options.token_dtype, end_of_text)?));
+        }
+        Ok(Self::Own(TokenShard::open(path)?))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Own(shard) => shard.path(),
+            Self::Foreign(file) => file.path(),
+        }
+    }
+
+    fn token_count(&self) -> u64 {
+        match self {
+            Self::Own(shard) => shard.token_count(),
+            Self::Foreign(file) => file.token_count(),
+        }
+    }
+
+    fn document_count(&self) -> u64 {
+        match self {
+            Self::Own(shard) => shard.document_count(),
+            Self::Foreign(file) => file.document_count(),
+        }
+    }
+
+    fn document_start(&self, document: u64) -> u64 {
+        match self {
+            Self::Own(shard) => shard.document_start(document),
+            Self::Foreign(file) => file.document_start(document),
+        }
+    }
+
+    fn max_id(&self) -> u32 {
+        match self {
+            Self::Own(shard) => shard.max_id(),
+            Self::Foreign(file) => file.max_id(),
+        }
+    }
+
+    fn copy_ids(&self, start: u64, ids: &mut [i32]) {
+        match self {
+            Self::Own(shard) => shard.copy_ids(start, ids),
+            Self::Foreign(file) => file.copy_ids(start, ids),
+        }
+    }
+}
+
+/// What the ids of a corpus are from.
+#[derive(Debug)]
+struct Vocabulary {
+    /// `None` for files that do not say.
+    hash: Option<VocabularyHash>,
+    size: usize,
+    end_of_text: Option<u32>,
+    /// For each id the bytes of text it stands for, where that is known.
+    byte_lengths: Option<Vec<u16>>,
+}
+
+/// The files of a corpus, mapped and checked.
 #[derive(Debug)]
 pub struct TokenCorpus {
-    shards: Vec<TokenShard>,
+    shards: Vec<Shard>,
     /// First token of each shard in the stream, and the number of all tokens behind them.
     token_starts: Vec<u64>,
     /// First document of each shard in the list, and the number of all documents behind them.
     document_starts: Vec<u64>,
-    /// For each id the bytes of text it stands for.
-    byte_lengths: Vec<u16>,
-    /// Sum of these lengths over all tokens.
+    vocabulary: Vocabulary,
+    /// Sum of the byte lengths over all tokens.
     token_bytes: u64,
     content_hash: [u8; 32],
 }
 
 impl TokenCorpus {
-    /// Opens shards, and directories with all shards of one corpus, and checks every byte of them.
-    /// The stream runs through the paths in their order, and through the shards of a directory in the order of their
+    /// As [`TokenCorpus::open_with`], knowing nothing but the files.
+    ///
+    /// # Errors
+    ///
+    /// As for [`TokenCorpus::open_with`].
+    pub fn open(paths: &[PathBuf]) -> Result<Self, DataError> {
+        Self::open_with(paths, &OpenOptions::default())
+    }
+
+    /// Opens files of ids, and folders with all shards of one corpus or with `.bin` files, and checks every byte of
+    /// them. The stream runs through the paths in their order, and through the files of a folder in the order of their
     /// names.
     ///
     /// # Errors
     ///
-    /// If a path has no shards, a part of a directory's corpus is missing, a shard is damaged, or they were made with
+    /// If a path has no tokens, a part of a folder's corpus is missing, a file is damaged, or they were made with
     /// different tokenizers.
-    pub fn open(paths: &[PathBuf]) -> Result<Self, DataError> {
+    pub fn open_with(paths: &[PathBuf], options: &OpenOptions<'_>) -> Result<Self, DataError> {
         let mut shards = Vec::new();
         for path in paths {
-            if is_directory(path)? {
-                let files = list_shards(path)?;
-                if files.is_empty() {
-                    return Err(DataError::NoShards { path: path.clone() });
-                }
-                let parts = files
-                    .iter()
-                    .map(|file| TokenShard::open(file))
-                    .collect::<Result<Vec<_>, _>>()?;
-                check_complete(path, &parts)?;
-                shards.extend(parts);
-            } else {
-                shards.push(TokenShard::open(path)?);
+            if !is_directory(path)? {
+                shards.push(Shard::open(path, options)?);
+                continue;
             }
+            let files = list_tokens(path)?;
+            if files.is_empty() {
+                return Err(DataError::NoShards { path: path.clone() });
+            }
+            let parts = files
+                .iter()
+                .map(|file| Shard::open(file, options))
+                .collect::<Result<Vec<_>, _>>()?;
+            check_complete(path, &parts)?;
+            shards.extend(parts);
         }
         if shards.is_empty() {
             return Err(DataError::NoShards { path: PathBuf::new() });
         }
         check_together(&shards)?;
-        let byte_lengths: Vec<u16> =
-            (0..shards[0].vocab_size() as u32).map(|id| shards[0].byte_length(id)).collect();
+        let vocabulary = vocabulary(&shards, options.tokenizer)?;
         let mut corpus = Self {
-            token_starts: running_sum(shards.iter().map(TokenShard::token_count)),
-            document_starts: running_sum(shards.iter().map(TokenShard::document_count)),
+            token_starts: running_sum(shards.iter().map(Shard::token_count)),
+            document_starts: running_sum(shards.iter().map(Shard::document_count)),
             shards,
-            byte_lengths,
+            vocabulary,
             token_bytes: 0,
             content_hash: [0; 32],
         };
@@ -77,9 +167,25 @@ impl TokenCorpus {
         self.shards[0].path()
     }
 
-    /// The shards in the order of the stream.
-    pub fn shards(&self) -> &[TokenShard] {
-        &self.shards
+    /// Number of files.
+    pub fn shard_count(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// What our own shards tell of their making, in the order of the stream.
+    pub fn manifests(&self) -> impl Iterator<Item = &Manifest> {
+        self.shards.iter().filter_map(|shard| match shard {
+            Shard::Own(shard) => Some(shard.manifest()),
+            Shard::Foreign(_) => None,
+        })
+    }
+
+    /// What the files are called: `token shard`, `token file of llm.c` …
+    pub fn format(&self) -> &'static str {
+        match &self.shards[0] {
+            Shard::Own(_) => "token shard",
+            Shard::Foreign(file) => file.header().kind.name(),
+        }
     }
 
     /// Number of tokens; at least one.
@@ -92,29 +198,44 @@ impl TokenCorpus {
         last(&self.document_starts)
     }
 
-    /// Bytes of the text that was tokenized.
+    /// Whether it is known where documents begin. It is not in other trainers' files without a tokenizer that has a
+    /// token at the end of documents; each file is then one document.
+    pub fn knows_documents(&self) -> bool {
+        self.vocabulary.end_of_text.is_some()
+            || self.shards.iter().all(|shard| matches!(shard, Shard::Own(_)))
+    }
+
+    /// Bytes of the text that was tokenized; for other trainers' files what their ids stand for, or 0 without a
+    /// tokenizer.
     pub fn text_bytes(&self) -> u64 {
-        self.shards.iter().map(TokenShard::text_bytes).sum()
+        self.shards
+            .iter()
+            .map(|shard| match shard {
+                Shard::Own(shard) => Some(shard.text_bytes()),
+                Shard::Foreign(_) => None,
+            })
+            .sum::<Option<u64>>()
+            .unwrap_or(self.token_bytes)
     }
 
     /// The largest id that occurs.
     pub fn max_id(&self) -> u32 {
-        self.shards.iter().map(TokenShard::max_id).max().unwrap_or(0)
+        self.shards.iter().map(Shard::max_id).max().unwrap_or(0)
     }
 
-    /// Number of entries of the tokenizer's vocabulary.
+    /// Number of entries of the tokenizer's vocabulary; where it is not known, one more than the largest id.
     pub fn vocab_size(&self) -> usize {
-        self.shards[0].vocab_size()
+        self.vocabulary.size
     }
 
-    /// The id behind the last token of every document, if the tokenizer has one.
+    /// The id behind the last token of every document, if there is one.
     pub fn end_of_text(&self) -> Option<u32> {
-        self.shards[0].end_of_text()
+        self.vocabulary.end_of_text
     }
 
-    /// Which tokenizer made the ids.
-    pub fn vocabulary_hash(&self) -> VocabularyHash {
-        self.shards[0].vocabulary_hash()
+    /// Which tokenizer made the ids; other trainers' files do not say.
+    pub fn vocabulary_hash(&self) -> Option<VocabularyHash> {
+        self.vocabulary.hash
     }
 
     /// Identifies the ids and the places where documents begin, whatever shards they lie in: a run that goes on with
@@ -129,28 +250,21 @@ impl TokenCorpus {
     ///
     /// If `vocab_size`, the model's, is not larger than the largest id.
     pub fn check_fits(&self, vocab_size: u64) -> Result<(), DataError> {
-        if u64::from(self.max_id()) < vocab_size {
-            Ok(())
-        } else {
-            Err(DataError::IdOutOfVocabulary {
-                path: self.path().to_owned(),
-                max_id: self.max_id(),
-                vocab_size,
-            })
-        }
+        check_ids(self.path(), self.max_id(), vocab_size)
     }
 
-    /// Checks that the ids mean what a tokenizer, another corpus or a checkpoint says they mean.
+    /// Checks that the ids mean what a tokenizer, another corpus or a checkpoint says they mean, as far as the files
+    /// say.
     ///
     /// # Errors
     ///
     /// If the corpus was made with another tokenizer.
     pub fn check_tokenizer(&self, expected: VocabularyHash) -> Result<(), DataError> {
-        let found = self.vocabulary_hash();
-        if found == expected {
-            Ok(())
-        } else {
-            Err(DataError::TokenizerMismatch { path: self.path().to_owned(), expected, found })
+        match self.vocabulary_hash() {
+            Some(found) if found != expected => {
+                Err(DataError::TokenizerMismatch { path: self.path().to_owned(), expected, found })
+            }
+            _ => Ok(()),
         }
     }
 
@@ -192,10 +306,11 @@ impl TokenCorpus {
     /// For each id the bytes of text it stands for: what bits per byte are computed from.
     ///
     /// Exact for byte-level tokenizers. Others add or drop spaces, letters' cases or accents; `None` if the lengths of
-    /// all tokens miss the size of the text by more than one percent.
+    /// all tokens miss the size of the text by more than one percent, or nothing is known of the tokenizer.
     pub fn token_byte_lengths(&self) -> Option<&[u16]> {
         let missed = self.token_bytes.abs_diff(self.text_bytes());
-        (missed <= self.text_bytes() / 100).then_some(&self.byte_lengths)
+        let lengths = self.vocabulary.byte_lengths.as_deref()?;
+        (missed <= self.text_bytes() / 100).then_some(lengths)
     }
 
     /// Computes what depends on all tokens.
@@ -208,8 +323,10 @@ impl TokenCorpus {
                 ids.len().min(usize::try_from(self.token_count() - start).unwrap_or(usize::MAX));
             let ids = &mut ids[..count];
             self.copy_ids(start, ids);
-            self.token_bytes +=
-                ids.iter().map(|&id| u64::from(self.byte_lengths[id as usize])).sum::<u64>();
+            if let Some(lengths) = &self.vocabulary.byte_lengths {
+                self.token_bytes +=
+                    ids.iter().map(|&id| u64::from(lengths[id as usize])).sum::<u64>();
+            }
             for id in &mut *ids {
                 *id = id.to_le();
             }
@@ -223,21 +340,74 @@ impl TokenCorpus {
     }
 }
 
-/// Whether a path stands for tokens: it begins like a token shard, or is a directory in which shards lie. Otherwise it
-/// stands for text.
+/// What the ids are from: as the shards say, or as the given tokenizer has it.
+fn vocabulary(shards: &[Shard], tokenizer: Option<&Tokenizer>) -> Result<Vocabulary, DataError> {
+    if let Shard::Own(shard) = &shards[0] {
+        let size = shard.vocab_size();
+        return Ok(Vocabulary {
+            hash: Some(shard.vocabulary_hash()),
+            size,
+            end_of_text: shard.end_of_text(),
+            byte_lengths: Some((0..size as u32).map(|id| shard.byte_length(id)).collect()),
+        });
+    }
+    let largest = shards.iter().max_by_key(|shard| shard.max_id()).unwrap_or(&shards[0]);
+    let Some(tokenizer) = tokenizer else {
+        let size = largest.max_id() as usize + 1;
+        return Ok(Vocabulary { hash: None, size, end_of_text: None, byte_lengths: None });
+    };
+    let size = tokenizer.vocab_size();
+    if largest.max_id() as usize >= size {
+        return Err(DataError::IdOutOfTokenizer {
+            path: largest.path().to_owned(),
+            max_id: largest.max_id(),
+            tokenizer: tokenizer.path().to_owned(),
+            vocab_size: size as u64,
+        });
+    }
+    Ok(Vocabulary {
+        hash: None,
+        size,
+        end_of_text: tokenizer.end_of_text(),
+        byte_lengths: Some(tokenizer.token_byte_lengths()),
+    })
+}
+
+/// Checks that a model with this many ids has one for each that occurs.
+pub(crate) fn check_ids(path: &Path, max_id: u32, vocab_size: u64) -> Result<(), DataError> {
+    if u64::from(max_id) < vocab_size {
+        return Ok(());
+    }
+    Err(DataError::IdOutOfVocabulary { path: path.to_owned(), max_id, vocab_size })
+}
+
+/// Whether a path stands for tokens: it begins like a token shard or like a token file of another trainer, its name
+/// ends in `.bin`, or it is a folder in which such files lie. Otherwise it stands for text.
 ///
 /// # Errors
 ///
 /// If it cannot be read.
-pub fn holds_shards(path: &Path) -> Result<bool, DataError> {
+pub fn holds_tokens(path: &Path) -> Result<bool, DataError> {
     if is_directory(path)? {
-        return Ok(!list_shards(path)?.is_empty());
+        return Ok(!list_tokens(path)?.is_empty());
     }
+    let beginning = beginning(path)?;
+    Ok(beginning == MAGIC || is_foreign(path)?)
+}
+
+/// Whether a file of tokens is of another trainer.
+pub(crate) fn is_foreign(path: &Path) -> Result<bool, DataError> {
+    let beginning = beginning(path)?;
+    let named = path.extension().is_some_and(|extension| extension == token_file::EXTENSION);
+    Ok(begins_as_token_file(&beginning) || (named && beginning != MAGIC))
+}
+
+fn beginning(path: &Path) -> Result<Vec<u8>, DataError> {
     let mut beginning = Vec::new();
     File::open(path)
         .and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut beginning))
         .map_err(DataError::io("read", path))?;
-    Ok(beginning == MAGIC)
+    Ok(beginning)
 }
 
 fn is_directory(path: &Path) -> Result<bool, DataError> {
@@ -249,30 +419,49 @@ fn is_directory(path: &Path) -> Result<bool, DataError> {
     }
 }
 
+/// The files of tokens that lie in a folder, sorted by name: shards, or if there are none files named `.bin`.
+pub(crate) fn list_tokens(directory: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let shards = list_shards(directory)?;
+    if !shards.is_empty() {
+        return Ok(shards);
+    }
+    list_by_extension(directory, token_file::EXTENSION)
+}
+
 /// The shards that lie in a directory, sorted by name.
 pub(crate) fn list_shards(directory: &Path) -> Result<Vec<PathBuf>, DataError> {
+    list_by_extension(directory, EXTENSION)
+}
+
+fn list_by_extension(directory: &Path, wanted: &str) -> Result<Vec<PathBuf>, DataError> {
     let mut files = fs::read_dir(directory)
         .and_then(|entries| {
             entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()
         })
         .map_err(DataError::io("list", directory))?;
-    files.retain(|file| file.extension().is_some_and(|extension| extension == EXTENSION));
+    files.retain(|file| file.extension().is_some_and(|extension| extension == wanted));
     files.sort_unstable();
     Ok(files)
 }
 
-/// Checks that all shards speak of the same vocabulary.
-fn check_together(shards: &[TokenShard]) -> Result<(), DataError> {
+/// Checks that all files speak of the same vocabulary.
+fn check_together(shards: &[Shard]) -> Result<(), DataError> {
     let first = &shards[0];
     for shard in &shards[1..] {
-        let what = if shard.vocabulary_hash() != first.vocabulary_hash() {
-            "tokenizers"
-        } else if shard.vocab_size() != first.vocab_size() {
-            "vocabulary sizes"
-        } else if shard.end_of_text() != first.end_of_text() {
-            "end-of-text tokens"
-        } else {
-            continue;
+        let what = match (first, shard) {
+            (Shard::Foreign(_), Shard::Foreign(_)) => continue,
+            (Shard::Own(first), Shard::Own(shard)) => {
+                if shard.vocabulary_hash() != first.vocabulary_hash() {
+                    "tokenizers"
+                } else if shard.vocab_size() != first.vocab_size() {
+                    "vocabulary sizes"
+                } else if shard.end_of_text() != first.end_of_text() {
+                    "end-of-text tokens"
+                } else {
+                    continue;
+                }
+            }
+            _ => "formats",
         };
         let (first, second) = (first.path().to_owned(), shard.path().to_owned());
         return Err(DataError::MixedShards { first, second, what });
@@ -280,20 +469,28 @@ fn check_together(shards: &[TokenShard]) -> Result<(), DataError> {
     Ok(())
 }
 
-/// Checks that a directory holds parts 1 to n of one corpus.
-fn check_complete(directory: &Path, shards: &[TokenShard]) -> Result<(), DataError> {
-    let expected = shards[0].part().1;
-    let complete = shards.len() == expected as usize
-        && shards.iter().zip(1..).all(|(shard, number)| shard.part() == (number, expected));
-    if complete {
-        Ok(())
-    } else {
-        Err(DataError::IncompleteCorpus {
-            path: directory.to_owned(),
-            found: shards.len(),
-            expected,
+/// Checks that a directory of shards holds parts 1 to n of one corpus.
+fn check_complete(directory: &Path, shards: &[Shard]) -> Result<(), DataError> {
+    let parts: Vec<(u32, u32)> = shards
+        .iter()
+        .filter_map(|shard| match shard {
+            Shard::Own(shard) => Some(shard.part()),
+            Shard::Foreign(_) => None,
         })
+        .collect();
+    check_parts(directory, &parts)
+}
+
+/// Checks that numbers and counts of parts are those of one complete corpus; files of other trainers have none.
+pub(crate) fn check_parts(directory: &Path, parts: &[(u32, u32)]) -> Result<(), DataError> {
+    let Some(&(_, expected)) = parts.first() else { return Ok(()) };
+    let complete = parts.len() == expected as usize
+        && parts.iter().zip(1..).all(|(part, number)| *part == (number, expected));
+    if complete {
+        return Ok(());
     }
+    let path = directory.to_owned();
+    Err(DataError::IncompleteCorpus { path, found: parts.len(), expected })
 }
 
 fn running_sum(counts: impl Iterator<Item = u64>) -> Vec<u64> {
@@ -335,11 +532,13 @@ mod tests {
             byte_lengths: vec![1; 50],
         };
         let source = Source { name: "a".to_owned(), bytes: 0, blake3: String::new(), documents: 0 };
-        let mut writer = ShardWriter::create(path.parent().unwrap(), 0, &vocabulary).unwrap();
+        let manifest = Manifest { sources: vec![source], ..Manifest::default() };
+        let mut writer = ShardWriter::create(path.parent().unwrap(), "shard", &vocabulary).unwrap();
         for document in documents {
-            writer.push(document, 3, &source).unwrap();
+            writer.push(document, 3, 0).unwrap();
         }
-        writer.finish(&vocabulary).unwrap().commit(path, part, part_count).unwrap();
+        let finished = writer.finish(&vocabulary).unwrap();
+        finished.commit(path, (part, part_count), &manifest).unwrap();
     }
 
     #[test]
@@ -423,10 +622,49 @@ mod tests {
         let (text, shard) = (directory.path().join("a.txt"), directory.path().join("odd-name"));
         fs::write(&text, "COLAC").unwrap();
         write(&shard, &[1], 7, 1, 1);
-        assert!(!holds_shards(&text).unwrap());
-        assert!(holds_shards(&shard).unwrap());
-        assert!(!holds_shards(directory.path()).unwrap());
+        assert!(!holds_tokens(&text).unwrap());
+        assert!(holds_tokens(&shard).unwrap());
+        assert!(!holds_tokens(directory.path()).unwrap());
         fs::rename(&shard, directory.path().join("1.tokens")).unwrap();
-        assert!(holds_shards(directory.path()).unwrap());
+        assert!(holds_tokens(directory.path()).unwrap());
+        // Shards come first; without them, files of other trainers are what a folder holds.
+        fs::remove_file(directory.path().join("1.tokens")).unwrap();
+        fs::write(directory.path().join("1.bin"), [1, 0, 2, 0]).unwrap();
+        assert!(holds_tokens(directory.path()).unwrap());
+    }
+
+    /// Ids of other trainers are a corpus like any other, and a tokenizer tells what they do not say.
+    #[test]
+    fn files_of_other_trainers_are_a_corpus() {
+        let directory = tempfile::tempdir().unwrap();
+        let tokenizer =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/corpus/tokenizer-4096.json");
+        let tokenizer = Tokenizer::from_file(&tokenizer).unwrap();
+        let paths = [directory.path().to_owned()];
+        let open = |tokenizer| {
+            let token_dtype = Some(TokenDType::U16);
+            TokenCorpus::open_with(&paths, &OpenOptions { token_dtype, tokenizer })
+        };
+        let write = |name: &str, ids: &[u16]| {
+            let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+            fs::write(directory.path().join(name), bytes).unwrap();
+        };
+        write("a.bin", &[5, 6, 0, 7]);
+        write("b.bin", &[8, 0]);
+        let plain = open(None).unwrap();
+        assert_eq!((plain.token_count(), plain.document_count(), plain.max_id()), (6, 2, 8));
+        assert_eq!((plain.vocab_size(), plain.vocabulary_hash()), (9, None));
+        assert!(!plain.knows_documents() && plain.token_byte_lengths().is_none());
+        plain.check_tokenizer(VocabularyHash([1; 32])).unwrap();
+        let known = open(Some(&tokenizer)).unwrap();
+        let documents: Vec<Range<u64>> =
+            (0..known.document_count()).map(|index| known.document(index)).collect();
+        assert_eq!(documents, [0..3, 3..4, 4..6]);
+        assert!(known.knows_documents() && known.token_byte_lengths().is_some());
+        assert_eq!((known.text_bytes(), known.end_of_text()), (4, Some(0)));
+        write("b.bin", &[4096]);
+        let error = open(Some(&tokenizer)).unwrap_err().to_string();
+        assert!(error.contains("id 4096") && error.contains("tokenizer-4096.json"), "{error}");
+        assert!(TokenCorpus::open(&paths).unwrap_err().to_string().contains("data.token_dtype"));
     }
 }

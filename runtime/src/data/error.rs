@@ -22,23 +22,134 @@ pub enum DataError {
         cause: io::Error,
     },
 
-    /// A text file holds bytes that are not UTF-8.
-    #[error(
-        "{} is not UTF-8 text: byte {offset} starts no character; convert the file, for example with iconv",
-        .path.display()
-    )]
-    NotUtf8 {
+    /// A record of a text file is not what its format says.
+    #[error("{}{place}: {reason}", .path.display())]
+    BadRecord {
         /// The text file.
         path: PathBuf,
-        /// Offset of the first offending byte.
-        offset: u64,
+        /// Where in it: `:12` for a line, `, byte 4711`, `, row 8`.
+        place: String,
+        /// What is wrong there.
+        reason: String,
+    },
+
+    /// A file of JSON that is not made of lines.
+    #[error(
+        "{} is one JSON array, not JSON Lines: make one object a line of it, for example with jq -c '.[]'",
+        .path.display()
+    )]
+    NotJsonLines {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A file in a format for which this program was not built.
+    #[error(
+        "{} is a {format} file, which this build of colac does not read: build it with `--features arrow`, or convert the file to JSON Lines",
+        .path.display()
+    )]
+    FeatureMissing {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        format: &'static str,
+    },
+
+    /// A file of columns cannot be read.
+    #[error("{} cannot be read as {format}: {reason}", .path.display())]
+    NotColumns {
+        /// The file.
+        path: PathBuf,
+        /// What it should be: `Parquet` or `Arrow`.
+        format: &'static str,
+        /// The reason that the reader of the format gives.
+        reason: String,
+    },
+
+    /// A file of columns has none of the given name.
+    #[error(
+        "{} has no column `{field}`, only {}: name the one with the text by data.text_field (--text-field)",
+        .path.display(), .names.join(", ")
+    )]
+    NoField {
+        /// The file.
+        path: PathBuf,
+        /// The column that was asked for.
+        field: String,
+        /// The columns there are.
+        names: Vec<String>,
+    },
+
+    /// A column holds something else than text.
+    #[error("the column `{field}` of {} is {what} and not text", .path.display())]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// The column.
+        field: String,
+        /// What it is.
+        what: String,
+    },
+
+    /// A folder holds several splits of a data set.
+    #[error(
+        "{} holds the splits {} of a data set: name the folder of one",
+        .path.display(), .splits.join(", ")
+    )]
+    SeveralSplits {
+        /// The folder.
+        path: PathBuf,
+        /// Their names.
+        splits: Vec<String>,
     },
 
     /// None of the inputs contains any text.
-    #[error("no text in {}: give text files, or directories with .txt files", list(.inputs))]
+    #[error("no text in {}: give files, or folders with files that end in {}", list(.inputs), .extensions.join(", "))]
     NoText {
         /// The inputs as given.
         inputs: Vec<PathBuf>,
+        /// What files in folders have to end in.
+        extensions: Vec<String>,
+    },
+
+    /// All documents went to one side of the split.
+    #[error(
+        "a share of {fraction} leaves no document for {side}, of {documents} in all: choose another validation fraction, \
+         or divide the text into more documents (separator)"
+    )]
+    EmptySide {
+        /// `training` or `validation`.
+        side: &'static str,
+        /// The share that was to be held out.
+        fraction: f64,
+        /// Documents on the other side.
+        documents: u64,
+    },
+
+    /// The user ended a preparation.
+    #[error("interrupted; {} is as it was", .path.display())]
+    Interrupted {
+        /// Where shards were to be written.
+        path: PathBuf,
+    },
+
+    /// A token file of another trainer cannot be used.
+    #[error("{} is not a token file that can be read: {reason}", .path.display())]
+    NotTokenFile {
+        /// The file.
+        path: PathBuf,
+        /// What was found instead.
+        reason: String,
+    },
+
+    /// Rows of one document each were asked of tokens that do not say where documents begin.
+    #[error(
+        "{} does not say where documents begin, which mode \"pad\" needs: name its tokenizer (data.tokenizer), or use mode \"pack\"",
+        .path.display()
+    )]
+    NoDocuments {
+        /// The token file.
+        path: PathBuf,
     },
 
     /// A file is not a tokenizer in the `tokenizer.json` format.
@@ -51,7 +162,7 @@ pub enum DataError {
     },
 
     /// The tokenizer has no token of the given name.
-    #[error("{} has no token {token:?}", .path.display())]
+    #[error("{} has no token {token:?}: name one of its vocabulary", .path.display())]
     NoSuchToken {
         /// The tokenizer's file.
         path: PathBuf,
@@ -108,6 +219,15 @@ pub enum DataError {
         found: u32,
         /// The newest format version this program reads.
         supported: u32,
+    },
+
+    /// A token shard was written by an older program.
+    #[error("{} has token shard format {found}, which is not read any more: prepare the text again", .path.display())]
+    OlderShard {
+        /// The shard.
+        path: PathBuf,
+        /// The format version in its header.
+        found: u32,
     },
 
     /// A token shard is cut or its bytes were changed.
@@ -176,6 +296,22 @@ pub enum DataError {
         /// The largest id in it.
         max_id: u32,
         /// The model's vocabulary size.
+        vocab_size: u64,
+    },
+
+    /// Ids of a foreign token file that the tokenizer does not have.
+    #[error(
+        "{} contains token id {max_id}, and {} has {vocab_size} entries: name the tokenizer it was made with, and check data.token_dtype",
+        .path.display(), .tokenizer.display()
+    )]
+    IdOutOfTokenizer {
+        /// The token file.
+        path: PathBuf,
+        /// The largest id in it.
+        max_id: u32,
+        /// The tokenizer that was named.
+        tokenizer: PathBuf,
+        /// Its number of entries.
         vocab_size: u64,
     },
 

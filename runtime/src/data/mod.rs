@@ -2,13 +2,13 @@
 //!
 //! Owns everything between a text file and the `tokens` and `labels` of a training step: reading text, tokenizers and
 //! their training, the files tokens are kept in, the order of samples, and the rows of a batch. Must not know models,
-//! executors, plans (but for the name of the batching mode) or training (but for the two interfaces in
+//! executors, plans (but for the recipe's words about data) or training (but for the two interfaces in
 //! [`crate::train::rows`] that its rows have), and prints nothing.
 //!
 //! ```text
-//! text files ──prepare──▶ token shards ──corpus──▶ one stream, one list of documents
-//!                 ▲                                          │
-//!     tokenizer ──┘                       order ──batch──▶ tokens, labels   [rows, sequence_length]
+//! files ──source──▶ documents ──prepare──▶ token shards ──corpus──▶ one stream, one list of documents
+//!                                  ▲           token files ──▲                │
+//!                      tokenizer ──┘                order, mixture ──batch──▶ tokens, labels   [rows, sequence_length]
 //! ```
 //!
 //! Three things hold throughout:
@@ -32,7 +32,8 @@
 //! let tokenizer = Tokenizer::from_file(Path::new("examples/corpus/tokenizer-4096.json"))?;
 //! let texts = [PathBuf::from("examples/corpus/train")];
 //! let directory = PathBuf::from("data/train");
-//! prepare(&texts, &tokenizer, &directory, &PrepareOptions::default(), &mut |_| ())?;
+//! let go_on = &mut |_| std::ops::ControlFlow::Continue(());
+//! prepare(&texts, &tokenizer, &directory, &PrepareOptions::default(), go_on)?;
 //!
 //! let corpus = Arc::new(TokenCorpus::open(&[directory])?);
 //! let batches = TrainingBatches::new(corpus, BatchMode::Pack, 256, 42)?;
@@ -44,19 +45,30 @@
 
 pub mod batch;
 pub mod corpus;
+pub mod corpus_writer;
 pub mod error;
 pub mod files;
+pub mod inspect;
+pub mod mixture;
 pub mod order;
 pub mod prepare;
 pub mod shard;
+pub mod source;
+pub mod token_file;
 pub mod tokenizer;
 pub mod train_tokenizer;
+pub mod training_batches;
 
-pub use batch::{EvaluationBatches, TrainingBatches};
-pub use corpus::{TokenCorpus, holds_shards};
+pub use batch::EvaluationBatches;
+pub use corpus::{OpenOptions, TokenCorpus, holds_tokens};
+pub use corpus_writer::{Side, SideSummary};
 pub use error::DataError;
+pub use inspect::{SourceInfo, inspect};
 pub use order::SampleOrder;
-pub use prepare::{DocumentRule, PrepareOptions, PrepareProgress, PrepareSummary, prepare};
-pub use shard::TokenShard;
-pub use tokenizer::{StreamingDecoder, Tokenizer, VocabularyHash};
+pub use prepare::{PrepareOptions, PrepareProgress, PrepareSummary, prepare};
+pub use shard::{ShardHeader, TokenShard};
+pub use source::ReadOptions;
+pub use token_file::TokenFile;
+pub use tokenizer::{SpecialTokens, StreamingDecoder, Tokenizer, VocabularyHash};
 pub use train_tokenizer::train_bpe;
+pub use training_batches::{MixedCorpus, RowOrigin, SourceShare, TrainingBatches};

@@ -1,59 +1,71 @@
-//! Text files in, token shards out.
+//! Texts in, token shards out.
 //!
-//! Owns what a document is, and that a corpus replaces an older one only when all of it is written.
-//! Must not know how tokens are used, and prints nothing: progress goes to the caller.
+//! Owns what becomes of every document: left out as empty, bad or a copy, held out for validation, tokenized. Must not
+//! know how tokens are used, and prints nothing: progress goes to the caller.
+//!
+//! Memory is constant but for 16 bytes or so per document when copies are dropped: documents are read in parts, as many
+//! parts as there are threads are tokenized at once, and the ids of a document that does not end wait on the disk.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use crate::data::corpus::list_shards;
+use crate::data::corpus_writer::{CorpusWriter, Side, SideSummary};
 use crate::data::error::DataError;
-use crate::data::files::{list_text_files, read_text};
-use crate::data::shard::{EXTENSION, FinishedShard, ShardWriter, Source, Vocabulary};
+use crate::data::shard::{Manifest, Source};
+use crate::data::source::{
+    BadRecords, FileIdentity, FileReader, InputFile, Next, ReadOptions, identity, list_inputs,
+};
 use crate::data::tokenizer::Tokenizer;
 
-/// What a document is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum DocumentRule {
-    /// Every file is one document.
-    #[default]
-    File,
-    /// Lines that consist of exactly this text separate the documents of a file and belong to none of them.
-    /// With the empty text, blank lines separate them, so that every paragraph is a document.
-    SeparatorLine(String),
-}
+/// Text that one thread tokenizes before ids are written again.
+const ROUND_BYTES_PER_THREAD: usize = 1 << 20;
 
 /// How a corpus is prepared.
 #[derive(Clone, Debug)]
 pub struct PrepareOptions {
-    /// What a document is.
-    pub documents: DocumentRule,
+    /// How the inputs are read.
+    pub reading: ReadOptions,
     /// A shard ends behind the document with which it has this many tokens.
     pub shard_tokens: u64,
     /// Threads for tokenizing; the ids do not depend on them.
     pub threads: NonZeroUsize,
     /// Whether shards that lie in the output directory are replaced.
     pub overwrite: bool,
+    /// Share of the documents that are held out, below 1; see [`is_held_out`].
+    pub validation_fraction: f64,
+    /// Whether only the first of documents with exactly the same text is kept.
+    pub deduplicate: bool,
 }
 
 impl Default for PrepareOptions {
-    /// Files are documents, shards have 2^28 tokens (half a gigabyte with two-byte ids), one thread, nothing is
-    /// overwritten.
+    /// Shards have 2^28 tokens (half a gigabyte with two-byte ids); one thread; nothing is overwritten, held out or
+    /// dropped.
     fn default() -> Self {
         Self {
-            documents: DocumentRule::default(),
+            reading: ReadOptions::default(),
             shard_tokens: 1 << 28,
             threads: NonZeroUsize::MIN,
             overwrite: false,
+            validation_fraction: 0.0,
+            deduplicate: false,
         }
+    }
+}
+
+impl PrepareOptions {
+    /// The share that is held out, if there is one.
+    fn split(&self) -> Option<f64> {
+        Some(self.validation_fraction).filter(|&fraction| fraction > 0.0)
     }
 }
 
 /// How far a preparation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PrepareProgress {
-    /// Bytes of the files that are done.
+    /// Bytes of the files that were read.
     pub bytes_done: u64,
     /// Bytes of all files.
     pub bytes_total: u64,
@@ -64,167 +76,316 @@ pub struct PrepareProgress {
 /// What a preparation made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PrepareSummary {
-    /// The shards in their order.
-    pub shards: Vec<PathBuf>,
+    /// What is trained on: all that was not held out.
+    pub training: SideSummary,
+    /// What was held out, if anything was to be.
+    pub validation: Option<SideSummary>,
     /// Files that were read.
     pub files: u64,
-    /// Documents with text in them.
-    pub documents: u64,
-    /// Tokens, with the token behind each document.
-    pub tokens: u64,
-    /// Bytes of the documents' text.
-    pub text_bytes: u64,
+    /// Documents with nothing but white space, or nothing the tokenizer has a token for.
+    pub empty: u64,
+    /// Copies of earlier documents that were dropped.
+    pub duplicates: u64,
+    /// Records that could not be read.
+    pub bad: BadRecords,
+    /// How many tokens stand for text the tokenizer does not know; `None` if it knows all text.
+    pub unknown_tokens: Option<u64>,
 }
 
-/// Tokenizes text files, and directories of them (see [`list_text_files`]), into token shards in the directory
-/// `output`.
+impl PrepareSummary {
+    /// Tokens of both sides.
+    pub fn tokens(&self) -> u64 {
+        self.training.tokens + self.validation.as_ref().map_or(0, |side| side.tokens)
+    }
+
+    /// Bytes of text of both sides.
+    pub fn text_bytes(&self) -> u64 {
+        self.training.text_bytes + self.validation.as_ref().map_or(0, |side| side.text_bytes)
+    }
+}
+
+/// Whether a document belongs to the share that is held out: whether the first eight bytes of its text's BLAKE3 hash,
+/// as a little-endian number over 2^64, lie below `fraction`.
 ///
-/// Behind the ids of each document stands the tokenizer's end-of-text token, if it has one. Documents without anything
-/// but white space are left out. The shards are called `shard-00001-of-0000N.tokens` and appear when all of them are
-/// complete; equal texts, tokenizer and options give equal bytes. A file is held in memory while it is tokenized.
+/// So it depends on nothing but the text: not on files, order, shards or other documents. Copies stay together, and a
+/// larger share holds out what a smaller one does and more.
+pub fn is_held_out(text_hash: &blake3::Hash, fraction: f64) -> bool {
+    let first = text_hash.as_bytes().first_chunk().copied().map_or(0, u64::from_le_bytes);
+    // 2^64 is exact; the conversion saturates.
+    first < (fraction * 2_f64.powi(64)) as u64
+}
+
+/// What is done to files before tokenizing, in words: it is kept in the shards, and tokens that were made with another
+/// rule are not used in the place of these.
+pub fn rules(options: &PrepareOptions, side: Side) -> String {
+    let ReadOptions { text_field, separator, extensions: _, skip_bad } = &options.reading;
+    let mut rules = vec![format!("text field {text_field:?}")];
+    rules.push(match separator {
+        Some(line) => format!("documents between lines {line:?}"),
+        None => "a text file is a document".to_owned(),
+    });
+    if *skip_bad {
+        rules.push("bad records left out".to_owned());
+    }
+    if options.deduplicate {
+        rules.push("copies left out".to_owned());
+    }
+    if let Some(fraction) = options.split() {
+        rules.push(match side {
+            Side::Training => format!("without the validation share of {fraction}"),
+            Side::Validation => format!("the validation share of {fraction}"),
+        });
+    }
+    rules.join(", ")
+}
+
+/// Identifies the files that inputs stand for and their bytes: what [`Manifest::inputs`] holds. Reads all of them once.
 ///
 /// # Errors
 ///
-/// If a text cannot be read or tokenized, there is no text at all, `output` cannot be written to, or it holds shards
-/// already and they are not to be overwritten.
+/// If an input cannot be read or none yields a file.
+pub fn inputs_hash(inputs: &[PathBuf], extensions: &[String]) -> Result<String, DataError> {
+    let files = list_inputs(inputs, extensions)?;
+    let identities = files.iter().map(|file| identity(&file.path));
+    Ok(hash_inputs(&files, &identities.collect::<Result<Vec<_>, _>>()?))
+}
+
+fn hash_inputs(files: &[InputFile], identities: &[FileIdentity]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (file, identity) in files.iter().zip(identities) {
+        hasher.update(&(file.name.len() as u64).to_le_bytes());
+        hasher.update(file.name.as_bytes());
+        hasher.update(identity.blake3.as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+/// Tokenizes files and folders of them (see [`list_inputs`]) into token shards.
+///
+/// The shards lie in `output`; if a share is held out, in its folders `train` and `validation` ([`Side::folder`]).
+/// Behind the ids of each document stands the tokenizer's end-of-text token, if it has one. Documents without anything
+/// but white space are left out. The shards are called `shard-00001-of-0000N.tokens` and appear when all of them are
+/// complete; equal texts, tokenizer and options give equal bytes.
+///
+/// `progress` is told how far it is and ends the work with [`ControlFlow::Break`].
+///
+/// # Errors
+///
+/// If a text cannot be read or tokenized, there is no text at all or none for one side, the output cannot be written
+/// to, it holds shards already and they are not to be overwritten, or `progress` ended it. Nothing is changed then.
 pub fn prepare(
     inputs: &[PathBuf],
     tokenizer: &Tokenizer,
     output: &Path,
     options: &PrepareOptions,
-    progress: &mut dyn FnMut(PrepareProgress),
+    progress: &mut dyn FnMut(PrepareProgress) -> ControlFlow<()>,
 ) -> Result<PrepareSummary, DataError> {
-    let files = list_text_files(inputs)?;
-    let sizes = files
-        .iter()
-        .map(|file| {
-            fs::metadata(&file.path)
-                .map(|metadata| metadata.len())
-                .map_err(DataError::io("open", &file.path))
-        })
-        .collect::<Result<Vec<u64>, DataError>>()?;
-    let bytes_total = sizes.iter().sum();
-    fs::create_dir_all(output).map_err(DataError::io("create", output))?;
-    let replaced = list_shards(output)?;
-    if !replaced.is_empty() && !options.overwrite {
-        return Err(DataError::OutputExists { path: output.to_owned() });
+    let files = list_inputs(inputs, &options.reading.extensions)?;
+    let mut bytes_total = 0;
+    for file in &files {
+        let metadata = fs::metadata(&file.path).map_err(DataError::io("open", &file.path))?;
+        bytes_total += metadata.len();
     }
-
-    let mut writer = CorpusWriter {
-        directory: output,
-        vocabulary: Vocabulary {
-            hash: tokenizer.hash(),
-            end_of_text: tokenizer.end_of_text(),
-            byte_lengths: tokenizer.token_byte_lengths(),
-        },
-        shard_tokens: options.shard_tokens,
-        finished: Vec::new(),
-        current: None,
-        summary: PrepareSummary {
-            shards: Vec::new(),
-            files: files.len() as u64,
-            documents: 0,
-            tokens: 0,
-            text_bytes: 0,
-        },
+    let writer = CorpusWriter::create(output, tokenizer, options)?;
+    let mut work = Preparation {
+        tokenizer,
+        options,
+        files: &files,
+        writer,
+        seen: BTreeSet::new(),
+        round: Vec::new(),
+        round_bytes: 0,
+        document: Document::default(),
+        round_limit: ROUND_BYTES_PER_THREAD * options.threads.get(),
+        empty: 0,
+        duplicates: 0,
+        unknown: tokenizer.special_tokens().unknown,
+        unknown_tokens: 0,
+        bad: BadRecords::default(),
     };
-    let mut bytes_done = 0;
-    progress(PrepareProgress { bytes_done, bytes_total, tokens: 0 });
-    for (file, size) in files.iter().zip(sizes) {
-        let text = read_text(&file.path)?;
-        let source = Source {
-            name: file.name.clone(),
-            bytes: text.len() as u64,
-            blake3: blake3::hash(text.as_bytes()).to_hex().to_string(),
-            documents: 0,
-        };
-        for document in documents(&text, &options.documents) {
-            let mut ids = tokenizer
-                .encode_with_threads(document, options.threads)
-                .map_err(|error| in_file(error, &file.path))?;
-            ids.extend(tokenizer.end_of_text());
-            writer.push(&ids, document.len() as u64, &source)?;
+    let mut tell = |bytes_done: u64, tokens| {
+        let bytes_done = bytes_done.min(bytes_total);
+        match progress(PrepareProgress { bytes_done, bytes_total, tokens }) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(DataError::Interrupted { path: output.to_owned() }),
         }
-        bytes_done += size;
-        progress(PrepareProgress { bytes_done, bytes_total, tokens: writer.summary.tokens });
+    };
+    tell(0, 0)?;
+    let mut identities = Vec::with_capacity(files.len());
+    let mut bytes_before = 0;
+    for (number, file) in files.iter().enumerate() {
+        let whole = !tokenizer.splits_at_line_ends();
+        let mut reader = FileReader::open(file, &options.reading, whole)?;
+        let mut text = String::new();
+        loop {
+            let next = reader.next(&mut text, &mut work.bad)?;
+            match next {
+                Next::Part | Next::Last => {
+                    work.add(std::mem::take(&mut text), number, next == Next::Last)?;
+                }
+                Next::Bad { .. } => work.drop_document(number),
+                Next::End => break,
+            }
+            if work.round_bytes >= work.round_limit {
+                work.tokenize_round()?;
+                tell(bytes_before + reader.bytes(), work.writer.tokens())?;
+            }
+        }
+        let identity = reader.identity();
+        bytes_before += identity.bytes;
+        identities.push(identity);
     }
-    if writer.summary.documents == 0 {
-        return Err(DataError::NoText { inputs: inputs.to_vec() });
-    }
-    writer.finish(&replaced)
+    work.tokenize_round()?;
+    tell(bytes_total, work.writer.tokens())?;
+    let manifest = Manifest {
+        tokenizer: tokenizer.path().file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        rules: String::new(),
+        inputs: hash_inputs(&files, &identities),
+        sources: files
+            .iter()
+            .zip(identities)
+            .map(|(file, FileIdentity { bytes, blake3 })| Source {
+                name: file.name.clone(),
+                bytes,
+                blake3,
+                documents: 0,
+            })
+            .collect(),
+    };
+    let (training, validation) = work.writer.finish(inputs, options, manifest)?;
+    Ok(PrepareSummary {
+        training,
+        validation,
+        files: files.len() as u64,
+        empty: work.empty,
+        duplicates: work.duplicates,
+        bad: work.bad,
+        unknown_tokens: work.unknown.map(|_| work.unknown_tokens),
+    })
 }
 
-/// Distributes documents over shards.
-struct CorpusWriter<'a> {
-    directory: &'a Path,
-    vocabulary: Vocabulary,
-    shard_tokens: u64,
-    finished: Vec<FinishedShard>,
-    current: Option<ShardWriter>,
-    summary: PrepareSummary,
+/// A part of a document that waits for its ids.
+struct Part {
+    text: String,
+    source: usize,
+    /// What becomes of the document, with its last part.
+    end: Option<End>,
 }
 
-impl CorpusWriter<'_> {
-    fn push(&mut self, ids: &[u32], text_bytes: u64, source: &Source) -> Result<(), DataError> {
-        if ids.is_empty() {
-            // A tokenizer may have no token for any of the characters.
+struct End {
+    /// Where it goes; `None` if it is dropped.
+    side: Option<Side>,
+    text_bytes: u64,
+}
+
+/// The document that is being read.
+#[derive(Default)]
+struct Document {
+    hasher: blake3::Hasher,
+    text_bytes: u64,
+    visible: bool,
+    /// Its parts in the current round.
+    parts: usize,
+    /// Whether parts of it were tokenized in an earlier round.
+    begun: bool,
+}
+
+struct Preparation<'a> {
+    tokenizer: &'a Tokenizer,
+    options: &'a PrepareOptions,
+    files: &'a [InputFile],
+    writer: CorpusWriter<'a>,
+    /// Half of the hash of every document, if copies are dropped.
+    seen: BTreeSet<[u8; 16]>,
+    round: Vec<Part>,
+    round_bytes: usize,
+    round_limit: usize,
+    document: Document,
+    empty: u64,
+    duplicates: u64,
+    unknown: Option<u32>,
+    unknown_tokens: u64,
+    bad: BadRecords,
+}
+
+impl Preparation<'_> {
+    /// Takes a part of a document.
+    fn add(&mut self, text: String, source: usize, last: bool) -> Result<(), DataError> {
+        let document = &mut self.document;
+        document.hasher.update(text.as_bytes());
+        document.text_bytes += text.len() as u64;
+        document.visible = document.visible || !text.trim_start().is_empty();
+        document.parts += 1;
+        self.round_bytes += text.len();
+        self.round.push(Part { text, source, end: None });
+        if !last {
             return Ok(());
         }
-        let mut shard = match self.current.take() {
-            Some(shard) => shard,
-            None => ShardWriter::create(self.directory, self.finished.len(), &self.vocabulary)?,
-        };
-        shard.push(ids, text_bytes, source)?;
-        self.summary.documents += 1;
-        self.summary.tokens += ids.len() as u64;
-        self.summary.text_bytes += text_bytes;
-        if shard.token_count() >= self.shard_tokens {
-            self.finished.push(shard.finish(&self.vocabulary)?);
-        } else {
-            self.current = Some(shard);
+        let hash = document.hasher.finalize();
+        if !document.visible {
+            self.empty += 1;
+            self.drop_document(source);
+            return Ok(());
+        }
+        if self.options.deduplicate {
+            let half = hash.as_bytes().first_chunk().copied().unwrap_or_default();
+            if !self.seen.insert(half) {
+                self.duplicates += 1;
+                self.drop_document(source);
+                return Ok(());
+            }
+        }
+        let held_out = self.options.split().is_some_and(|fraction| is_held_out(&hash, fraction));
+        let side = if held_out { Side::Validation } else { Side::Training };
+        let document = std::mem::take(&mut self.document);
+        if let Some(part) = self.round.last_mut() {
+            part.end = Some(End { side: Some(side), text_bytes: document.text_bytes });
         }
         Ok(())
     }
 
-    /// Removes the shards that are replaced and names the new ones.
-    fn finish(mut self, replaced: &[PathBuf]) -> Result<PrepareSummary, DataError> {
-        if let Some(shard) = self.current.take() {
-            self.finished.push(shard.finish(&self.vocabulary)?);
+    /// Forgets the document that is being read.
+    fn drop_document(&mut self, source: usize) {
+        let document = std::mem::take(&mut self.document);
+        for part in self.round.split_off(self.round.len() - document.parts) {
+            self.round_bytes -= part.text.len();
         }
-        let part_count = self.finished.len() as u32;
-        // All new shards are complete. Stopped between here and the end, the directory holds a corpus that is
-        // incomplete and says so, and never one that is mixed from old and new parts.
-        for path in replaced {
-            fs::remove_file(path).map_err(DataError::io("remove", path))?;
+        if document.begun {
+            let end = Some(End { side: None, text_bytes: 0 });
+            self.round.push(Part { text: String::new(), source, end });
         }
-        for (shard, part) in self.finished.into_iter().zip(1..) {
-            let path =
-                self.directory.join(format!("shard-{part:05}-of-{part_count:05}.{EXTENSION}"));
-            shard.commit(&path, part, part_count)?;
-            self.summary.shards.push(path);
-        }
-        Ok(self.summary)
     }
-}
 
-/// The documents of a text that contain more than white space.
-fn documents<'a>(text: &'a str, rule: &DocumentRule) -> Vec<&'a str> {
-    let mut documents = Vec::new();
-    let mut start = 0;
-    if let DocumentRule::SeparatorLine(separator) = rule {
-        let mut end = 0;
-        for line in text.split_inclusive('\n') {
-            let content = line.strip_suffix('\n').unwrap_or(line);
-            if content.strip_suffix('\r').unwrap_or(content) == separator {
-                documents.push(&text[start..end]);
-                start = end + line.len();
-            }
-            end += line.len();
+    /// Tokenizes the parts that were read and writes the documents that ended with them.
+    fn tokenize_round(&mut self) -> Result<(), DataError> {
+        let round = std::mem::take(&mut self.round);
+        self.round_bytes = 0;
+        if self.document.parts > 0 {
+            self.document.begun = true;
+            self.document.parts = 0;
         }
+        let texts: Vec<&str> = round.iter().map(|part| part.text.as_str()).collect();
+        let all_ids = self
+            .tokenizer
+            .encode_all(&texts, self.options.threads)
+            .map_err(|(index, error)| in_file(error, &self.files[round[index].source].path))?;
+        for (part, ids) in round.iter().zip(all_ids) {
+            if let Some(unknown) = self.unknown {
+                self.unknown_tokens += ids.iter().filter(|&&id| id == unknown).count() as u64;
+            }
+            self.writer.extend_document(&ids)?;
+            match &part.end {
+                None => {}
+                Some(End { side: None, .. }) => self.writer.drop_document(),
+                Some(End { side: Some(side), text_bytes }) => {
+                    if !self.writer.end_document(*side, *text_bytes, part.source)? {
+                        self.empty += 1;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
-    documents.push(&text[start..]);
-    documents.retain(|document| !document.trim().is_empty());
-    documents
 }
 
 /// Says in which text file tokenizing failed.
@@ -236,168 +397,4 @@ fn in_file(error: DataError, path: &Path) -> DataError {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::slice::from_ref;
-
-    use super::*;
-    use crate::data::corpus::TokenCorpus;
-
-    fn tokenizer() -> Tokenizer {
-        let path =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/corpus/tokenizer-4096.json");
-        Tokenizer::from_file(&path).unwrap()
-    }
-
-    fn read_all(corpus: &TokenCorpus) -> Vec<u32> {
-        let mut ids = vec![0; corpus.token_count() as usize];
-        corpus.copy_ids(0, &mut ids);
-        ids.into_iter().map(|id| id as u32).collect()
-    }
-
-    #[test]
-    fn a_corpus_holds_its_texts() {
-        let directory = tempfile::tempdir().unwrap();
-        let (texts, output) = (directory.path().join("texts"), directory.path().join("output"));
-        fs::create_dir(&texts).unwrap();
-        for (name, text) in
-            [("b.txt", "The second text.\n"), ("a.txt", "The first text.\n"), ("c.txt", " \n")]
-        {
-            fs::write(texts.join(name), text).unwrap();
-        }
-        let tokenizer = tokenizer();
-        let mut steps = Vec::new();
-        let summary = prepare(
-            from_ref(&texts),
-            &tokenizer,
-            &output,
-            &PrepareOptions::default(),
-            &mut |step| steps.push(step),
-        )
-        .unwrap();
-        assert_eq!(summary.shards, [output.join("shard-00001-of-00001.tokens")]);
-        assert_eq!((summary.files, summary.documents, summary.text_bytes), (3, 2, 33));
-        assert_eq!(
-            steps.iter().map(|step| (step.bytes_done, step.bytes_total)).collect::<Vec<_>>(),
-            [(0, 35), (16, 35), (33, 35), (35, 35)]
-        );
-
-        let corpus = TokenCorpus::open(&[output]).unwrap();
-        assert_eq!(
-            (corpus.token_count(), corpus.document_count(), corpus.text_bytes()),
-            (summary.tokens, 2, 33)
-        );
-        let ids = read_all(&corpus);
-        let mut expected = tokenizer.encode("The first text.\n").unwrap();
-        expected.push(0);
-        assert_eq!(corpus.document(0), 0..expected.len() as u64);
-        assert_eq!(corpus.document(1), expected.len() as u64..ids.len() as u64);
-        expected.extend(tokenizer.encode("The second text.\n").unwrap());
-        expected.push(0);
-        assert_eq!(ids, expected);
-        let names: Vec<&str> =
-            corpus.shards()[0].sources().iter().map(|source| source.name.as_str()).collect();
-        assert_eq!(names, ["a.txt", "b.txt"]);
-        assert_eq!(
-            corpus.shards()[0].sources()[0].blake3,
-            blake3::hash(b"The first text.\n").to_hex().as_str()
-        );
-        corpus.check_tokenizer(tokenizer.hash()).unwrap();
-    }
-
-    #[test]
-    fn bytes_are_the_same_for_any_number_of_threads() {
-        let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/corpus/validation");
-        let directory = tempfile::tempdir().unwrap();
-        let tokenizer = tokenizer();
-        let files: Vec<Vec<u8>> = [1, 3]
-            .into_iter()
-            .map(|threads| {
-                let output = directory.path().join(threads.to_string());
-                let options = PrepareOptions {
-                    threads: NonZeroUsize::new(threads).unwrap(),
-                    ..PrepareOptions::default()
-                };
-                let summary =
-                    prepare(from_ref(&text), &tokenizer, &output, &options, &mut |_| ()).unwrap();
-                fs::read(&summary.shards[0]).unwrap()
-            })
-            .collect();
-        assert!(files[0] == files[1]);
-    }
-
-    #[test]
-    fn separator_lines_cut_documents() {
-        let cut = |text, line: &str| documents(text, &DocumentRule::SeparatorLine(line.to_owned()));
-        assert_eq!(
-            cut("a\nb\n---\nc\r\n---\r\n---\nd ---\n", "---"),
-            ["a\nb\n", "c\r\n", "d ---\n"]
-        );
-        assert_eq!(cut("\none\n\n\n two\nthree\n\n", ""), ["one\n", " two\nthree\n"]);
-        assert_eq!(cut("---", "---"), [""; 0]);
-        assert_eq!(documents("a\n\nb", &DocumentRule::File), ["a\n\nb"]);
-    }
-
-    #[test]
-    fn shards_end_behind_documents() {
-        let directory = tempfile::tempdir().unwrap();
-        let text = directory.path().join("text.txt");
-        fs::write(&text, "a\n\nb\n\nc d e f\n\ng\n").unwrap();
-        let output = directory.path().join("output");
-        let mut options = PrepareOptions {
-            documents: DocumentRule::SeparatorLine(String::new()),
-            shard_tokens: 5,
-            ..PrepareOptions::default()
-        };
-        let tokenizer = tokenizer();
-        let summary = prepare(from_ref(&text), &tokenizer, &output, &options, &mut |_| ()).unwrap();
-        let corpus = TokenCorpus::open(from_ref(&output)).unwrap();
-        // Every letter, space and line end is a token here, and each document has one more at its end.
-        let counts: Vec<u64> = corpus.shards().iter().map(|shard| shard.token_count()).collect();
-        assert_eq!((counts, summary.tokens), (vec![6, 6, 3], 15));
-        let lengths: Vec<u64> = (0..4)
-            .map(|document| corpus.document(document))
-            .map(|range| range.end - range.start)
-            .collect();
-        assert_eq!(lengths, [3, 3, 6, 3]);
-        let whole = read_all(&corpus);
-
-        // The same text in one shard is the same stream.
-        assert!(matches!(
-            prepare(from_ref(&text), &tokenizer, &output, &options, &mut |_| ()),
-            Err(DataError::OutputExists { .. })
-        ));
-        options.shard_tokens = 1000;
-        options.overwrite = true;
-        prepare(&[text], &tokenizer, &output, &options, &mut |_| ()).unwrap();
-        let corpus = TokenCorpus::open(&[output]).unwrap();
-        assert_eq!(corpus.shards().len(), 1);
-        assert_eq!(read_all(&corpus), whole);
-    }
-
-    #[test]
-    fn failures_leave_the_old_corpus() {
-        let directory = tempfile::tempdir().unwrap();
-        let (good, bad, output) = (
-            directory.path().join("good.txt"),
-            directory.path().join("bad.txt"),
-            directory.path().join("output"),
-        );
-        fs::write(&good, "good\n").unwrap();
-        fs::write(&bad, b"b\xffd\n").unwrap();
-        let (tokenizer, options) =
-            (tokenizer(), PrepareOptions { overwrite: true, ..PrepareOptions::default() });
-        let old = prepare(from_ref(&good), &tokenizer, &output, &options, &mut |_| ()).unwrap();
-        let bytes = fs::read(&old.shards[0]).unwrap();
-        let error = prepare(&[good, bad], &tokenizer, &output, &options, &mut |_| ()).unwrap_err();
-        assert!(error.to_string().contains("bad.txt is not UTF-8 text: byte 1"), "{error}");
-        assert_eq!(fs::read(&old.shards[0]).unwrap(), bytes);
-        assert_eq!(fs::read_dir(&output).unwrap().count(), 1);
-
-        fs::write(directory.path().join("empty.txt"), "\n\n").unwrap();
-        let empty = [directory.path().join("empty.txt")];
-        assert!(matches!(
-            prepare(&empty, &tokenizer, &output, &options, &mut |_| ()),
-            Err(DataError::NoText { .. })
-        ));
-    }
-}
+mod tests;

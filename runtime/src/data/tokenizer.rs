@@ -1,11 +1,14 @@
 //! Text to token ids and back.
 //!
 //! Owns the one way in which colac uses a tokenizer: `tokenizer.json` files of Hugging Face, without truncation and
-//! padding, and with text taken as text. Must not know where texts come from or what becomes of the ids.
+//! padding, and with text taken as text. Which special tokens there are stands in `special`, threads in `encode`. Must
+//! not know where texts come from or what becomes of the ids.
+
+mod encode;
+mod special;
 
 use std::fmt;
 use std::fs;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -14,10 +17,7 @@ use tokenizers::{DecoderWrapper, ModelWrapper, PreTokenizerWrapper};
 
 use crate::data::error::{DataError, one_line};
 use crate::data::files::{PartialFile, parent};
-
-/// Names under which tokenizers know the token that ends a document, most specific first. `tokenizer.json` has no field
-/// that says which it is.
-const END_OF_TEXT_NAMES: [&str; 5] = ["<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]"];
+pub use special::SpecialTokens;
 
 /// The largest vocabulary that is accepted. Real ones stay below 300,000 entries; a larger id is a damaged file, and
 /// tables are made with one row per id.
@@ -116,7 +116,7 @@ impl Tokenizer {
                 "a vocabulary of {vocab_size} entries is not between 1 and {MAX_VOCAB_SIZE}"
             )));
         }
-        let end_of_text = END_OF_TEXT_NAMES.iter().find_map(|name| inner.token_to_id(name));
+        let end_of_text = special::end_of_text(&inner);
         let hash = hash_vocabulary(&inner, vocab_size);
         let splits_at_line_ends = splits_at_line_ends(&inner);
         Ok(Self {
@@ -159,71 +159,6 @@ impl Tokenizer {
             path: self.path.clone(),
             token: token.to_owned(),
         })
-    }
-
-    /// Ids of a text, without special tokens before or after it. What the text spells is never read as a special token.
-    ///
-    /// # Errors
-    ///
-    /// If the tokenizer's model fails, for example at a character it has no token for; [`DataError::Encode`] then names
-    /// this tokenizer's file.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
-        self.encode_with_threads(text, NonZeroUsize::MIN)
-    }
-
-    /// As [`Tokenizer::encode`], with up to `threads` threads. The ids do not depend on their number.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Tokenizer::encode`].
-    pub fn encode_with_threads(
-        &self,
-        text: &str,
-        threads: NonZeroUsize,
-    ) -> Result<Vec<u32>, DataError> {
-        let pieces = if self.splits_at_line_ends { pieces(text, PIECE_BYTES) } else { vec![text] };
-        let threads = threads.get().min(pieces.len());
-        if threads <= 1 {
-            let mut ids = Vec::with_capacity(text.len() / 3);
-            for piece in pieces {
-                ids.extend_from_slice(&self.encode_piece(piece)?);
-            }
-            return Ok(ids);
-        }
-        // Thread t takes pieces t, t + threads, …: no queue, and the place of every result is known.
-        let parts = std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads)
-                .map(|first| {
-                    let pieces = &pieces;
-                    scope.spawn(move || {
-                        pieces
-                            .iter()
-                            .skip(first)
-                            .step_by(threads)
-                            .map(|piece| self.encode_piece(piece))
-                            .collect()
-                    })
-                })
-                .collect();
-            workers
-                .into_iter()
-                .map(|worker| {
-                    worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-                })
-                .collect::<Result<Vec<Vec<Vec<u32>>>, DataError>>()
-        })?;
-        let mut ids = Vec::with_capacity(text.len() / 3);
-        for index in 0..pieces.len() {
-            ids.extend_from_slice(&parts[index % threads][index / threads]);
-        }
-        Ok(ids)
-    }
-
-    fn encode_piece(&self, piece: &str) -> Result<Vec<u32>, DataError> {
-        self.inner
-            .encode_fast(piece, false)
-            .map(|encoding| encoding.get_ids().to_vec())
-            .map_err(|error| DataError::Encode { path: self.path.clone(), reason: one_line(error) })
     }
 
     /// The text of a sequence of ids, special tokens included. Bytes that form no character become U+FFFD, ids without
@@ -426,6 +361,8 @@ pub(crate) fn pieces(text: &str, size: usize) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
     use std::sync::LazyLock;
 
     use proptest::prelude::*;
@@ -453,7 +390,7 @@ mod tests {
             let lengths = tokenizer.token_byte_lengths();
             for text in ["validation/persuasion.txt", "train/mansfield-park.txt"] {
                 let text = fs::read_to_string(corpus(text)).unwrap();
-                let ids = tokenizer.encode_with_threads(&text, threads(2)).unwrap();
+                let ids = tokenizer.encode_all(&[&text], threads(2)).unwrap().remove(0);
                 assert_eq!(tokenizer.decode(&ids).unwrap(), text);
                 assert_eq!(
                     ids.iter().map(|&id| usize::from(lengths[id as usize])).sum::<usize>(),
@@ -471,7 +408,7 @@ mod tests {
         let whole = tokenizer.encode_piece(&text).unwrap();
         assert!(pieces(&text, PIECE_BYTES).len() > 10);
         for count in [1, 2, 3, 64] {
-            assert_eq!(tokenizer.encode_with_threads(&text, threads(count)).unwrap(), whole);
+            assert_eq!(tokenizer.encode_all(&["", &text], threads(count)).unwrap()[1], whole);
         }
     }
 

@@ -6,8 +6,8 @@ use std::path::Path;
 use crate::data::error::DataError;
 use crate::data::tokenizer::MAX_VOCAB_SIZE;
 
-/// Version of the format that is written, and the newest that is read.
-pub const FORMAT_VERSION: u32 = 1;
+/// Version of the format that is written, and the only one that is read.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// How every shard begins.
 pub(crate) const MAGIC: [u8; 8] = *b"COLACTOK";
@@ -63,7 +63,7 @@ impl Header {
         bytes.try_into().expect("the fields are as long as the header")
     }
 
-    /// Reads a header and checks magic, version and hash; `bytes` is the whole file.
+    /// Reads a header and checks magic, version and hash; `bytes` is the whole file, or at least its beginning.
     pub(super) fn read(bytes: &[u8], path: &Path) -> Result<Self, DataError> {
         let beginning = &bytes[..bytes.len().min(MAGIC.len())];
         if beginning != MAGIC {
@@ -89,6 +89,9 @@ impl Header {
                 supported: FORMAT_VERSION,
             });
         }
+        if version < FORMAT_VERSION {
+            return Err(DataError::OlderShard { path: path.to_owned(), found: version });
+        }
         let Some(hashed) = bytes.get(..HASHED_HEADER_BYTES) else { return Err(cut()) };
         let mut read = || {
             let header = Self {
@@ -113,9 +116,6 @@ impl Header {
         let (header, header_hash) = read().ok_or_else(cut)?;
         if blake3::hash(hashed) != header_hash {
             return Err(DataError::damaged(path, "its header was changed"));
-        }
-        if version == 0 {
-            return Err(DataError::damaged(path, "format version 0 does not exist"));
         }
         Ok(header)
     }

@@ -1,11 +1,12 @@
 //! Reads shards.
 
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-use super::Source;
+use super::Manifest;
 use super::format::{HEADER_BYTES, Header, Layout, NO_END_OF_TEXT, check_sizes};
 use crate::data::error::DataError;
 use crate::data::tokenizer::VocabularyHash;
@@ -24,7 +25,69 @@ pub struct TokenShard {
     map: Mmap,
     pub(super) header: Header,
     layout: Layout,
-    sources: Vec<Source>,
+    manifest: Manifest,
+}
+
+/// What a shard says of itself, without a look at its ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardHeader {
+    /// Number of tokens.
+    pub token_count: u64,
+    /// Number of documents.
+    pub document_count: u64,
+    /// Bytes of the text that was tokenized.
+    pub text_bytes: u64,
+    /// The largest id that occurs.
+    pub max_id: u32,
+    /// Number of entries of the tokenizer's vocabulary.
+    pub vocab_size: u32,
+    /// The id behind the last token of every document, if the tokenizer has one.
+    pub end_of_text: Option<u32>,
+    /// Which tokenizer made the ids.
+    pub vocabulary_hash: VocabularyHash,
+    /// The shard's number among the parts of its corpus, from 1, and how many there are.
+    pub part: (u32, u32),
+    /// How it was made. Its hash is only checked by [`TokenShard::open`].
+    pub manifest: Manifest,
+}
+
+impl ShardHeader {
+    /// Reads header and manifest of a shard and checks that the file has the size they imply.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read, is no shard of this version, or its header does not fit it.
+    pub fn read(path: &Path) -> Result<Self, DataError> {
+        let mut file = File::open(path).map_err(DataError::io("open", path))?;
+        let file_bytes = file.metadata().map_err(DataError::io("open", path))?.len();
+        let mut beginning = Vec::new();
+        (&mut file)
+            .take(HEADER_BYTES as u64)
+            .read_to_end(&mut beginning)
+            .map_err(DataError::io("read", path))?;
+        let header = Header::read(&beginning, path)?;
+        let layout = check_sizes(&header, usize::try_from(file_bytes).unwrap_or(usize::MAX), path)?;
+        let mut manifest = Vec::new();
+        file.seek(SeekFrom::Start(layout.manifest.start as u64))
+            .and_then(|_| file.read_to_end(&mut manifest))
+            .map_err(DataError::io("read", path))?;
+        Ok(Self {
+            token_count: header.token_count,
+            document_count: header.document_count,
+            text_bytes: header.text_bytes,
+            max_id: header.max_id,
+            vocab_size: header.vocab_size,
+            end_of_text: Some(header.end_of_text).filter(|&id| id != NO_END_OF_TEXT),
+            vocabulary_hash: VocabularyHash(header.vocabulary_hash),
+            part: (header.part, header.part_count),
+            manifest: read_manifest(&manifest, path)?,
+        })
+    }
+}
+
+fn read_manifest(bytes: &[u8], path: &Path) -> Result<Manifest, DataError> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| DataError::damaged(path, format!("its manifest is not readable: {error}")))
 }
 
 impl TokenShard {
@@ -49,10 +112,8 @@ impl TokenShard {
         if blake3::hash(&map[HEADER_BYTES..]) != header.payload_hash {
             return Err(DataError::damaged(path, "its content was changed"));
         }
-        let sources = serde_json::from_slice(&map[layout.manifest.clone()]).map_err(|error| {
-            DataError::damaged(path, format!("its manifest is not readable: {error}"))
-        })?;
-        let shard = Self { path: path.to_owned(), map, header, layout, sources };
+        let manifest = read_manifest(&map[layout.manifest.clone()], path)?;
+        let shard = Self { path: path.to_owned(), map, header, layout, manifest };
         shard.check_content()?;
         Ok(shard)
     }
@@ -146,9 +207,9 @@ impl TokenShard {
         (self.header.part, self.header.part_count)
     }
 
-    /// The text files it was made from.
-    pub fn sources(&self) -> &[Source] {
-        &self.sources
+    /// How it was made, and of what.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
     }
 
     /// Bytes of text that a token of the given id stands for, as the tokenizer declares it.

@@ -18,13 +18,24 @@ fn source(name: &str) -> Source {
     Source { name: name.to_owned(), bytes: 30, blake3: "00".to_owned(), documents: 0 }
 }
 
+/// Of a corpus with two files, of which shards here are made from the second.
+fn manifest() -> Manifest {
+    let sources = vec![source("other.txt"), source(SOURCE)];
+    Manifest {
+        tokenizer: "t.json".to_owned(),
+        rules: "none".to_owned(),
+        inputs: "ff".to_owned(),
+        sources,
+    }
+}
+
 fn write(directory: &Path, vocabulary: &Vocabulary, documents: &[&[u32]]) -> PathBuf {
-    let mut writer = ShardWriter::create(directory, 0, vocabulary).unwrap();
+    let mut writer = ShardWriter::create(directory, "shard-0", vocabulary).unwrap();
     for ids in documents {
-        writer.push(ids, 10, &source(SOURCE)).unwrap();
+        writer.push(ids, 10, 1).unwrap();
     }
     let path = directory.join("shard.tokens");
-    writer.finish(vocabulary).unwrap().commit(&path, 2, 3).unwrap();
+    writer.finish(vocabulary).unwrap().commit(&path, (2, 3), &manifest()).unwrap();
     path
 }
 
@@ -47,7 +58,14 @@ fn what_is_written_is_read() {
             (last, vocab_size, Some(1))
         );
         assert_eq!((shard.vocabulary_hash(), shard.part()), (VocabularyHash([7; 32]), (2, 3)));
-        assert_eq!(shard.sources(), [Source { documents: 3, ..source(SOURCE) }]);
+        let made =
+            Manifest { sources: vec![Source { documents: 3, ..source(SOURCE) }], ..manifest() };
+        assert_eq!(shard.manifest(), &made);
+        let header = ShardHeader::read(&path).unwrap();
+        assert_eq!((header.token_count, header.document_count, header.text_bytes), (9, 3, 30));
+        assert_eq!((header.max_id, header.vocab_size as usize), (last, vocab_size));
+        assert_eq!((header.end_of_text, header.part), (Some(1), (2, 3)));
+        assert_eq!((header.vocabulary_hash, &header.manifest), (shard.vocabulary_hash(), &made));
         assert_eq!(
             (0..3).map(|document| shard.document_start(document)).collect::<Vec<_>>(),
             [0, 3, 4]
@@ -96,6 +114,7 @@ fn every_cut_is_noticed() {
     for length in 0..bytes.len() {
         fs::write(&path, &bytes[..length]).unwrap();
         TokenShard::open(&path).unwrap_err();
+        ShardHeader::read(&path).unwrap_err();
     }
     fs::write(&path, [&bytes[..], &[0]].concat()).unwrap();
     let (found, expected) = (bytes.len() + 1, bytes.len());
@@ -114,11 +133,17 @@ fn other_files_get_a_line_each() {
     let bytes = fs::read(&path).unwrap();
 
     let mut newer = bytes.clone();
-    newer[8] = 2;
+    newer[8] = 3;
     fs::write(&path, &newer).unwrap();
     assert_eq!(
         message(&path),
-        "PATH has token shard format 2, and this program reads format 1: prepare the text again, or update colac"
+        "PATH has token shard format 3, and this program reads format 2: prepare the text again, or update colac"
+    );
+    newer[8] = 1;
+    fs::write(&path, &newer).unwrap();
+    assert_eq!(
+        message(&path),
+        "PATH has token shard format 1, which is not read any more: prepare the text again"
     );
     fs::write(&path, &bytes[..100]).unwrap();
     assert_eq!(
@@ -179,15 +204,15 @@ fn well_hashed_nonsense_is_refused() {
         refuse(&wrong, header.clone());
     }
     let mut wrong = payload.to_vec();
-    wrong[layout.manifest.start - HEADER_BYTES] = b'{';
+    wrong[layout.manifest.start - HEADER_BYTES] = b'[';
     assert!(refuse(&wrong, header).contains("its manifest is not readable"));
 }
 
 #[test]
 fn an_unfinished_shard_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
-    let mut writer = ShardWriter::create(directory.path(), 0, &vocabulary(9)).unwrap();
-    writer.push(&[1, 2], 3, &source(SOURCE)).unwrap();
+    let mut writer = ShardWriter::create(directory.path(), "shard-0", &vocabulary(9)).unwrap();
+    writer.push(&[1, 2], 3, 1).unwrap();
     drop(writer.finish(&vocabulary(9)).unwrap());
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
 }

@@ -4,7 +4,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
 use super::format::{HEADER_BYTES, Header, LARGEST_TWO_BYTE_VOCABULARY, NO_END_OF_TEXT};
-use super::{Source, Vocabulary};
+use super::{Manifest, Vocabulary};
 use crate::data::error::DataError;
 use crate::data::files::PartialFile;
 
@@ -22,17 +22,18 @@ pub(crate) struct ShardWriter {
     token_count: u64,
     documents: Vec<u64>,
     text_bytes: u64,
-    sources: Vec<Source>,
+    /// Documents from each of the corpus's files, by the file's number, in the order of the documents.
+    sources: Vec<(usize, u64)>,
 }
 
 impl ShardWriter {
-    /// Begins a shard in an existing directory; `number` tells the shards that are being written there apart.
+    /// Begins a shard in an existing directory; `name` tells the shards that are being written there apart.
     pub(crate) fn create(
         directory: &Path,
-        number: usize,
+        name: &str,
         vocabulary: &Vocabulary,
     ) -> Result<Self, DataError> {
-        let mut partial = PartialFile::create(directory, &format!("shard-{number}"))?;
+        let mut partial = PartialFile::create(directory, name)?;
         let written = partial.file().write_all(&[0; HEADER_BYTES]);
         written.map_err(DataError::io("write", partial.path()))?;
         let two_bytes = vocabulary.byte_lengths.len() <= LARGEST_TWO_BYTE_VOCABULARY;
@@ -49,28 +50,25 @@ impl ShardWriter {
         })
     }
 
-    /// Tokens written so far.
+    /// Tokens of the documents that are complete.
     pub(crate) fn token_count(&self) -> u64 {
         self.token_count
     }
 
-    /// Adds a document: its ids, which must not be empty, the size of its text, and the file it is from.
+    /// Adds a document: its ids, which must not be empty, the size of its text, and the number of the file it is from.
     pub(crate) fn push(
         &mut self,
         ids: &[u32],
         text_bytes: u64,
-        source: &Source,
+        source: usize,
     ) -> Result<(), DataError> {
-        debug_assert!(!ids.is_empty(), "an empty document has no place in the index");
-        self.documents.push(self.token_count);
-        self.token_count += ids.len() as u64;
-        self.text_bytes += text_bytes;
-        match self.sources.last_mut() {
-            Some(last) if last.name == source.name && last.blake3 == source.blake3 => {
-                last.documents += 1
-            }
-            _ => self.sources.push(Source { documents: 1, ..source.clone() }),
-        }
+        self.push_ids(ids)?;
+        self.end_document(ids.len() as u64, text_bytes, source);
+        Ok(())
+    }
+
+    /// Adds ids of a document that is not complete.
+    pub(crate) fn push_ids(&mut self, ids: &[u32]) -> Result<(), DataError> {
         for &id in ids {
             self.max_id = self.max_id.max(id);
             self.unwritten.extend_from_slice(&id.to_le_bytes()[..self.token_bytes as usize]);
@@ -81,19 +79,32 @@ impl ShardWriter {
         Ok(())
     }
 
-    /// Ends the payload. What is left is the header, for which the number of shards must be known.
+    /// Ends the document whose `token_count` ids were added.
+    pub(crate) fn end_document(&mut self, token_count: u64, text_bytes: u64, source: usize) {
+        debug_assert!(token_count > 0, "an empty document has no place in the index");
+        self.documents.push(self.token_count);
+        self.token_count += token_count;
+        self.text_bytes += text_bytes;
+        match self.sources.last_mut() {
+            Some((last, documents)) if *last == source => *documents += 1,
+            _ => self.sources.push((source, 1)),
+        }
+    }
+
+    /// Ends the tables. What is left are the manifest, for which the files must have been read to their ends, and the
+    /// header, for which the number of shards must be known.
     pub(crate) fn finish(mut self, vocabulary: &Vocabulary) -> Result<FinishedShard, DataError> {
-        let manifest =
-            serde_json::to_vec(&self.sources).expect("strings and numbers are always JSON");
         self.align(self.token_count * u64::from(self.token_bytes));
-        for start in &self.documents {
-            self.unwritten.extend_from_slice(&start.to_le_bytes());
+        for at in 0..self.documents.len() {
+            self.unwritten.extend_from_slice(&self.documents[at].to_le_bytes());
+            if self.unwritten.len() >= WRITE_BYTES {
+                self.flush()?;
+            }
         }
         for length in &vocabulary.byte_lengths {
             self.unwritten.extend_from_slice(&length.to_le_bytes());
         }
         self.align(2 * vocabulary.byte_lengths.len() as u64);
-        self.unwritten.extend_from_slice(&manifest);
         self.flush()?;
         let header = Header {
             token_bytes: self.token_bytes,
@@ -105,11 +116,12 @@ impl ShardWriter {
             token_count: self.token_count,
             document_count: self.documents.len() as u64,
             text_bytes: self.text_bytes,
-            manifest_bytes: manifest.len() as u64,
+            manifest_bytes: 0,
             vocabulary_hash: vocabulary.hash.0,
-            payload_hash: *self.hasher.finalize().as_bytes(),
+            payload_hash: [0; 32],
         };
-        Ok(FinishedShard { partial: self.partial, header })
+        let (partial, hasher, sources) = (self.partial, self.hasher, self.sources);
+        Ok(FinishedShard { partial, hasher, header, sources })
     }
 
     /// Fills up with zeros behind a table of `size` bytes that began at a multiple of eight.
@@ -127,26 +139,42 @@ impl ShardWriter {
     }
 }
 
-/// A shard that lacks only its header and its name.
+/// A shard that lacks only its manifest, its header and its name.
 #[derive(Debug)]
 pub(crate) struct FinishedShard {
     partial: PartialFile,
+    hasher: blake3::Hasher,
     header: Header,
+    sources: Vec<(usize, u64)>,
 }
 
 impl FinishedShard {
-    /// Writes the header, brings the file to the disk and names it. `part` counts from 1 to `part_count`.
+    /// Writes manifest and header, brings the file to the disk and names it. `part` counts from 1 to `part_count`;
+    /// the sources of `of_corpus` are all files of the corpus by their numbers, of which the shard's own are written.
     pub(crate) fn commit(
         mut self,
         path: &Path,
-        part: u32,
-        part_count: u32,
+        (part, part_count): (u32, u32),
+        of_corpus: &Manifest,
     ) -> Result<(), DataError> {
+        let sources = self.sources.iter().map(|&(source, documents)| {
+            let source = of_corpus.sources[source].clone();
+            super::Source { documents, ..source }
+        });
+        let manifest = Manifest { sources: sources.collect(), ..of_corpus.clone() };
+        let manifest = serde_json::to_vec(&manifest).expect("strings and numbers are always JSON");
+        self.hasher.update(&manifest);
         self.header.part = part;
         self.header.part_count = part_count;
+        self.header.manifest_bytes = manifest.len() as u64;
+        self.header.payload_hash = *self.hasher.finalize().as_bytes();
         let bytes = self.header.to_bytes();
         let file = self.partial.file();
-        let written = file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&bytes));
+        let written = file
+            .seek(SeekFrom::End(0))
+            .and_then(|_| file.write_all(&manifest))
+            .and_then(|()| file.seek(SeekFrom::Start(0)))
+            .and_then(|_| file.write_all(&bytes));
         written.map_err(DataError::io("write", path))?;
         self.partial.commit(path)
     }
