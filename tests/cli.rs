@@ -37,7 +37,7 @@ fn help_reads_like_a_manual() {
         "--seed",
         "--threads",
     ]);
-    for command in ["prepare", "train-tokenizer", "info"] {
+    for command in ["prepare", "train-tokenizer", "info", "sample"] {
         folder.run(&["data", command, "--help"]).succeeds().says(&["Usage: colac data"]);
     }
     let passes = folder.run(&["compile", "--help"]).out;
@@ -265,7 +265,7 @@ fn data_that_does_not_fit_is_refused_before_training() {
             &["small has no data to train on: missing.txt does not exist"][..],
         ),
         (&["--data", "empty"], &["no text in empty"]),
-        (&["--data", "latin-1.txt"], &["latin-1.txt is not UTF-8 text: byte 3"]),
+        (&["--data", "latin-1.txt"], &["latin-1.txt, byte 3: it is not UTF-8 text"]),
         (&["--data", "short.txt"], &["too few for one sequence of 32"]),
         (&["--tokenizer", "train.txt"], &["train.txt is not a tokenizer.json"]),
         (

@@ -3,24 +3,21 @@
 //! Owns finding the data, saying what is missing before anything is allocated, and tokenizing text that was given where
 //! tokens are needed. Must not know how text is tokenized or rows are made: that is the runtime's.
 
-use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use colac_plan::Plan;
-use colac_runtime::data::files::{list_text_files, read_text};
 use colac_runtime::data::{
-    DataError, EvaluationBatches, PrepareOptions, TokenCorpus, Tokenizer, TrainingBatches,
-    holds_shards, prepare,
+    DataError, EvaluationBatches, MixedCorpus, OpenOptions, TokenCorpus, Tokenizer, TrainingBatches,
 };
 use colac_runtime::train::checkpoint::TOKENIZER_FILE;
 
 use crate::shared::console;
 use crate::shared::failure::Failure;
-use crate::shared::progress::PrepareBar;
 use crate::shared::target::{paths_setting, text_setting};
+use crate::shared::tokens::{Maker, Part, Scratch, Tokens};
 
 /// Options that replace what the spec says about validation data.
 #[derive(Args, Clone, Debug)]
@@ -46,182 +43,6 @@ impl ValidationOptions {
     }
 }
 
-/// One list of paths of the recipe, and where tokens of it may lie.
-struct Part<'a> {
-    /// What it is, for messages.
-    name: &'static str,
-    /// The option that replaces it.
-    option: &'static str,
-    paths: Vec<PathBuf>,
-    tokens: Tokens<'a>,
-}
-
-/// Where tokens made of text go.
-#[derive(Clone, Copy)]
-enum Tokens<'a> {
-    /// Into this folder of a run, to stay.
-    Keep { folder: &'a Path, resumed: bool },
-    /// Into a folder for this command alone, unless this folder of a run has them already.
-    Scratch { kept: Option<&'a Path> },
-}
-
-impl<'a> Tokens<'a> {
-    /// The folder of a run that may have them.
-    fn kept(self) -> Option<&'a Path> {
-        match self {
-            Tokens::Keep { folder, .. } => Some(folder),
-            Tokens::Scratch { kept } => kept,
-        }
-    }
-
-    /// Whether a run can go on with them though the text is gone.
-    fn survive_text(self) -> bool {
-        let usable = !matches!(self, Tokens::Keep { resumed: false, .. });
-        usable && self.kept().is_some_and(|folder| matches!(holds_shards(folder), Ok(true)))
-    }
-}
-
-impl Part<'_> {
-    fn missing(&self) -> Vec<&Path> {
-        if self.tokens.survive_text() {
-            return Vec::new();
-        }
-        self.paths.iter().map(PathBuf::as_path).filter(|path| !path.exists()).collect()
-    }
-
-    /// Opens the tokens, making them first where the paths are text.
-    fn open(
-        &self,
-        tokenizer: Option<&Tokenizer>,
-        threads: NonZeroUsize,
-    ) -> Result<Opened, Failure> {
-        if self.paths.iter().any(|path| !path.exists()) {
-            // `missing` has found tokens that were kept.
-            let kept = self.tokens.kept().expect("only kept tokens outlive their text").to_owned();
-            return Ok(Opened { corpus: Arc::new(TokenCorpus::open(&[kept])?), _scratch: None });
-        }
-        let shards =
-            self.paths.iter().map(|path| holds_shards(path)).collect::<Result<Vec<_>, _>>()?;
-        if shards.iter().all(|&shards| shards) {
-            return Ok(Opened {
-                corpus: Arc::new(TokenCorpus::open(&self.paths)?),
-                _scratch: None,
-            });
-        }
-        if shards.iter().any(|&shards| shards) {
-            return Err(Failure::line(format!(
-                "the {} data mixes token shards and text",
-                self.name
-            ))
-            .or_help(|| {
-                "prepare the text first: colac data prepare TEXT --tokenizer FILE --out DIR"
-                    .to_owned()
-            }));
-        }
-        let Some(tokenizer) = tokenizer else {
-            return Err(Failure::line(format!(
-                "the {} data is text, and no tokenizer is named",
-                self.name
-            ))
-            .or_help(|| "pass --tokenizer FILE, or set data.tokenizer in the spec".to_owned()));
-        };
-        self.tokenized(tokenizer, threads)
-    }
-
-    fn tokenized(&self, tokenizer: &Tokenizer, threads: NonZeroUsize) -> Result<Opened, Failure> {
-        let kept = self.tokens.kept().filter(|folder| matches!(holds_shards(folder), Ok(true)));
-        if let Some(folder) = kept {
-            match TokenCorpus::open(&[folder.to_owned()]) {
-                Ok(corpus) if is_made_of(&corpus, &self.paths, tokenizer)? => {
-                    return Ok(Opened { corpus: Arc::new(corpus), _scratch: None });
-                }
-                Err(error) if matches!(self.tokens, Tokens::Keep { resumed: true, .. }) => {
-                    return Err(error.into());
-                }
-                _ => {}
-            }
-        }
-        let (folder, scratch) = match self.tokens {
-            Tokens::Keep { folder, resumed } => {
-                if resumed && kept.is_some() {
-                    return Err(Failure::line(format!(
-                        "the {} text or its tokenizer has changed since the run in {} began",
-                        self.name,
-                        folder.display()
-                    ))
-                    .or_help(|| {
-                        "give the text it began with, or start a run of its own".to_owned()
-                    }));
-                }
-                (folder.to_owned(), None)
-            }
-            Tokens::Scratch { .. } => {
-                let scratch = Scratch::create()?;
-                (scratch.0.clone(), Some(scratch))
-            }
-        };
-        let options = PrepareOptions { threads, overwrite: true, ..PrepareOptions::default() };
-        let mut bar = PrepareBar::new(format!("tokenizing {} text", self.name));
-        let summary =
-            prepare(&self.paths, tokenizer, &folder, &options, &mut |progress| bar.show(progress));
-        bar.finish(summary.as_ref().ok());
-        summary?;
-        Ok(Opened { corpus: Arc::new(TokenCorpus::open(&[folder])?), _scratch: scratch })
-    }
-}
-
-/// Whether a corpus holds exactly these texts, tokenized with this tokenizer.
-fn is_made_of(
-    corpus: &TokenCorpus,
-    paths: &[PathBuf],
-    tokenizer: &Tokenizer,
-) -> Result<bool, Failure> {
-    if corpus.check_tokenizer(tokenizer.hash()).is_err() {
-        return Ok(false);
-    }
-    let shards = corpus.shards().iter();
-    let mut recorded: Vec<(String, String)> = shards
-        .flat_map(|shard| shard.sources())
-        .map(|source| (source.name.clone(), source.blake3.clone()))
-        .collect();
-    // A text that goes on in the next shard is recorded in both.
-    recorded.dedup();
-    let mut given = Vec::new();
-    for file in list_text_files(paths)? {
-        let text = read_text(&file.path)?;
-        if !text.trim().is_empty() {
-            given.push((file.name, blake3::hash(text.as_bytes()).to_hex().to_string()));
-        }
-    }
-    given.dedup();
-    Ok(recorded == given)
-}
-
-/// A corpus and the folder that goes with it.
-struct Opened {
-    corpus: Arc<TokenCorpus>,
-    _scratch: Option<Scratch>,
-}
-
-/// A folder that lives as long as the command.
-pub(crate) struct Scratch(PathBuf);
-
-impl Scratch {
-    fn create() -> Result<Scratch, Failure> {
-        let path = std::env::temp_dir().join(format!("colac-{}", std::process::id()));
-        fs::create_dir(&path)
-            .map_err(|error| Failure::line(format!("cannot create {}: {error}", path.display())))?;
-        Ok(Scratch(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What cannot be removed is left to the system, which clears its temporary folder.
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 /// The data of a training run.
 pub(crate) struct TrainingData {
     /// Rows to train on.
@@ -232,6 +53,8 @@ pub(crate) struct TrainingData {
     pub(crate) tokenizer: Option<Tokenizer>,
     /// A few words of the validation data, or nothing.
     pub(crate) prompt: String,
+    /// Mapped files may go, but not before the command does.
+    _scratch: Option<Scratch>,
 }
 
 /// Where a run's data is looked for and kept.
@@ -245,65 +68,154 @@ pub(crate) struct TrainingPlace<'a> {
 }
 
 impl TrainingPlace<'_> {
-    fn parts(&self, plan: &Plan) -> [Part<'_>; 2] {
-        let data = &plan.recipe.data;
-        let keep = |folder| Tokens::Keep { folder, resumed: self.resumed };
-        [
-            Part {
-                name: "training",
-                option: "--data",
-                paths: paths(&data.train),
-                tokens: keep(self.training),
-            },
-            Part {
-                name: "validation",
-                option: "--validation",
-                paths: paths(&data.validation),
-                tokens: keep(self.validation),
-            },
-        ]
+    fn tokens(&self) -> Tokens<'_> {
+        let root = self.training.parent();
+        debug_assert_eq!(root, self.validation.parent(), "a split writes both into one folder");
+        Tokens::Keep { root: root.unwrap_or(self.training), resumed: self.resumed }
     }
 
     /// What of a plan's data is not there.
     pub(crate) fn missing(&self, plan: &Plan) -> Vec<MissingData> {
-        missing(&self.parts(plan), plan)
+        let mut parts = training_parts(plan);
+        parts.extend(validation_part(plan));
+        missing(&parts, plan, self.tokens())
     }
 
     /// Opens the data, tokenizing text first.
     pub(crate) fn open(&self, plan: &Plan, threads: NonZeroUsize) -> Result<TrainingData, Failure> {
-        let recipe = &plan.recipe;
-        let tokenizer = tokenizer(plan)?;
-        let [training, validation] = self.parts(plan);
-        if training.paths.is_empty() {
-            return Err(Failure::line(format!("{} names no training data", plan.name))
-                .or_help(|| "pass --data PATH, or set data.train in the spec".to_owned()));
-        }
-        let length = recipe.sequence_length as usize;
-        let corpus = training.open(tokenizer.as_ref(), threads)?.corpus;
+        training_data(plan, self.tokens(), threads)
+    }
+}
+
+/// Opens the data of a plan for a command that only looks at it; tokens below `kept`, a run's folder for data, are used
+/// if they are made of the same text.
+pub(crate) fn look(
+    plan: &Plan,
+    kept: Option<&Path>,
+    threads: NonZeroUsize,
+) -> Result<TrainingData, Failure> {
+    let tokens = Tokens::Scratch { kept };
+    let mut parts = training_parts(plan);
+    parts.extend(validation_part(plan));
+    let missing = missing(&parts, plan, tokens);
+    if !missing.is_empty() {
+        let help = || format!("paths start at the current folder; pass {}", options(&missing));
+        return Err(Failure::line(not_there(&missing)).or_help(help));
+    }
+    training_data(plan, tokens, threads)
+}
+
+/// What is trained on: one part, or the sources of a mixture.
+fn training_parts(plan: &Plan) -> Vec<Part> {
+    let data = &plan.recipe.data;
+    let fraction = data.validation_fraction;
+    if data.mixture.is_empty() {
+        // With a split, the two sides have the names that tokens of both kinds have anyway.
+        let folder = if fraction > 0.0 { String::new() } else { "train".to_owned() };
+        let name = "training".to_owned();
+        return vec![Part { name, option: "--data", paths: paths(&data.train), folder, fraction }];
+    }
+    let part = |(number, source): (usize, &colac_plan::recipe::MixtureSource)| Part {
+        name: source.name.clone(),
+        option: "--data",
+        paths: paths(&source.paths),
+        folder: format!("mixture-{}", number + 1),
+        fraction,
+    };
+    data.mixture.iter().enumerate().map(part).collect()
+}
+
+/// What is evaluated on, where the recipe names it.
+fn validation_part(plan: &Plan) -> Option<Part> {
+    let paths = paths(&plan.recipe.data.validation);
+    (!paths.is_empty()).then(|| Part {
+        name: "validation".to_owned(),
+        option: "--validation",
+        paths,
+        folder: "validation".to_owned(),
+        fraction: 0.0,
+    })
+}
+
+fn training_data(
+    plan: &Plan,
+    tokens: Tokens<'_>,
+    threads: NonZeroUsize,
+) -> Result<TrainingData, Failure> {
+    let recipe = &plan.recipe;
+    let tokenizer = tokenizer(plan)?;
+    let parts = training_parts(plan);
+    if parts.iter().all(|part| part.paths.is_empty()) {
+        return Err(Failure::line(format!("{} names no training data", plan.name))
+            .or_help(|| "pass --data PATH, or set data.train in the spec".to_owned()));
+    }
+    let open =
+        OpenOptions { token_dtype: recipe.data.reading.token_dtype, tokenizer: tokenizer.as_ref() };
+    let mut maker =
+        Maker { data: &recipe.data, tokenizer: tokenizer.as_ref(), tokens, threads, scratch: None };
+    let length = recipe.sequence_length as usize;
+    let mut corpora = Vec::new();
+    let mut held_out = Vec::new();
+    for (number, part) in parts.iter().enumerate() {
+        let ready = maker.ready(part)?;
+        let corpus = Arc::new(TokenCorpus::open_with(&ready.training, &open)?);
         check(&corpus, plan, tokenizer.as_ref())?;
-        let training =
-            TrainingBatches::new(Arc::clone(&corpus), recipe.data.mode, length, recipe.seed)
-                .map_err(|error| name_as_given(error, &training.paths))?;
-        let mut data =
-            TrainingData { training, validation: None, tokenizer, prompt: String::new() };
-        if !validation.paths.is_empty() {
-            let held_out = validation.open(data.tokenizer.as_ref(), threads)?.corpus;
-            check(&held_out, plan, data.tokenizer.as_ref())?;
-            held_out.check_tokenizer(corpus.vocabulary_hash())?;
-            if let Some(tokenizer) = &data.tokenizer {
-                data.prompt = excerpt(&held_out, tokenizer)?;
-            }
-            data.validation = Some(EvaluationBatches::new(held_out, recipe.data.mode, length)?);
+        held_out.extend(ready.validation);
+        let weight = recipe.data.mixture.get(number).map_or(1.0, |source| source.weight);
+        let name = if recipe.data.mixture.is_empty() { String::new() } else { part.name.clone() };
+        corpora.push(MixedCorpus { name, corpus, weight });
+    }
+    if let Some(part) = validation_part(plan) {
+        held_out = maker.ready(&part)?.training;
+    }
+    let hash = corpora.iter().find_map(|source| source.corpus.vocabulary_hash());
+    let training = TrainingBatches::mixed(corpora, recipe.data.mode, length, recipe.seed)
+        .map_err(|error| name_as_given(error, &parts))?;
+    report_shares(plan, &training);
+    let mut validation = None;
+    let mut prompt = String::new();
+    if !held_out.is_empty() {
+        let held_out = Arc::new(TokenCorpus::open_with(&held_out, &open)?);
+        check(&held_out, plan, tokenizer.as_ref())?;
+        if let Some(hash) = hash {
+            held_out.check_tokenizer(hash)?;
         }
-        Ok(data)
+        if let Some(tokenizer) = &tokenizer {
+            prompt = excerpt(&held_out, tokenizer)?;
+        }
+        validation = Some(EvaluationBatches::new(held_out, recipe.data.mode, length)?);
+    }
+    let _scratch = maker.scratch.take();
+    Ok(TrainingData { training, validation, tokenizer, prompt, _scratch })
+}
+
+/// Says how often a run goes through each source of a mixture.
+fn report_shares(plan: &Plan, training: &TrainingBatches) {
+    let recipe = &plan.recipe;
+    let rows = recipe.schedule.steps.saturating_mul(recipe.global_batch.into());
+    let shares = training.shares(rows);
+    if shares.len() < 2 {
+        return;
+    }
+    for share in shares {
+        console::note(format!(
+            "mixture: {}: {:.1} % of the rows, {:.2} epochs in the whole run",
+            share.name,
+            100.0 * share.rows as f64 / rows.max(1) as f64,
+            share.epochs
+        ));
     }
 }
 
 /// Tokens of text lie where the user never put anything: an error about them names the text.
-fn name_as_given(error: DataError, paths: &[PathBuf]) -> DataError {
+fn name_as_given(error: DataError, parts: &[Part]) -> DataError {
     match error {
         DataError::TooShort { path, tokens, sequence_length } => {
-            let path = paths.first().cloned().unwrap_or(path);
+            let given = match parts {
+                [only] => only.paths.first().cloned(),
+                _ => None,
+            };
+            let path = given.unwrap_or(path);
             DataError::TooShort { path, tokens, sequence_length }
         }
         other => other,
@@ -345,25 +257,33 @@ pub(crate) fn validation(
     threads: NonZeroUsize,
 ) -> Result<ValidationData, Failure> {
     let data = &plan.recipe.data;
-    let part = Part {
-        name: "validation",
-        option: "--validation",
-        paths: paths(&data.validation),
-        tokens: Tokens::Scratch { kept },
+    let tokens = Tokens::Scratch { kept: kept.and_then(Path::parent) };
+    let parts: Vec<Part> = match validation_part(plan) {
+        Some(part) => vec![part],
+        None if data.validation_fraction > 0.0 => training_parts(plan),
+        None => Vec::new(),
     };
-    if part.paths.is_empty() {
+    if parts.is_empty() {
         return Err(Failure::line(format!("{} names no validation data", plan.name))
             .or_help(|| "pass --validation PATH, or set data.validation in the spec".to_owned()));
     }
-    let missing = missing(std::slice::from_ref(&part), plan);
+    let missing = missing(&parts, plan, tokens);
     if !missing.is_empty() {
         let help = || format!("paths start at the current folder; pass {}", options(&missing));
         return Err(Failure::line(not_there(&missing)).or_help(help));
     }
     let tokenizer = tokenizer(plan)?;
-    let Opened { corpus, _scratch } = part.open(tokenizer.as_ref(), threads)?;
+    let open = OpenOptions { token_dtype: data.reading.token_dtype, tokenizer: tokenizer.as_ref() };
+    let mut maker = Maker { data, tokenizer: tokenizer.as_ref(), tokens, threads, scratch: None };
+    let mut folders = Vec::new();
+    for part in &parts {
+        let ready = maker.ready(part)?;
+        folders.extend(if part.fraction > 0.0 { ready.validation } else { ready.training });
+    }
+    let corpus = Arc::new(TokenCorpus::open_with(&folders, &open)?);
     check(&corpus, plan, tokenizer.as_ref())?;
     let rows = EvaluationBatches::new(corpus, data.mode, plan.recipe.sequence_length as usize)?;
+    let _scratch = maker.scratch.take();
     Ok(ValidationData { rows, _scratch })
 }
 
@@ -381,7 +301,7 @@ pub(crate) struct MissingData {
     pub(crate) path: PathBuf,
 }
 
-fn missing(parts: &[Part<'_>], plan: &Plan) -> Vec<MissingData> {
+fn missing(parts: &[Part], plan: &Plan, tokens: Tokens<'_>) -> Vec<MissingData> {
     let tokenizer = plan.recipe.data.tokenizer.as_ref().map(PathBuf::from);
     let mut found: Vec<MissingData> = tokenizer
         .filter(|path| !path.exists())
@@ -389,7 +309,7 @@ fn missing(parts: &[Part<'_>], plan: &Plan) -> Vec<MissingData> {
         .into_iter()
         .collect();
     for part in parts {
-        for path in part.missing() {
+        for path in part.missing(tokens) {
             let name = if part.option == "--data" { "training data" } else { "validation data" };
             found.push(MissingData { name, option: part.option, path: path.to_owned() });
         }
@@ -439,7 +359,10 @@ pub(crate) fn checkpoint_tokenizer(
 /// The tokenizer that the recipe names, if its ids fit into the model.
 fn tokenizer(plan: &Plan) -> Result<Option<Tokenizer>, Failure> {
     let Some(path) = &plan.recipe.data.tokenizer else { return Ok(None) };
-    let tokenizer = Tokenizer::from_file(Path::new(path))?;
+    let mut tokenizer = Tokenizer::from_file(Path::new(path))?;
+    if let Some(token) = &plan.recipe.data.reading.end_of_text {
+        tokenizer = tokenizer.with_end_of_text(token)?;
+    }
     let (entries, vocab_size) = (tokenizer.vocab_size() as u64, plan.vocab_size);
     if entries > vocab_size {
         return Err(Failure::line(format!(

@@ -15,3 +15,4 @@ pub(crate) mod progress;
 pub(crate) mod run_folder;
 pub(crate) mod run_record;
 pub(crate) mod target;
+pub(crate) mod tokens;

@@ -201,7 +201,9 @@ impl PrepareBar {
     pub(crate) fn new(what: String) -> PrepareBar {
         let bar = console::draws_progress().then(|| {
             let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-            bar.set_style(style("{msg}  {bar:24} {bytes}/{total_bytes}"));
+            bar.set_style(style(
+                "{msg}  {bar:24} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left",
+            ));
             bar.set_message(what.clone());
             bar
         });
@@ -219,7 +221,14 @@ impl PrepareBar {
                 self.last_line = Instant::now();
                 let (done, total) =
                     (text::bytes(progress.bytes_done), text::bytes(progress.bytes_total));
-                console::note(format!("{}: {done} of {total}", self.what));
+                let rate = progress.bytes_done as f64 / self.began.elapsed().as_secs_f64();
+                let rest = progress.bytes_total.saturating_sub(progress.bytes_done) as f64;
+                console::note(format!(
+                    "{}: {done} of {total}, {}/s, {} left",
+                    self.what,
+                    text::bytes(rate as u64),
+                    console::duration((rest / rate).round())
+                ));
             }
             None => {}
         }
@@ -234,11 +243,31 @@ impl PrepareBar {
             console::note(format!(
                 "{}: {} tokens of {} in {}",
                 self.what,
-                text::grouped(summary.tokens),
-                text::bytes(summary.text_bytes),
+                text::grouped(summary.tokens()),
+                text::bytes(summary.text_bytes()),
                 console::duration(self.began.elapsed().as_secs_f64()),
             ));
+            left_out(summary);
         }
+    }
+}
+
+/// Says what of the text was left out, where anything was.
+pub(crate) fn left_out(summary: &PrepareSummary) {
+    if summary.duplicates > 0 {
+        console::note(format!("  {} copies left out", text::grouped(summary.duplicates)));
+    }
+    if summary.bad.count > 0 {
+        console::note(format!("  {} bad records left out, the first of them:", summary.bad.count));
+        for line in &summary.bad.first {
+            console::note(format!("    {line}"));
+        }
+    }
+    if let Some(unknown) = summary.unknown_tokens.filter(|&unknown| unknown > 0) {
+        console::note(format!(
+            "  {} tokens stand for text that the tokenizer does not know",
+            text::grouped(unknown)
+        ));
     }
 }
 

@@ -56,6 +56,7 @@ impl ShardWriter {
     }
 
     /// Adds a document: its ids, which must not be empty, the size of its text, and the number of the file it is from.
+    #[cfg(test)]
     pub(crate) fn push(
         &mut self,
         ids: &[u32],
