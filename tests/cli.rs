@@ -427,7 +427,7 @@ fn the_life_of_a_run() {
         .unwrap();
     folder.fails(
         &["train", "runs/small-1", "--resume"],
-        &["training text or its tokenizer has changed"],
+        &["training text, its tokenizer or how it is read has changed"],
     );
 
     // The text may go; its tokens stay in the run.
