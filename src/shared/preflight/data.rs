@@ -1,16 +1,16 @@
 //! Whether the data of a run can be read and fits its model.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use colac_compiler::diagnostics::Diagnostic;
 use colac_compiler::view::text;
 use colac_plan::Plan;
 use colac_plan::recipe::BatchMode;
-use colac_runtime::data::files::list_text_files;
-use colac_runtime::data::{DataError, TokenCorpus, Tokenizer, VocabularyHash, holds_shards};
+use colac_runtime::data::source::{list_inputs, sample};
+use colac_runtime::data::{
+    DataError, OpenOptions, ReadOptions, TokenCorpus, Tokenizer, VocabularyHash, holds_tokens,
+};
 use serde::Serialize;
 
 use super::{Facts, Findings, codes};
@@ -21,7 +21,7 @@ const HARMLESS_EPOCHS: f64 = 4.0;
 /// A vocabulary is rounded up for the sake of speed to a multiple of at most this.
 const ROUNDING: u64 = 128;
 /// Bytes of a text that are tokenized to learn how many bytes a token has.
-const SAMPLE_BYTES: u64 = 1 << 18;
+const SAMPLE_BYTES: usize = 1 << 18;
 
 /// How much data there is.
 #[derive(Debug, Serialize)]
@@ -77,11 +77,13 @@ struct List<'a> {
 pub(super) fn check(plan: &Plan, findings: &mut Findings, facts: &mut Facts) {
     let data = &plan.recipe.data;
     let paths = |list: &'_ [String]| list.iter().map(PathBuf::from).collect::<Vec<_>>();
-    let (train, validation) = (paths(&data.train), paths(&data.validation));
+    let mixed = data.mixture.iter().flat_map(|source| &source.paths);
+    let train: Vec<PathBuf> = data.train.iter().chain(mixed).map(PathBuf::from).collect();
+    let validation = paths(&data.validation);
     let tokenizer = tokenizer(plan, findings);
     facts.tokenizer_entries = tokenizer.as_ref().map(|tokenizer| tokenizer.vocab_size() as u64);
     let training = List {
-        key: "data.train",
+        key: if data.mixture.is_empty() { "data.train" } else { "data.mixture" },
         name: "training",
         option: "--data",
         paths: train.iter().map(PathBuf::as_path).collect(),
@@ -100,7 +102,7 @@ pub(super) fn check(plan: &Plan, findings: &mut Findings, facts: &mut Facts) {
             finding.help("name files or folders in `data.train`, or pass --data PATH"),
         );
     }
-    if held_out.paths.is_empty() {
+    if held_out.paths.is_empty() && data.validation_fraction == 0.0 {
         let finding =
             Diagnostic::warning(codes::NO_VALIDATION, "the run has nothing to be evaluated on");
         findings.add(
@@ -160,7 +162,11 @@ fn tokenizer(plan: &Plan, findings: &mut Findings) -> Option<Tokenizer> {
         findings.add(KEY, "no such file", finding);
         return None;
     }
-    let tokenizer = match Tokenizer::from_file(path) {
+    let named = |tokenizer: Tokenizer| match &plan.recipe.data.reading.end_of_text {
+        Some(token) => tokenizer.with_end_of_text(token),
+        None => Ok(tokenizer),
+    };
+    let tokenizer = match Tokenizer::from_file(path).and_then(named) {
         Ok(tokenizer) => tokenizer,
         Err(error) => {
             let finding = Diagnostic::error(codes::BAD_TOKENIZER, error.to_string());
@@ -229,7 +235,7 @@ fn amount(
         return NOTHING;
     }
     let kinds: Result<Vec<bool>, DataError> =
-        present.iter().map(|path| holds_shards(path)).collect();
+        present.iter().map(|path| holds_tokens(path)).collect();
     let kinds = match kinds {
         Ok(kinds) => kinds,
         Err(error) => {
@@ -264,7 +270,8 @@ fn shards(
     expected: Option<VocabularyHash>,
     findings: &mut Findings,
 ) -> (Option<Amount>, Option<VocabularyHash>) {
-    let corpus = match TokenCorpus::open(paths) {
+    let open = OpenOptions { token_dtype: plan.recipe.data.reading.token_dtype, tokenizer };
+    let corpus = match TokenCorpus::open_with(paths, &open) {
         Ok(corpus) => corpus,
         Err(error) => {
             unreadable(list, &error, findings);
@@ -288,13 +295,13 @@ fn shards(
     let tokens = corpus.token_count();
     length(list, plan, tokens, findings);
     let amount = Amount {
-        files: corpus.shards().len(),
+        files: corpus.shard_count(),
         shards: true,
         text_bytes: corpus.text_bytes(),
         tokens: Some(tokens),
-        documents: Some(corpus.document_count()),
+        documents: corpus.knows_documents().then(|| corpus.document_count()),
     };
-    (Some(amount), Some(corpus.vocabulary_hash()))
+    (Some(amount), corpus.vocabulary_hash())
 }
 
 fn length(list: &List<'_>, plan: &Plan, tokens: u64, findings: &mut Findings) {
@@ -320,7 +327,8 @@ fn texts(
             .help("set `data.tokenizer`, or pass --tokenizer FILE");
         findings.add(list.key, "named here", finding);
     }
-    let files = match list_text_files(paths) {
+    let reading = ReadOptions::from(&plan.recipe.data.reading);
+    let files = match list_inputs(paths, &reading.extensions) {
         Ok(files) => files,
         Err(error) => {
             unreadable(list, &error, findings);
@@ -331,21 +339,20 @@ fn texts(
         Amount { files: files.len(), shards: false, text_bytes: 0, tokens: None, documents: None };
     let (mut sampled, mut tokens) = (0u64, 0u64);
     for file in &files {
-        match sample(&file.path) {
-            Ok((size, text)) => {
-                amount.text_bytes += size;
+        match sample(file, &reading, SAMPLE_BYTES) {
+            Ok(found) => {
+                amount.text_bytes += found.text_bytes;
                 // A few files tell enough.
-                if let Some(tokenizer) = tokenizer.filter(|_| sampled < SAMPLE_BYTES)
-                    && let Ok(ids) = tokenizer.encode(&text)
+                if let Some(tokenizer) = tokenizer.filter(|_| sampled < SAMPLE_BYTES as u64)
+                    && let Ok(ids) = tokenizer.encode(&found.text)
                 {
-                    sampled += text.len() as u64;
+                    sampled += found.text.len() as u64;
                     tokens += ids.len() as u64;
                 }
             }
-            Err(reason) => {
-                let message = format!("{} cannot be used: {reason}", file.path.display());
-                let finding = Diagnostic::error(codes::UNREADABLE, message);
-                let help = "save it as UTF-8 text that this user may read, or leave it out";
+            Err(error) => {
+                let finding = Diagnostic::error(codes::UNREADABLE, error.to_string());
+                let help = "mend it, or leave it out; `data.skip_bad` leaves out what is bad in it";
                 findings.add(list.key, "named here", finding.help(help));
             }
         }
@@ -357,29 +364,4 @@ fn texts(
         length(list, plan, amount.tokens.unwrap_or(0), findings);
     }
     Some(amount)
-}
-
-/// The size of a text file and its beginning, up to a whole character.
-fn sample(path: &Path) -> Result<(u64, String), String> {
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    let size = file.metadata().map_err(|error| error.to_string())?.len();
-    let mut bytes = Vec::new();
-    file.take(SAMPLE_BYTES).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    match String::from_utf8(bytes) {
-        Ok(text) => Ok((size, text)),
-        Err(error) => {
-            let at = error.utf8_error();
-            // The sample may end inside a character, the file must not.
-            match at.error_len().is_none() && size > SAMPLE_BYTES {
-                true => {
-                    let mut bytes = error.into_bytes();
-                    bytes.truncate(at.valid_up_to());
-                    Ok((size, String::from_utf8(bytes).unwrap_or_default()))
-                }
-                false => {
-                    Err(format!("it is not UTF-8, byte {} starts no character", at.valid_up_to()))
-                }
-            }
-        }
-    }
 }

@@ -242,6 +242,43 @@ fn open_stream(
     decompress::open(BufReader::with_capacity(1 << 16, file)).map_err(DataError::io("read", path))
 }
 
+/// The beginning of a file's text, for estimates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TextSample {
+    /// Text of the first documents, up to a whole part.
+    pub text: String,
+    /// Bytes of text in the whole file, as far as the beginning tells; exact where that is all of it.
+    pub text_bytes: u64,
+}
+
+/// Reads documents of a file until they have `limit` bytes of text; bad records are passed by where that is allowed.
+///
+/// # Errors
+///
+/// If the file cannot be read, or a bad record is met.
+pub fn sample(
+    file: &InputFile,
+    options: &ReadOptions,
+    limit: usize,
+) -> Result<TextSample, DataError> {
+    let metadata = std::fs::metadata(&file.path).map_err(DataError::io("open", &file.path))?;
+    let mut reader = FileReader::open(file, options, false)?;
+    let (mut sample, mut text) = (String::new(), String::new());
+    let mut bad = BadRecords::default();
+    while sample.len() < limit {
+        match reader.next(&mut text, &mut bad)? {
+            Next::Part | Next::Last => sample.push_str(&text),
+            Next::Bad { .. } => {}
+            Next::End => {
+                let text_bytes = sample.len() as u64;
+                return Ok(TextSample { text: sample, text_bytes });
+            }
+        }
+    }
+    let share = sample.len() as f64 / reader.bytes().max(1) as f64;
+    Ok(TextSample { text: sample, text_bytes: (metadata.len() as f64 * share) as u64 })
+}
+
 /// Rows of a Parquet file, from its footer alone.
 #[cfg(feature = "arrow")]
 pub(crate) fn parquet_rows(path: &Path) -> Result<u64, DataError> {
