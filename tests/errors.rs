@@ -54,7 +54,7 @@ const OPENING: &str = "\
 # Errors and warnings
 
 Every message about a spec, an architecture or a run has a code, the place that is wrong, the reason, and what to do.
-`colac explain CODE` prints the entry of a code. Errors (×) stop the compiler; warnings (⚠) do not, unless `--deny-warnings` is given.
+`colac explain CODE` prints the entry of a code. Errors (× or x) stop the command; warnings (⚠ or !) do not, unless `--deny-warnings` is given.
 All mistakes that can be seen at once are reported at once.
 
 This page is made from the code tables and the cases in `tests/cases/`; a test keeps it equal to them.

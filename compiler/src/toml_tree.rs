@@ -138,6 +138,16 @@ pub(crate) fn parse(
     let fault = |error| {
         let diagnostic = syntax_error(error, code, source, 0, &text);
         let at = diagnostic.labels.first().map_or(0, |label| label.span.start as usize);
+        let found = diagnostic.labels.first().map_or("", |label| label.text.as_str());
+        let help = match found {
+            _ if found.contains("duplicate key") => {
+                "keep one of them: a key or section stands once"
+            }
+            _ if found.contains("must be quoted") => {
+                "put a text in quotes; write true or false small"
+            }
+            _ => help,
+        };
         diagnostic.help(foreign_letter(&text, at).unwrap_or_else(|| help.to_owned()))
     };
     let mut found: Vec<_> = errors.iter().map(fault).collect();

@@ -311,9 +311,8 @@ fn every_value_says_where_it_comes_from() {
     assert_eq!(json["origins"]["name"], "--set");
     assert_eq!(json["origins"]["optimizer.beta1"], "default");
     let (with_overrides, _) = {
-        let text_of = format!(
-            "extends = \"{name}\"\n[[cola.override]]\ntargets = \"**.0.**\"\nrank = 4\n"
-        );
+        let text_of =
+            format!("extends = \"{name}\"\n[[cola.override]]\ntargets = \"**.0.**\"\nrank = 4\n");
         resolve(text(text_of), &[], false, &mut sources).unwrap()
     };
     let json = with_overrides.json(&sources);

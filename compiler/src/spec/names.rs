@@ -59,7 +59,11 @@ pub(super) fn unknown_key(section: &str, entry: &Entry) -> Diagnostic {
         let names: Vec<_> = names().map(|name| format!("`{name}`")).collect();
         format!("remove it; the keys here are {}", names.join(", "))
     };
+    let label = match entry.key.chars().find(|c| !c.is_ascii()) {
+        Some(letter) => format!("unknown key: `{letter}` in it is U+{:04X}", u32::from(letter)),
+        None => "unknown key".to_owned(),
+    };
     Diagnostic::error(codes::UNKNOWN_KEY, format!("{place} has no key `{}`", entry.key))
-        .at(entry.key_span, "unknown key")
+        .at(entry.key_span, label)
         .help(help)
 }

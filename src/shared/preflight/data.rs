@@ -14,7 +14,6 @@ use colac_runtime::data::{
 use serde::Serialize;
 
 use super::{Facts, Findings, codes};
-use crate::shared::console;
 
 /// Going over the same text up to about this often is nearly as good as new text (arXiv 2305.16264).
 const HARMLESS_EPOCHS: f64 = 4.0;
@@ -151,13 +150,8 @@ fn tokenizer(plan: &Plan, findings: &mut Findings) -> Option<Tokenizer> {
     if !path.exists() {
         let message = format!("the tokenizer {} does not exist", path.display());
         let finding = Diagnostic::error(codes::NOT_FOUND, message).help(format!(
-            "paths start at the current folder; pass --tokenizer FILE, or make one with `{} TEXT`",
-            console::command([
-                "data".as_ref(),
-                "train-tokenizer".as_ref(),
-                "-o".as_ref(),
-                path.as_os_str()
-            ])
+            "paths start at the current folder; pass --tokenizer FILE, or make it: colac data train-tokenizer TEXT -o {}",
+            path.display()
         ));
         findings.add(KEY, "no such file", finding);
         return None;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use colac_compiler::diagnostics::Diagnostic;
 use colac_compiler::view::text;
 use colac_plan::{Plan, ProgramKind, Segment};
+use colac_runtime::train::error::TrainError;
 use colac_runtime::train::lock::{LOCK_FILE, RunLock};
 
 use super::{Facts, Findings, Folder, codes};
@@ -27,8 +28,8 @@ pub(super) fn check(plan: &Plan, folder: &Folder, findings: &mut Findings, facts
         facts.run_folder = Some(path.to_owned());
     }
     let existing = existing_part(path);
-    writable(path, &existing, findings);
-    disk(plan, &existing, findings, facts);
+    let writable = writable(path, &existing, findings);
+    disk(plan, existing.as_path(), findings, facts, writable);
 }
 
 fn memory(plan: &Plan, findings: &mut Findings, facts: &mut Facts) {
@@ -44,7 +45,7 @@ fn memory(plan: &Plan, findings: &mut Findings, facts: &mut Facts) {
                 text::bytes(available)
             ),
         )
-        .help("lower `micro_batch`; with `global_batch` as it is, the numbers stay the same");
+        .help("lower `micro_batch`: `global_batch` may stay, and is then made of more of them");
         findings.add("train.micro_batch", "decides the memory for activations", finding);
     }
     let arena = |kind| plan.program(kind).arena_lower_bound;
@@ -70,13 +71,21 @@ fn existing_part(path: &Path) -> PathBuf {
     part.map_or_else(|| PathBuf::from("."), Path::to_owned)
 }
 
-fn writable(path: &Path, existing: &Path, findings: &mut Findings) {
+/// Whether the folder takes files; why not is reported.
+fn writable(path: &Path, existing: &Path, findings: &mut Findings) -> bool {
     if path.join(LOCK_FILE).is_file()
         && let Err(error) = RunLock::acquire(path)
     {
-        let finding = Diagnostic::error(codes::IN_USE, error.to_string());
-        findings.found.push(finding.help("wait for it to end, or give another folder with --out"));
-        return;
+        let reason = match error {
+            TrainError::InUse { process, .. } => {
+                format!("process {process} works in {}", path.display())
+            }
+            other => other.to_string(),
+        };
+        let finding = Diagnostic::error(codes::IN_USE, reason)
+            .help("wait for it to end, or give another folder with --out");
+        findings.found.push(finding);
+        return true;
     }
     let probe = existing.join(format!(".colac-dry-run-{}", std::process::id()));
     let made = OpenOptions::new().write(true).create_new(true).open(&probe);
@@ -84,27 +93,33 @@ fn writable(path: &Path, existing: &Path, findings: &mut Findings) {
         Ok(_) => {
             // It was made a moment ago by this process; where it cannot be removed, it is empty.
             let _ = fs::remove_file(&probe);
+            true
         }
         Err(error) => {
             let message = format!("{} cannot be written: {error}", existing.display());
             let finding = Diagnostic::error(codes::NOT_WRITABLE, message);
             findings.found.push(finding.help("give a folder that can be written with --out"));
+            false
         }
     }
 }
 
-fn disk(plan: &Plan, existing: &Path, findings: &mut Findings, facts: &mut Facts) {
+fn disk(plan: &Plan, existing: &Path, findings: &mut Findings, facts: &mut Facts, writable: bool) {
     let recipe = &plan.recipe;
-    let (every, keep, steps) =
-        (recipe.checkpoint.every, u64::from(recipe.checkpoint.keep), recipe.schedule.steps);
+    let (every, steps) = (recipe.checkpoint.every, recipe.schedule.steps);
     // Saved are the weights and both moments.
     facts.checkpoint_bytes = plan.bytes(Segment::Parameters) + plan.bytes(Segment::Optimizer);
     let saved = if every == 0 { 1 } else { steps.div_ceil(every) };
     // One more is on disk while it is written.
-    facts.checkpoints = if keep == 0 { saved } else { saved.min(keep + 1) };
+    let kept = u64::from(recipe.checkpoint.keep) + u64::from(recipe.checkpoint.keep_best) + 1;
+    let marked = steps.checked_div(recipe.checkpoint.keep_every).unwrap_or(0);
+    facts.checkpoints = match recipe.checkpoint.keep {
+        0 => saved,
+        _ => saved.min(kept.saturating_add(marked)),
+    };
     let tokens = facts.disk_needed;
     facts.disk_needed = tokens + facts.checkpoints.saturating_mul(facts.checkpoint_bytes);
-    facts.disk_available = free_bytes(existing);
+    facts.disk_available = writable.then(|| free_bytes(existing)).flatten();
     if let Some(free) = facts.disk_available.filter(|&free| facts.disk_needed > free) {
         let finding = Diagnostic::error(
             codes::DISK_SPACE,

@@ -137,7 +137,10 @@ pub(crate) fn check(question: &Question<'_>) -> Preflight {
     };
     data::check(plan, &mut findings, &mut facts);
     machine::check(plan, folder, &mut findings, &mut facts);
-    facts.seconds = estimate::seconds(plan, *threads);
+    // Measuring takes a moment, and only a run that can begin takes time.
+    if !findings.found.has_errors() {
+        facts.seconds = estimate::seconds(plan, *threads);
+    }
     Preflight { findings: findings.found, sources, facts }
 }
 
@@ -252,11 +255,9 @@ impl Facts {
             let what = if self.resumes { "goes on" } else { "new" };
             line("run folder", format!("{}, {what}", folder.display()));
         }
-        line(
-            "time",
-            self.seconds
-                .map_or_else(unknown, |seconds| format!("about {}", console::duration(seconds))),
-        );
+        if let Some(seconds) = self.seconds {
+            line("time", format!("about {}", console::duration(seconds)));
+        }
         let count = |severity| findings.iter().filter(|d| d.severity == severity).count();
         let named = |n: usize, word: &str| format!("{n} {word}{}", if n == 1 { "" } else { "s" });
         let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
