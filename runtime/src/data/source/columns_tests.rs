@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, Int64Array, LargeStringArray, RecordBatch, StringArray, StructArray};
+use arrow_array::{
+    Array, ArrayRef, Int64Array, LargeStringArray, RecordBatch, StringArray, StructArray,
+};
 use arrow_schema::{DataType, Field, Schema};
 use parquet::column::writer::ColumnWriter;
 use parquet::file::properties::WriterProperties;
@@ -11,7 +13,7 @@ use parquet::schema::parser::parse_message_type;
 
 use super::*;
 
-fn parquet(compression: parquet::basic::Compression) -> Vec<u8> {
+fn parquet_file(compression: parquet::basic::Compression) -> Vec<u8> {
     let schema = "message m { required int64 id; optional binary text (UTF8); \
                   required group meta { required binary body (UTF8); } repeated binary tags (UTF8); }";
     let schema = Arc::new(parse_message_type(schema).unwrap());
@@ -97,7 +99,7 @@ fn columns_are_documents() {
     for compression in
         [Compression::UNCOMPRESSED, Compression::SNAPPY, Compression::ZSTD(Default::default())]
     {
-        let bytes = parquet(compression);
+        let bytes = parquet_file(compression);
         let (documents, bad, _) = read_parts("a.parquet", &bytes, &of("text"), true).unwrap();
         assert_eq!(documents, ["one", "two", "é"]);
         assert_eq!(bad, ["DIR/a.parquet, row 2: the column `text` is null"]);
@@ -115,20 +117,20 @@ fn columns_are_documents() {
 
 #[test]
 fn wrong_columns_are_named() {
-    let bytes = parquet(parquet::basic::Compression::UNCOMPRESSED);
+    let bytes = parquet_file(parquet::basic::Compression::UNCOMPRESSED);
     for (name, bytes) in [("a.parquet", bytes), ("a.arrow", stream()), ("a.arrow", file())] {
         let absent = read(name, &bytes, &of("body")).unwrap_err();
         assert!(absent.contains("no column `body`, only id, text, meta"), "{absent}");
         let number = read(name, &bytes, &of("id")).unwrap_err();
         assert!(number.contains("is of type I") && number.contains("not text"), "{number}");
     }
-    let list = read("a.parquet", &parquet(parquet::basic::Compression::SNAPPY), &of("tags"));
+    let list = read("a.parquet", &parquet_file(parquet::basic::Compression::SNAPPY), &of("tags"));
     assert!(list.unwrap_err().contains("is a list and not text"));
 }
 
 #[test]
 fn cut_and_changed_files_are_refused_or_read() {
-    let bytes = parquet(parquet::basic::Compression::SNAPPY);
+    let bytes = parquet_file(parquet::basic::Compression::SNAPPY);
     for (name, bytes) in [("a.parquet", bytes), ("a.arrow", stream()), ("a.arrow", file())] {
         for length in 0..bytes.len() {
             let _ = read(name, &bytes[..length], &of("text"));

@@ -14,9 +14,9 @@ pub mod list;
 mod text;
 
 #[cfg(feature = "arrow")]
-mod arrow;
+mod arrow_rows;
 #[cfg(feature = "arrow")]
-mod parquet;
+mod parquet_rows;
 
 #[cfg(test)]
 mod tests;
@@ -184,11 +184,11 @@ impl FileReader {
             }
             #[cfg(feature = "arrow")]
             Format::Parquet => {
-                Box::new(parquet::ParquetDocuments::open(path, &options.text_field, &tally)?)
+                Box::new(parquet_rows::ParquetDocuments::open(path, &options.text_field, &tally)?)
             }
             #[cfg(feature = "arrow")]
             Format::Arrow => {
-                Box::new(arrow::ArrowDocuments::open(path, &options.text_field, &tally)?)
+                Box::new(arrow_rows::ArrowDocuments::open(path, &options.text_field, &tally)?)
             }
             #[cfg(not(feature = "arrow"))]
             Format::Parquet | Format::Arrow => {
@@ -282,7 +282,7 @@ pub fn sample(
 /// Rows of a Parquet file, from its footer alone.
 #[cfg(feature = "arrow")]
 pub(crate) fn parquet_rows(path: &Path) -> Result<u64, DataError> {
-    parquet::row_count(path)
+    parquet_rows::row_count(path)
 }
 
 /// Every document of `inputs`, one after the other and whole, for what does not need to stream; `visit` gets the file

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::errors::ParquetError;
-use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
+use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use super::{Documents, Next, Tally};
 use crate::data::error::{DataError, one_line};
