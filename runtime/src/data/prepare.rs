@@ -378,9 +378,8 @@ impl Preparation<'_> {
                 None => {}
                 Some(End { side: None, .. }) => self.writer.drop_document(),
                 Some(End { side: Some(side), text_bytes }) => {
-                    if !self.writer.end_document(*side, *text_bytes, part.source)? {
-                        self.empty += 1;
-                    }
+                    let kept = self.writer.end_document(*side, *text_bytes, part.source)?;
+                    self.empty += u64::from(!kept);
                 }
             }
         }

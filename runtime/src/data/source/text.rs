@@ -190,14 +190,15 @@ impl Documents for TextDocuments {
                 self.abandon();
                 return Ok(bad);
             }
-            if self.pending.len() >= PART_BYTES && !self.whole {
-                if let Some(cut) = self.cut() {
-                    let rest = self.pending.split_off(cut);
-                    self.hand_over(text);
-                    self.pending = rest;
-                    self.begun = true;
-                    return Ok(Next::Part);
-                }
+            if self.pending.len() >= PART_BYTES
+                && !self.whole
+                && let Some(cut) = self.cut()
+            {
+                let rest = self.pending.split_off(cut);
+                self.hand_over(text);
+                self.pending = rest;
+                self.begun = true;
+                return Ok(Next::Part);
             }
             if self.pending.len() > MAX_RECORD_BYTES {
                 let reason = if self.whole {
