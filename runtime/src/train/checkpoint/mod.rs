@@ -13,7 +13,7 @@
 //! Nothing in a checkpoint depends on time or on the machine's speed: equal runs leave equal bytes.
 //!
 //! Beside them lies `evaluations.json` ([`evaluations`]), which names the best. The disk is changed through
-//! [`crate::train::file_system`] alone.
+//! `train::file_system` alone.
 //!
 //! Owns names, files and checks. Must not know when checkpoints are due.
 
