@@ -272,7 +272,7 @@ impl Race<'_> {
         self.arguments.tokens.unwrap_or(plan.recipe.evaluation.tokens)
     }
 
-    /// The result of a run that has ended, if it was trained and evaluated as is asked for now.
+    /// The result of a run that has ended, if it was trained and evaluated as this race asks for.
     fn finished(&self, plan: &Plan, run_dir: &Path) -> Result<Option<Finish>, Failure> {
         let stored = run_dir.join(PLAN_FILE);
         if !stored.is_file() {
