@@ -11,6 +11,8 @@ use colac_plan::{DType, Op, Real, Shape, TensorType};
 use crate::host::random::Stream;
 use crate::reference::{Value, evaluate};
 
+mod attention;
+mod norms;
 mod rows;
 
 /// Operands of one execution of an operation.
@@ -79,25 +81,29 @@ pub(crate) fn of(op: &Op) -> (Vec<Sample>, Option<Op>) {
         Op::EmbeddingBackward { .. } => {
             (embedding_backward(), Some(Op::RmsNorm { epsilon: zero, gain: true }))
         }
-        Op::RmsNorm { .. } => (rms_norm(), Some(Op::RmsNormBackward { gain: true })),
-        Op::RmsNormBackward { .. } => {
-            (rms_norm_backward(), Some(Op::LayerNorm { epsilon: zero, gain: true, bias: true }))
-        }
+        Op::RmsNorm { .. } => (norms::rms_norm(), Some(Op::RmsNormBackward { gain: true })),
+        Op::RmsNormBackward { .. } => (
+            norms::rms_norm_backward(),
+            Some(Op::LayerNorm { epsilon: zero, gain: true, bias: true }),
+        ),
         Op::LayerNorm { .. } => {
-            (layer_norm(), Some(Op::LayerNormBackward { gain: true, bias: true }))
+            (norms::layer_norm(), Some(Op::LayerNormBackward { gain: true, bias: true }))
         }
         Op::LayerNormBackward { .. } => {
-            (layer_norm_backward(), Some(Op::Dropout { probability: zero, key: 0 }))
+            (norms::layer_norm_backward(), Some(Op::Dropout { probability: zero, key: 0 }))
         }
         Op::Dropout { .. } => (dropout(), Some(Op::RowSum { mean: false })),
-        Op::RowSum { .. } => (row_sum(), Some(Op::Softmax)),
-        Op::Softmax => (softmax(), Some(Op::Rope { inverse: false, interleaved: false })),
-        Op::Rope { .. } => (rope(), Some(Op::Attention { scores: Scores::new(Mask::Full, zero) })),
-        Op::Attention { .. } => {
-            (attention(), Some(Op::AttentionBackward { scores: Scores::new(Mask::Full, zero) }))
+        Op::RowSum { .. } => (norms::row_sum(), Some(Op::Softmax)),
+        Op::Softmax => (norms::softmax(), Some(Op::Rope { inverse: false, interleaved: false })),
+        Op::Rope { .. } => {
+            (attention::rope(), Some(Op::Attention { scores: Scores::new(Mask::Full, zero) }))
         }
+        Op::Attention { .. } => (
+            attention::attention(),
+            Some(Op::AttentionBackward { scores: Scores::new(Mask::Full, zero) }),
+        ),
         Op::AttentionBackward { .. } => {
-            (attention_backward(), Some(Op::Pointwise { program: Program::sum(1) }))
+            (attention::attention_backward(), Some(Op::Pointwise { program: Program::sum(1) }))
         }
         Op::Pointwise { .. } => (pointwise(), Some(Op::ColumnSum)),
         Op::ColumnSum => {
@@ -251,124 +257,6 @@ fn embedding_backward() -> Vec<Sample> {
     samples
 }
 
-/// Leading axes, width, magnitude of x.
-const NORMS: [(&[u64], u64, f64); 8] = [
-    (&[1], 1, 1.0),
-    (&[], 17, 1.0),
-    (&[1, 1], 129, 1.0),
-    (&[2, 65], 17, 1.0),
-    (&[2, 131], 3, 1.0),
-    (&[300], 129, 1.0),
-    (&[5], 65, 1e4),
-    (&[5], 65, 1e-4),
-];
-
-/// Rows of heads and none of a gain, beside what every norm must take.
-fn rms_norm() -> Vec<Sample> {
-    let sample = |leading: &[u64], width: u64, magnitude: f64, gain: bool| {
-        let mut operands = vec![real("x", &with(leading, width), magnitude)];
-        operands.extend(gain.then(|| real("w", &[width], 2.0)));
-        let results = vec![TensorType::f32(&with(leading, width)), TensorType::f32(leading)];
-        let op = Op::RmsNorm { epsilon: Real::new(1e-6), gain };
-        let name = if gain { "" } else { ", no gain" };
-        let name = format!("{leading:?}, width {width}, up to {magnitude}{name}");
-        Sample::new(name, op, operands, results)
-    };
-    let mut samples: Vec<Sample> = NORMS.iter().map(|&(l, w, m)| sample(l, w, m, true)).collect();
-    samples.extend(NORMS.iter().skip(1).step_by(2).map(|&(l, w, m)| sample(l, w, m, false)));
-    samples.extend([true, false].map(|gain| sample(&[2, 5, 3], 8, 1.0, gain)));
-    samples
-}
-
-fn rms_norm_backward() -> Vec<Sample> {
-    let sample = |forward: Sample| {
-        let Op::RmsNorm { gain, .. } = forward.op else { panic!("a sample of the norm") };
-        let rstd = evaluate(&forward.op, &forward.values(), &[])[1].clone();
-        let rstd = given(&forward.results[1].shape.extents(), rstd);
-        let types: Vec<TensorType> = forward.operands.iter().map(|o| o.ty.clone()).collect();
-        let dy = real("dy", &types[0].shape.extents(), 1.0);
-        let operands = [dy].into_iter().chain(forward.operands).chain([rstd]).collect();
-        Sample::new(forward.name, Op::RmsNormBackward { gain }, operands, types)
-    };
-    rms_norm().into_iter().map(sample).collect()
-}
-
-/// Leading axes, width, magnitude of x, what is added to it: the mean must be taken away without losing the rest.
-const LAYER_NORMS: [(&[u64], u64, f64, f64); 9] = [
-    (&[1], 1, 1.0, 0.0),
-    (&[], 17, 1.0, 0.0),
-    (&[1, 1], 129, 1.0, 0.5),
-    (&[2, 65], 17, 1.0, -2.0),
-    (&[2, 131], 3, 1.0, 0.0),
-    (&[300], 129, 1.0, 0.0),
-    (&[2, 5, 3], 8, 1.0, 1.0),
-    (&[5], 65, 1e4, 0.0),
-    (&[7], 65, 1.0, 6.0),
-];
-
-fn layer_norm() -> Vec<Sample> {
-    let mut samples = Vec::new();
-    for (index, &(leading, width, magnitude, offset)) in LAYER_NORMS.iter().enumerate() {
-        for (gain, bias) in [(true, true), (true, false), (false, true), (false, false)] {
-            // A row of one element is its own mean: only a bias is left of it.
-            if (index % 2 == 0 && !(gain && bias)) || (width == 1 && !bias) {
-                continue;
-            }
-            let mut x = real("x", &with(leading, width), magnitude);
-            x.values.iter_mut().for_each(|x| *x = f64::from((*x + offset) as f32));
-            let mut operands = vec![x];
-            operands.extend(gain.then(|| real("w", &[width], 2.0)));
-            operands.extend(bias.then(|| real("b", &[width], 1.0)));
-            let statistic = TensorType::f32(leading);
-            let results =
-                vec![TensorType::f32(&with(leading, width)), statistic.clone(), statistic];
-            // Rows of few elements may be nearly constant, where the norm is too curved for differences.
-            let epsilon = Real::new(if width < 8 { 0.1 } else { 1e-5 });
-            let op = Op::LayerNorm { epsilon, gain, bias };
-            let vectors = format!("gain {gain}, bias {bias}");
-            let name = format!("{leading:?}, width {width}, {offset} ± {magnitude}, {vectors}");
-            samples.push(Sample::new(name, op, operands, results));
-        }
-    }
-    samples
-}
-
-fn layer_norm_backward() -> Vec<Sample> {
-    let sample = |forward: Sample| {
-        let Op::LayerNorm { gain, bias, .. } = forward.op else { panic!("a sample of the norm") };
-        let results = evaluate(&forward.op, &forward.values(), &[]);
-        let leading = forward.results[1].shape.extents();
-        let statistics = [1, 2].map(|result: usize| given(&leading, results[result].clone()));
-        let types: Vec<TensorType> = forward.operands.iter().map(|o| o.ty.clone()).collect();
-        let dy = real("dy", &types[0].shape.extents(), 1.0);
-        let read = forward.operands.into_iter().take(1 + usize::from(gain));
-        let operands = [dy].into_iter().chain(read).chain(statistics).collect();
-        Sample::new(forward.name, Op::LayerNormBackward { gain, bias }, operands, types)
-    };
-    layer_norm().into_iter().map(sample).collect()
-}
-
-fn row_sum() -> Vec<Sample> {
-    let sample = |&(leading, width, magnitude): &(&[u64], u64, f64), mean: bool| {
-        let operands = vec![real("x", &with(leading, width), magnitude)];
-        let results = vec![TensorType::f32(&with(leading, 1))];
-        let name = format!("{leading:?}, width {width}, up to {magnitude}, mean {mean}");
-        Sample::new(name, Op::RowSum { mean }, operands, results)
-    };
-    NORMS.iter().flat_map(|case| [false, true].map(|mean| sample(case, mean))).collect()
-}
-
-fn softmax() -> Vec<Sample> {
-    let sample = |&(leading, width, magnitude): &(&[u64], u64, f64)| {
-        let magnitude = magnitude.min(20.0);
-        let operands = vec![real("x", &with(leading, width), magnitude)];
-        let results = vec![TensorType::f32(&with(leading, width))];
-        let name = format!("{leading:?}, width {width}, up to {magnitude}");
-        Sample::new(name, Op::Softmax, operands, results)
-    };
-    NORMS.iter().map(sample).collect()
-}
-
 fn dropout() -> Vec<Sample> {
     let cases: [(&[u64], f64, u64, [i32; 4]); 7] = [
         (&[1], 0.5, 1, [3, -4, 0, 0]),
@@ -388,118 +276,6 @@ fn dropout() -> Vec<Sample> {
         Sample::new(format!("{extents:?}, p {probability}"), op, operands, results)
     };
     cases.iter().map(sample).collect()
-}
-
-fn rope() -> Vec<Sample> {
-    let mut samples = Vec::new();
-    // Axes, pairs that are turned.
-    let cases = [
-        ([1, 1, 1, 2], 1),
-        ([2, 65, 3, 6], 3),
-        ([1, 17, 2, 64], 32),
-        ([2, 129, 1, 10], 5),
-        ([2, 33, 3, 10], 2),
-        ([1, 5, 2, 7], 3),
-    ];
-    for (extents, pairs) in cases {
-        for (inverse, interleaved) in [(false, false), (true, false), (false, true), (true, true)] {
-            let angles = draw("angles", (extents[1] * pairs) as usize, std::f64::consts::PI);
-            let table = |function: fn(f64) -> f64| {
-                given(&[extents[1], pairs], angles.iter().map(|&angle| function(angle)).collect())
-            };
-            let operands = vec![real("x", &extents, 1.0), table(libm::cos), table(libm::sin)];
-            let results = vec![TensorType::f32(&extents)];
-            let op = Op::Rope { inverse, interleaved };
-            let name = format!("{extents:?}, {pairs} pairs {}", op.attributes());
-            samples.push(Sample::new(name, op, operands, results));
-        }
-    }
-    samples
-}
-
-/// Batch, sequence, heads, key/value heads, head_dim, mask, magnitude of q and k.
-const ATTENTIONS: [([u64; 5], Mask, f64); 17] = [
-    ([1, 1, 1, 1, 1], Mask::Causal, 1.0),
-    ([1, 1, 3, 1, 2], Mask::Full, 1.0),
-    ([1, 2, 1, 1, 17], Mask::Causal, 1.0),
-    ([2, 5, 4, 2, 3], Mask::Causal, 1.0),
-    ([2, 65, 4, 2, 16], Mask::Causal, 1.0),
-    ([2, 65, 3, 3, 5], Mask::Full, 1.0),
-    ([1, 65, 6, 1, 8], Mask::Causal, 1.0),
-    ([1, 129, 2, 1, 33], Mask::Causal, 1.0),
-    ([1, 130, 1, 1, 64], Mask::Full, 1.0),
-    ([1, 65, 2, 2, 8], Mask::Window(1), 1.0),
-    ([1, 65, 2, 1, 8], Mask::Window(5), 1.0),
-    ([1, 129, 2, 1, 8], Mask::Window(64), 1.0),
-    ([1, 17, 2, 1, 4], Mask::Window(1000), 1.0),
-    // More key/value heads than an executor may want for tasks, and more than two blocks of keys.
-    ([4, 65, 8, 4, 6], Mask::Causal, 1.0),
-    ([2, 130, 8, 8, 4], Mask::Window(70), 1.0),
-    ([1, 300, 2, 1, 4], Mask::Window(3), 1.0),
-    ([1, 65, 2, 1, 8], Mask::Causal, 8.0),
-];
-
-fn attention() -> Vec<Sample> {
-    let sample = |&([b, s, h, g, d], mask, magnitude): &([u64; 5], Mask, f64)| {
-        let scale = Real::new(1.0 / (d as f64).sqrt());
-        let q = real("q", &[b, s, h, d], magnitude);
-        let (k, v) = (real("k", &[b, s, g, d], magnitude), real("v", &[b, s, g, d], 1.0));
-        let results = vec![q.ty.clone(), TensorType::f32(&[b, h, s])];
-        let name = format!("batch {b}, seq {s}, heads {h}/{g}, dim {d}, {mask}, up to {magnitude}");
-        let op = Op::Attention { scores: Scores::new(mask, scale) };
-        Sample::new(name, op, vec![q, k, v], results)
-    };
-    ATTENTIONS.iter().map(sample).chain(SHAPED.iter().map(shaped_attention)).collect()
-}
-
-/// Batch, sequence, heads, key/value heads, width of queries and keys, width of values; mask, cap (0 for none), ALiBi,
-/// magnitude of q and k.
-const SHAPED: [([u64; 6], Mask, f64, bool, f64); 10] = [
-    ([1, 1, 1, 1, 2, 3], Mask::Causal, 5.0, true, 1.0),
-    ([2, 5, 4, 2, 3, 1], Mask::Causal, 0.0, false, 1.0),
-    ([1, 65, 6, 3, 8, 5], Mask::Causal, 0.0, true, 1.0),
-    ([1, 129, 3, 1, 8, 20], Mask::Full, 0.0, true, 1.0),
-    ([2, 65, 4, 2, 16, 16], Mask::Causal, 2.0, false, 2.0),
-    ([1, 130, 5, 5, 6, 4], Mask::Window(70), 3.0, true, 1.0),
-    ([2, 65, 3, 3, 5, 7], Mask::Full, 1.0, false, 1.0),
-    // Scores far beyond the cap, whose slope is almost 0 there.
-    ([1, 17, 2, 1, 8, 8], Mask::Causal, 1.0, false, 3.0),
-    ([4, 65, 8, 4, 6, 10], Mask::Causal, 30.0, true, 1.0),
-    ([1, 300, 2, 1, 4, 6], Mask::Window(3), 0.0, true, 1.0),
-];
-
-fn shaped_attention(
-    &([b, s, h, g, d, e], mask, cap, alibi, magnitude): &([u64; 6], Mask, f64, bool, f64),
-) -> Sample {
-    let scores = Scores {
-        softcap: (cap != 0.0).then(|| Real::new(cap)),
-        alibi,
-        ..Scores::new(mask, Real::new(1.0 / (d as f64).sqrt()))
-    };
-    let operands = vec![
-        real("q", &[b, s, h, d], magnitude),
-        real("k", &[b, s, g, d], magnitude),
-        real("v", &[b, s, g, e], 1.0),
-    ];
-    let results = vec![TensorType::f32(&[b, s, h, e]), TensorType::f32(&[b, h, s])];
-    let shape = format!("batch {b}, seq {s}, heads {h}/{g}, dims {d} and {e}");
-    let name = format!("{shape}, {mask}, cap {cap}, alibi {alibi}, up to {magnitude}");
-    Sample::new(name, Op::Attention { scores }, operands, results)
-}
-
-fn attention_backward() -> Vec<Sample> {
-    let sample = |forward: Sample| {
-        let Op::Attention { scores } = forward.op else { panic!("a sample of attention") };
-        let results = evaluate(&forward.op, &forward.values(), &[]);
-        let [q, k, v] = &forward.operands[..] else { panic!("three operands") };
-        let out = given(&forward.results[0].shape.extents(), results[0].clone());
-        let lse = given(&forward.results[1].shape.extents(), results[1].clone());
-        let dout = real("dout", &forward.results[0].shape.extents(), 1.0);
-        let types = vec![q.ty.clone(), k.ty.clone(), v.ty.clone()];
-        let operands = vec![dout, q.clone(), k.clone(), v.clone(), out, lse];
-        Sample::new(forward.name, Op::AttentionBackward { scores }, operands, types)
-    };
-    attention().into_iter().map(sample).collect()
 }
 
 /// `x · sigmoid(x)`.

@@ -1,0 +1,120 @@
+//! Samples of attention and of the rotation of its queries and keys.
+
+use colac_plan::op::{Mask, Scores};
+use colac_plan::{Op, Real, TensorType};
+
+use crate::reference::evaluate;
+
+use super::{Sample, draw, given, real};
+
+pub(super) fn rope() -> Vec<Sample> {
+    let mut samples = Vec::new();
+    // Axes, pairs that are turned.
+    let cases = [
+        ([1, 1, 1, 2], 1),
+        ([2, 65, 3, 6], 3),
+        ([1, 17, 2, 64], 32),
+        ([2, 129, 1, 10], 5),
+        ([2, 33, 3, 10], 2),
+        ([1, 5, 2, 7], 3),
+    ];
+    for (extents, pairs) in cases {
+        for (inverse, interleaved) in [(false, false), (true, false), (false, true), (true, true)] {
+            let angles = draw("angles", (extents[1] * pairs) as usize, std::f64::consts::PI);
+            let table = |function: fn(f64) -> f64| {
+                given(&[extents[1], pairs], angles.iter().map(|&angle| function(angle)).collect())
+            };
+            let operands = vec![real("x", &extents, 1.0), table(libm::cos), table(libm::sin)];
+            let results = vec![TensorType::f32(&extents)];
+            let op = Op::Rope { inverse, interleaved };
+            let name = format!("{extents:?}, {pairs} pairs {}", op.attributes());
+            samples.push(Sample::new(name, op, operands, results));
+        }
+    }
+    samples
+}
+
+/// Batch, sequence, heads, key/value heads, head_dim, mask, magnitude of q and k.
+const ATTENTIONS: [([u64; 5], Mask, f64); 17] = [
+    ([1, 1, 1, 1, 1], Mask::Causal, 1.0),
+    ([1, 1, 3, 1, 2], Mask::Full, 1.0),
+    ([1, 2, 1, 1, 17], Mask::Causal, 1.0),
+    ([2, 5, 4, 2, 3], Mask::Causal, 1.0),
+    ([2, 65, 4, 2, 16], Mask::Causal, 1.0),
+    ([2, 65, 3, 3, 5], Mask::Full, 1.0),
+    ([1, 65, 6, 1, 8], Mask::Causal, 1.0),
+    ([1, 129, 2, 1, 33], Mask::Causal, 1.0),
+    ([1, 130, 1, 1, 64], Mask::Full, 1.0),
+    ([1, 65, 2, 2, 8], Mask::Window(1), 1.0),
+    ([1, 65, 2, 1, 8], Mask::Window(5), 1.0),
+    ([1, 129, 2, 1, 8], Mask::Window(64), 1.0),
+    ([1, 17, 2, 1, 4], Mask::Window(1000), 1.0),
+    // More key/value heads than an executor may want for tasks, and more than two blocks of keys.
+    ([4, 65, 8, 4, 6], Mask::Causal, 1.0),
+    ([2, 130, 8, 8, 4], Mask::Window(70), 1.0),
+    ([1, 300, 2, 1, 4], Mask::Window(3), 1.0),
+    ([1, 65, 2, 1, 8], Mask::Causal, 8.0),
+];
+
+pub(super) fn attention() -> Vec<Sample> {
+    let sample = |&([b, s, h, g, d], mask, magnitude): &([u64; 5], Mask, f64)| {
+        let scale = Real::new(1.0 / (d as f64).sqrt());
+        let q = real("q", &[b, s, h, d], magnitude);
+        let (k, v) = (real("k", &[b, s, g, d], magnitude), real("v", &[b, s, g, d], 1.0));
+        let results = vec![q.ty.clone(), TensorType::f32(&[b, h, s])];
+        let name = format!("batch {b}, seq {s}, heads {h}/{g}, dim {d}, {mask}, up to {magnitude}");
+        let op = Op::Attention { scores: Scores::new(mask, scale) };
+        Sample::new(name, op, vec![q, k, v], results)
+    };
+    ATTENTIONS.iter().map(sample).chain(SHAPED.iter().map(shaped_attention)).collect()
+}
+
+/// Batch, sequence, heads, key/value heads, width of queries and keys, width of values; mask, cap (0 for none), ALiBi,
+/// magnitude of q and k.
+const SHAPED: [([u64; 6], Mask, f64, bool, f64); 10] = [
+    ([1, 1, 1, 1, 2, 3], Mask::Causal, 5.0, true, 1.0),
+    ([2, 5, 4, 2, 3, 1], Mask::Causal, 0.0, false, 1.0),
+    ([1, 65, 6, 3, 8, 5], Mask::Causal, 0.0, true, 1.0),
+    ([1, 129, 3, 1, 8, 20], Mask::Full, 0.0, true, 1.0),
+    ([2, 65, 4, 2, 16, 16], Mask::Causal, 2.0, false, 2.0),
+    ([1, 130, 5, 5, 6, 4], Mask::Window(70), 3.0, true, 1.0),
+    ([2, 65, 3, 3, 5, 7], Mask::Full, 1.0, false, 1.0),
+    // Scores far beyond the cap, whose slope is almost 0 there.
+    ([1, 17, 2, 1, 8, 8], Mask::Causal, 1.0, false, 3.0),
+    ([4, 65, 8, 4, 6, 10], Mask::Causal, 30.0, true, 1.0),
+    ([1, 300, 2, 1, 4, 6], Mask::Window(3), 0.0, true, 1.0),
+];
+
+fn shaped_attention(
+    &([b, s, h, g, d, e], mask, cap, alibi, magnitude): &([u64; 6], Mask, f64, bool, f64),
+) -> Sample {
+    let scores = Scores {
+        softcap: (cap != 0.0).then(|| Real::new(cap)),
+        alibi,
+        ..Scores::new(mask, Real::new(1.0 / (d as f64).sqrt()))
+    };
+    let operands = vec![
+        real("q", &[b, s, h, d], magnitude),
+        real("k", &[b, s, g, d], magnitude),
+        real("v", &[b, s, g, e], 1.0),
+    ];
+    let results = vec![TensorType::f32(&[b, s, h, e]), TensorType::f32(&[b, h, s])];
+    let shape = format!("batch {b}, seq {s}, heads {h}/{g}, dims {d} and {e}");
+    let name = format!("{shape}, {mask}, cap {cap}, alibi {alibi}, up to {magnitude}");
+    Sample::new(name, Op::Attention { scores }, operands, results)
+}
+
+pub(super) fn attention_backward() -> Vec<Sample> {
+    let sample = |forward: Sample| {
+        let Op::Attention { scores } = forward.op else { panic!("a sample of attention") };
+        let results = evaluate(&forward.op, &forward.values(), &[]);
+        let [q, k, v] = &forward.operands[..] else { panic!("three operands") };
+        let out = given(&forward.results[0].shape.extents(), results[0].clone());
+        let lse = given(&forward.results[1].shape.extents(), results[1].clone());
+        let dout = real("dout", &forward.results[0].shape.extents(), 1.0);
+        let types = vec![q.ty.clone(), k.ty.clone(), v.ty.clone()];
+        let operands = vec![dout, q.clone(), k.clone(), v.clone(), out, lse];
+        Sample::new(forward.name, Op::AttentionBackward { scores }, operands, types)
+    };
+    attention().into_iter().map(sample).collect()
+}
