@@ -79,7 +79,7 @@ pub struct Compiled {
 /// in `sources`, so that the diagnostics can be rendered.
 pub fn compile(request: Request, sources: &mut Sources) -> Result<Compiled, Diagnostics> {
     let mut dumper = Dumper::new(request.dump)?;
-    let Front { spec, architecture, config, mut graph, linears, diagnostics } =
+    let Front { spec, architecture, config, mut graph, linears, mut diagnostics } =
         front(request.input, &request.settings, request.full_rank, &mut dumper, sources)?;
     let bypassed = spec.cola.as_ref().is_some_and(|c| !c.bypass.is_empty());
     dumper.after("cola", &graph)?;
@@ -88,8 +88,15 @@ pub fn compile(request: Request, sources: &mut Sources) -> Result<Compiled, Diag
     passes::precision::run(&mut graph, passes::precision::Precision::F32);
     dumper.after("precision", &graph)?;
 
-    let training = training(&graph)?;
+    let mut training = training(&graph)?;
     dumper.after("autodiff", &training)?;
+    passes::recompute::run(&mut training, &spec.recompute, &mut diagnostics);
+    if diagnostics.has_errors() {
+        return Err(diagnostics);
+    }
+    dumper.after("recompute", &training)?;
+    passes::recompute::check(&training, &spec.recompute)
+        .map_err(|path| bug(format!("`{path}` runs again although its result lives")))?;
     let evaluate = only(&graph, u64::from(spec.recipe.evaluation.batch), Output::Loss)?;
     let logits = only(&graph, 1, Output::Logits)?;
     let programs = [

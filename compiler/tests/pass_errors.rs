@@ -1,4 +1,4 @@
-//! Every error and warning of the passes and of compiling has a case in `tests/cases/cola/` or `tests/cases/compile/`,
+//! Every error and warning of the passes and of compiling has a case in a folder of `tests/cases/` ([`AREAS`]),
 //! compared as a user sees it.
 //!
 //! A case is a spec named after its code, `CODE.toml` or `CODE-VARIANT.toml`. Leading lines that start with `#!` are not
@@ -13,6 +13,9 @@ use colac_compiler::diagnostics::{Diagnostics, Severity, Sources};
 use colac_compiler::graph::PrintOptions;
 use colac_compiler::passes;
 use colac_compiler::spec::SpecInput;
+
+/// The folders, each named as the first part of its codes.
+const AREAS: [&str; 3] = ["cola", "recompute", "compile"];
 
 /// Codes that no spec leads to. Lowering never makes a value without a derivative, and a broken invariant is a bug: both
 /// are reached from graphs made by hand only (`passes.rs`).
@@ -38,7 +41,7 @@ fn run_case(area: &str, name: &str) -> (bool, Diagnostics, Sources) {
 
 #[test]
 fn each_case_reports_its_code_and_reads_well() {
-    for area in ["cola", "compile"] {
+    for area in AREAS {
         for name in common::names(area) {
             let (compiles, diagnostics, sources) = run_case(area, &name);
             let code = format!("{area}::{}", name.split('-').next().unwrap());
@@ -74,7 +77,7 @@ fn codes_and_cases_are_the_same() {
         let plain = common::names(area).into_iter().filter(|name| !name.contains('-'));
         plain.map(|name| format!("{area}::{name}")).collect()
     };
-    let covered: BTreeSet<String> = cases("cola").into_iter().chain(cases("compile")).collect();
+    let covered: BTreeSet<String> = AREAS.into_iter().flat_map(cases).collect();
     let unique: BTreeSet<String> =
         codes.iter().filter(|code| !NOT_OF_USERS.contains(code)).map(ToString::to_string).collect();
     assert_eq!(unique.len() + NOT_OF_USERS.len(), codes.len(), "a code stands twice in the tables");

@@ -505,6 +505,33 @@ impl Graph {
         }
     }
 
+    /// Makes one reader read another value at one operand position.
+    pub(crate) fn set_operand(&mut self, reader: NodeId, position: usize, new: Value) {
+        let target = self.position(reader);
+        let old = self.inner.edges_directed(target, Direction::Incoming).find_map(|edge| {
+            let wanted = |p: u16| p as usize == position;
+            matches!(*edge.weight(), Edge::Operand { position, .. } if wanted(position))
+                .then(|| edge.id())
+        });
+        if let Some(edge) = old {
+            self.inner.remove_edge(edge);
+        }
+        let edge = Edge::Operand { position: position as u16, result: new.result };
+        self.inner.add_edge(self.position(new.node), target, edge);
+    }
+
+    /// The same operation or view once more, over other operands of the same types; results keep their storage formats.
+    pub(crate) fn repeat_node(
+        &mut self,
+        id: NodeId,
+        operands: &[Value],
+        phase: Phase,
+        pass: &'static str,
+    ) -> NodeId {
+        let Node { kind, results, origin, scope, .. } = self.node(id).clone();
+        self.add(kind, results, operands, Origin { pass, ..origin }, phase, scope).node
+    }
+
     /// Removes a node that nobody reads.
     pub fn remove(&mut self, id: NodeId) {
         let position = self.position(id);

@@ -10,11 +10,17 @@ pub const SHARED_WEIGHT: &str = "cola::shared_weight";
 pub const RANK_DOES_NOT_PAY: &str = "cola::rank_does_not_pay";
 /// The model uses a value or a parameter in a way that has no derivative.
 pub const NO_DERIVATIVE: &str = "autodiff::no_derivative";
+/// A selector of `[recompute]` matches nothing.
+pub const RECOMPUTE_SELECTS_NOTHING: &str = "recompute::selects_nothing";
+/// Nothing can be made again, because the architecture repeats nothing.
+pub const NOTHING_REPEATS: &str = "recompute::nothing_repeats";
 /// All codes of this module with what they mean.
-pub const ALL: [(&str, &str); 5] = [
+pub const ALL: [(&str, &str); 7] = [
     (SELECTS_NOTHING, "a selector of [cola] matches nothing in the model"),
     (STAYS_DENSE, "a selector of [cola] names only linears that the architecture keeps dense"),
     (SHARED_WEIGHT, "a selected linear shares its weight with another operation"),
     (RANK_DOES_NOT_PAY, "a rank at which the low-rank pair is as large as the dense weight"),
+    (RECOMPUTE_SELECTS_NOTHING, "a selector of [recompute] matches nothing in the model"),
+    (NOTHING_REPEATS, "a policy of [recompute] for an architecture that repeats nothing"),
     (NO_DERIVATIVE, "the model uses a value or parameter in a way that has no derivative"),
 ];

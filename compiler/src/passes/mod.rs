@@ -9,6 +9,7 @@ pub mod cola;
 pub mod dropout;
 pub mod memory;
 pub mod precision;
+pub mod recompute;
 pub mod schedule;
 pub mod simplify;
 
@@ -22,7 +23,7 @@ pub struct PassInfo {
 }
 
 /// Every stage whose graph can be printed, in order.
-pub const PASSES: [PassInfo; 6] = [
+pub const PASSES: [PassInfo; 7] = [
     PassInfo { name: "lower", about: "the forward graph as the architecture says" },
     PassInfo { name: "cola", about: "selected linears are low-rank pairs" },
     PassInfo { name: "simplify", about: "dead nodes and common subexpressions are gone" },
@@ -30,6 +31,10 @@ pub const PASSES: [PassInfo; 6] = [
     PassInfo {
         name: "autodiff",
         about: "the training program with its backward graph, simplified again",
+    },
+    PassInfo {
+        name: "recompute",
+        about: "what does not live until the backward pass is made again there",
     },
     PassInfo {
         name: "schedule",

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::check::check;
 use super::cola::{Cola, Rank, RankSource};
 use super::names::{missing_key, unknown_key, unknown_section};
+use super::recompute::Recompute;
 use super::resolved::{Origin, Resolution};
 use super::schema::{self, Default, Key};
 use super::spanned::Spanned;
@@ -138,6 +139,8 @@ impl<'t> Decoder<'t> {
                 Cola::decode(self, &section).map(Some)
             }
         };
+        let recompute = self.section("recompute");
+        let recompute = Recompute::decode(self, &recompute);
         let train = self.section("train");
         let precision = self.precision(&train);
         let recipe = recipe::decode(self, &train);
@@ -157,6 +160,7 @@ impl<'t> Decoder<'t> {
             model_section: model_section.header,
             cola,
             full_rank: file.full_rank,
+            recompute: recompute?,
             precision: precision?,
             horizon,
             recipe,

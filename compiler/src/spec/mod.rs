@@ -18,6 +18,7 @@ mod inherit;
 mod input;
 mod names;
 mod recipe;
+mod recompute;
 mod resolved;
 mod settings;
 mod spanned;
@@ -35,6 +36,7 @@ use crate::toml_tree::Tree;
 pub use cola::{Cola, Override, Rank, RankSource};
 pub use input::SpecInput;
 pub use recipe::Horizon;
+pub use recompute::{Recompute, RecomputeOverride, RecomputePolicy};
 pub use resolved::{Origin, Resolution};
 pub use spanned::Spanned;
 
@@ -53,6 +55,8 @@ pub struct Spec {
     pub cola: Option<Cola>,
     /// Whether `--full-rank` was asked for.
     pub full_rank: bool,
+    /// What lives from the forward to the backward pass.
+    pub recompute: Recompute,
     /// Which numbers the plan computes with.
     pub precision: Spanned<Precision>,
     /// How long the run is.

@@ -112,6 +112,8 @@ pub const SECTIONS: &[&str] = &[
     "model",
     "cola",
     "cola.override",
+    "recompute",
+    "recompute.override",
     "train",
     "optimizer",
     "schedule",
@@ -123,6 +125,10 @@ pub const SECTIONS: &[&str] = &[
 
 /// Precisions that are known; [`super::Precision`] holds those that plans are made for.
 pub(crate) const PRECISIONS: &[&str] = &["f32", "bf16", "bf16-pure"];
+
+/// What may live until the backward pass: [`super::RecomputePolicy`].
+pub(crate) const RECOMPUTE_POLICIES: &[&str] =
+    &["none", "selective", "cola-m", "cola-m-reference", "cola-m+", "block"];
 
 /// Formats of ids in token files without a header.
 const TOKEN_DTYPES: &[&str] = &["u16", "u32"];
@@ -148,6 +154,10 @@ pub const KEYS: &[Key] = {
         key("cola.override", "rank", Rank, Absent("as in `[cola]`")),
         key("cola.override", "activation", Activation, Absent("as in `[cola]`")),
         key("cola.override", "dense", Boolean, Value("false")),
+        key("recompute", "policy", Name(RECOMPUTE_POLICIES), Value("\"none\"")),
+        key("recompute", "segment", Integer(1, 10_000), Absent("the policy chooses")),
+        key("recompute.override", "targets", Selectors, Required),
+        key("recompute.override", "policy", Name(RECOMPUTE_POLICIES), Required),
         key("train", "sequence_length", Integer(2, MOST_TOKENS_OR_ROWS), Required),
         key("train", "micro_batch", Integer(1, MOST_TOKENS_OR_ROWS), Required),
         key("train", "global_batch", Integer(1, MOST_TOKENS_OR_ROWS), SameAs("train.micro_batch")),
