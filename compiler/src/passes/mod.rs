@@ -8,6 +8,7 @@ pub mod codes;
 pub mod cola;
 pub mod dropout;
 pub mod memory;
+pub mod place;
 pub mod precision;
 pub mod schedule;
 pub mod simplify;
