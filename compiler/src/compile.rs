@@ -85,6 +85,10 @@ pub fn compile(request: Request, sources: &mut Sources) -> Result<Compiled, Diag
     dumper.after("cola", &graph)?;
     passes::simplify::run(&mut graph);
     dumper.after("simplify", &graph)?;
+    if spec.compiler.group {
+        passes::group::run(&mut graph);
+    }
+    dumper.after("group", &graph)?;
     passes::precision::run(&mut graph, passes::precision::Precision::F32);
     dumper.after("precision", &graph)?;
 

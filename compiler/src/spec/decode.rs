@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::check::check;
 use super::cola::{Cola, Rank, RankSource};
+use super::compiler::Compiler;
 use super::names::{missing_key, unknown_key, unknown_section};
 use super::resolved::{Origin, Resolution};
 use super::schema::{self, Default, Key};
@@ -138,6 +139,7 @@ impl<'t> Decoder<'t> {
                 Cola::decode(self, &section).map(Some)
             }
         };
+        let compiler = Compiler::decode(self);
         let train = self.section("train");
         let precision = self.precision(&train);
         let recipe = recipe::decode(self, &train);
@@ -156,6 +158,7 @@ impl<'t> Decoder<'t> {
             model: model?,
             model_section: model_section.header,
             cola,
+            compiler: compiler?,
             full_rank: file.full_rank,
             precision: precision?,
             horizon,
