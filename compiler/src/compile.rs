@@ -85,6 +85,10 @@ pub fn compile(request: Request, sources: &mut Sources) -> Result<Compiled, Diag
     dumper.after("cola", &graph)?;
     passes::simplify::run(&mut graph);
     dumper.after("simplify", &graph)?;
+    if spec.compiler.group {
+        passes::group::run(&mut graph);
+    }
+    dumper.after("group", &graph)?;
     passes::precision::run(&mut graph, passes::precision::Precision::F32);
     dumper.after("precision", &graph)?;
 
@@ -100,9 +104,9 @@ pub fn compile(request: Request, sources: &mut Sources) -> Result<Compiled, Diag
     let evaluate = only(&graph, u64::from(spec.recipe.evaluation.batch), Output::Loss)?;
     let logits = only(&graph, 1, Output::Logits)?;
     let programs = [
-        scheduled(ProgramKind::ForwardBackward, training),
-        scheduled(ProgramKind::Evaluate, evaluate),
-        scheduled(ProgramKind::Logits, logits),
+        scheduled(ProgramKind::ForwardBackward, training)?,
+        scheduled(ProgramKind::Evaluate, evaluate)?,
+        scheduled(ProgramKind::Logits, logits)?,
     ];
     dumper.after_schedule(&programs[0]);
 
@@ -231,10 +235,12 @@ fn only(graph: &Graph, batch: u64, output: Output) -> Result<Graph, Diagnostics>
     Ok(program)
 }
 
-fn scheduled(kind: ProgramKind, graph: Graph) -> Scheduled {
+fn scheduled(kind: ProgramKind, mut graph: Graph) -> Result<Scheduled, Diagnostics> {
+    passes::place::run(&mut graph);
+    graph.verify().map_err(|error| bug(format!("after place: {error}")))?;
     let order = passes::schedule::run(&graph);
     let placement = passes::memory::run(&graph, &order);
-    Scheduled { kind, graph, order, placement }
+    Ok(Scheduled { kind, graph, order, placement })
 }
 
 /// The `config.json` of checkpoints, as JSON text; an empty object where the architecture gives none.

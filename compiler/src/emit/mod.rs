@@ -72,7 +72,7 @@ pub fn run(programs: &[Scheduled], details: Details) -> Result<Plan, VerifyError
 
     let mut written: Vec<program::Written> = Vec::new();
     for scheduled in programs {
-        written.push(program::write(scheduled, &mut layout, &parameters, loss_scale, accumulate));
+        written.push(program::write(scheduled, &mut layout, loss_scale, accumulate));
     }
     let whole = layout.wholes();
     let update = update_program(
@@ -172,12 +172,16 @@ fn update_program(
 ) -> Program {
     // The segment's order keeps parameters of one role together, so ranges are few.
     let mut ranges: Vec<UpdateRange> = Vec::new();
-    for (_, parameter) in parameters {
+    let start = |(_, p): &(_, colac_plan::parameter::Parameter)| {
+        layout.tensor(p.tensor).offset / DType::F32.bytes()
+    };
+    let end = layout.size(Segment::Parameters) / DType::F32.bytes();
+    let ends = parameters.iter().skip(1).map(start).chain([end]);
+    for (entry, end) in parameters.iter().zip(ends) {
+        let (start, parameter) = (start(entry), &entry.1);
         let matrix = matches!(parameter.role, Role::Matrix | Role::LowRankDown | Role::LowRankUp);
         let decay = if matrix || optimizer.decay_all { optimizer.weight_decay } else { 0.0 };
-        let tensor = layout.tensor(parameter.tensor);
-        let start = tensor.offset / DType::F32.bytes();
-        let length = aligned(tensor.ty.bytes()) / DType::F32.bytes();
+        let length = end - start;
         match ranges.last_mut() {
             Some(range)
                 if range.weight_decay == Real::new(decay)

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use colac_plan::parameter::Parameter;
 use colac_plan::program::{Operation, Program, ProgramKind, When, Write};
 use colac_plan::{Segment, TensorId, TensorType};
 
 use crate::emit::Scheduled;
 use crate::emit::layout::Layout;
-use crate::graph::{Graph, Input, NodeId, NodeKind, Output, ParameterId, Value};
+use crate::graph::{Graph, Home, Input, NodeId, NodeKind, Output, Value, View};
 
 /// A program, and the tensors it shares with the host.
 pub(super) struct Written {
@@ -23,20 +22,17 @@ pub(super) struct Written {
 pub(super) fn write(
     scheduled: &Scheduled,
     layout: &mut Layout,
-    parameters: &[(ParameterId, Parameter)],
     loss_scale: TensorId,
     accumulate: TensorId,
 ) -> Written {
     let graph = &scheduled.graph;
-    let parameters: BTreeMap<ParameterId, &Parameter> =
-        parameters.iter().map(|(id, p)| (*id, p)).collect();
     let mut tensors: BTreeMap<Value, TensorId> = BTreeMap::new();
     let (mut tokens, mut labels, mut dropout_draw) = (None, None, None);
     let prefix = scheduled.kind.name();
     for node in graph.nodes() {
         let ty = &node.results[0];
         let tensor = match &node.kind {
-            NodeKind::Parameter(id) => parameters[id].tensor,
+            NodeKind::Parameter(id) => layout.trained(*id).weight,
             NodeKind::Constant(content) => layout.constant(&node.origin.path, *content, ty),
             NodeKind::Input(Input::LossScale) => loss_scale,
             NodeKind::Input(Input::Tokens) => *tokens.insert(layout.root(
@@ -68,10 +64,15 @@ pub(super) fn write(
         let node = graph.node(id);
         let operands: Vec<TensorId> = graph.operands(id).iter().map(|v| tensors[v]).collect();
         let op = match &node.kind {
-            NodeKind::View(_) => {
-                let parent = operands[0];
-                let tensor = layout.slice(&node.origin.path, node.results[0].clone(), parent, 0);
-                tensors.insert(Value::of(id), tensor);
+            // The tensor of a join is there since its first part was made.
+            NodeKind::View(View::Join) => continue,
+            NodeKind::View(view) => {
+                let parent = layout.tensor(operands[0]);
+                let place = view.strides(&parent.ty.shape, &parent.strides);
+                let place = place.expect("passes make no view that has no strides");
+                let ty = node.results[0].clone();
+                tensors
+                    .insert(Value::of(id), layout.view(&node.origin.path, ty, operands[0], place));
                 continue;
             }
             NodeKind::Op(op) => op.clone(),
@@ -89,7 +90,7 @@ pub(super) fn write(
             let mut write = Write::Overwrite;
             let tensor = match outputs.get(&value) {
                 Some(Output::Gradient(parameter)) => {
-                    let gradient = parameters[parameter].gradient;
+                    let gradient = layout.trained(*parameter).gradient;
                     let first = !written_gradients.contains(&gradient);
                     write = if first { Write::AddIf(accumulate) } else { Write::Add };
                     written_gradients.push(gradient);
@@ -105,7 +106,10 @@ pub(super) fn write(
                     ty.clone(),
                     Segment::Outputs,
                 )),
-                None => layout.placed(&name, ty.clone(), scheduled.placement.offsets[&value]),
+                None => match graph.home(value) {
+                    Some(home) => at_home(scheduled, layout, &mut tensors, (&name, value), home),
+                    None => layout.placed(&name, ty.clone(), scheduled.placement.offsets[&value]),
+                },
             };
             tensors.insert(value, tensor);
             results.push(tensor);
@@ -142,6 +146,39 @@ pub(super) fn write(
         arena_lower_bound: 0,
     };
     Written { program, tokens, labels, loss, logits, dropout_draw }
+}
+
+/// The tensor of a result that lies on the bytes of another value; makes that of a join with its first part.
+fn at_home(
+    scheduled: &Scheduled,
+    layout: &mut Layout,
+    tensors: &mut BTreeMap<Value, TensorId>,
+    (name, value): (&str, Value),
+    home: Home,
+) -> TensorId {
+    let graph = &scheduled.graph;
+    let ty = graph.ty(value).clone();
+    match home {
+        Home::Operand(operand) => {
+            // Of the root, not of the view that is replaced: its bytes hold both.
+            let mut root = tensors[&operand];
+            let (offset, strides) =
+                (layout.tensor(root).offset, layout.tensor(root).strides.clone());
+            while let Some(parent) = layout.tensor(root).parent {
+                root = parent;
+            }
+            let start = (offset - layout.tensor(root).offset) / ty.dtype.bytes();
+            layout.view(name, ty, root, (start, strides))
+        }
+        Home::Join { whole, start } => {
+            let join = *tensors.entry(whole).or_insert_with(|| {
+                let path = &graph.node(whole.node).origin.path;
+                layout.placed(path, graph.ty(whole).clone(), scheduled.placement.offsets[&whole])
+            });
+            let strides = graph.strides_in(whole, value).expect("the graph's verifier asks this");
+            layout.view(name, ty, join, (start, strides))
+        }
+    }
 }
 
 fn workspace(graph: &Graph, id: NodeId) -> u64 {

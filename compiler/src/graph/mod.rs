@@ -14,24 +14,29 @@
 //! autodiff turns the loss into [`Op::HeadLossWithGradient`] and supplies its scale). The head is a
 //! [`LinearSite`] too; while it is one, the cola pass must be refused, because the loss reads its weight directly.
 
+mod place;
 mod print;
+mod stack;
 mod verify;
+mod view;
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 
 use colac_plan::op::TypeError;
 use colac_plan::parameter::{CheckpointName, ConstantContent, Initialization, Role};
 use colac_plan::program::Phase;
-use colac_plan::{Axis, DType, Op, Shape, TensorType};
+use colac_plan::{DType, Op, TensorType};
 use petgraph::Direction;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use petgraph::visit::EdgeRef;
 
 use crate::diagnostics::Span;
 
+pub use place::Home;
 pub use print::PrintOptions;
 pub use verify::GraphError;
+pub use view::View;
 
 /// Names a node for the life of its graph; never reused. Its order means nothing: [`Graph::order`] does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,7 +51,7 @@ pub struct Value {
     pub result: u16,
 }
 
-/// Names a parameter by its position in [`Graph::parameters`].
+/// Names a parameter, or a stack of parameters that operations read as one ([`Graph::stack`]); never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ParameterId(pub u32);
 
@@ -67,24 +72,12 @@ pub enum Input {
     DropoutDraw,
 }
 
-/// The same bytes under another shape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum View {
-    /// `[.., heads · head_dim] → [.., heads, head_dim]`.
-    SplitHeads {
-        /// Extent of the new innermost axis.
-        head_dim: u64,
-    },
-    /// `[.., heads, head_dim] → [.., heads · head_dim]`.
-    MergeHeads,
-}
-
 /// What a node is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum NodeKind {
     /// Supplied by the host for each run.
     Input(Input),
-    /// A trained tensor.
+    /// A trained tensor, or a stack of them.
     Parameter(ParameterId),
     /// A table computed once.
     Constant(ConstantContent),
@@ -185,7 +178,7 @@ pub enum Output {
     Loss,
     /// `[batch, seq, vocab]`.
     Logits,
-    /// Gradient of a parameter; several values may contribute to one, in program order.
+    /// Gradient of a parameter or of a stack; several values may contribute to one, in program order.
     Gradient(ParameterId),
 }
 
@@ -203,8 +196,10 @@ enum Edge {
 pub struct Graph {
     inner: StableDiGraph<Node, Edge>,
     index: Vec<Option<NodeIndex>>,
-    parameters: Vec<ParameterInfo>,
+    parameters: Vec<stack::Trained>,
+    /// By parameter: the node that reads it, its own or that of its stack.
     parameter_nodes: Vec<Option<NodeId>>,
+    homes: BTreeMap<Value, Home>,
     scopes: Vec<Scope>,
     /// Linears in model order.
     pub linears: Vec<LinearSite>,
@@ -239,7 +234,7 @@ impl Graph {
     pub fn parameter(&mut self, info: ParameterInfo, origin: Origin) -> (ParameterId, Value) {
         let id = ParameterId(self.parameters.len() as u32);
         let (ty, scope) = (info.ty.clone(), info.scope);
-        self.parameters.push(info);
+        self.parameters.push(stack::Trained::Alone(info));
         let value = self.add(NodeKind::Parameter(id), vec![ty], &[], origin, Phase::Forward, scope);
         self.parameter_nodes.push(Some(value.node));
         (id, value)
@@ -279,7 +274,7 @@ impl Graph {
         phase: Phase,
         scope: Option<ScopeId>,
     ) -> Result<Value, TypeError> {
-        let ty = view.infer(self.ty(operand))?;
+        let ty = view.infer(&[self.ty(operand)])?;
         Ok(self.add(NodeKind::View(view), vec![ty], &[operand], origin, phase, scope))
     }
 
@@ -405,33 +400,6 @@ impl Graph {
         self.outputs.iter().find(|(o, _)| *o == output).map(|&(_, value)| value)
     }
 
-    /// Parameters that some node reads, in order of creation.
-    pub fn parameters(&self) -> impl Iterator<Item = (ParameterId, &ParameterInfo)> {
-        let ids = (0..self.parameters.len() as u32).map(ParameterId);
-        ids.zip(&self.parameters).filter(|(id, _)| self.parameter_nodes[id.0 as usize].is_some())
-    }
-
-    /// A parameter.
-    pub fn parameter_info(&self, id: ParameterId) -> &ParameterInfo {
-        &self.parameters[id.0 as usize]
-    }
-
-    /// Puts a parameter into a joined tensor of checkpoints; where it would stand alone is kept.
-    pub(crate) fn join_parameter(&mut self, id: ParameterId, joined: CheckpointName) {
-        let info = &mut self.parameters[id.0 as usize];
-        info.unjoined = Some(std::mem::replace(&mut info.checkpoint, joined));
-    }
-
-    /// Gives a parameter another tensor in checkpoints.
-    pub(crate) fn set_checkpoint(&mut self, id: ParameterId, checkpoint: CheckpointName) {
-        self.parameters[id.0 as usize].checkpoint = checkpoint;
-    }
-
-    /// The node that reads a parameter, if it is still there.
-    pub fn parameter_node(&self, id: ParameterId) -> Option<NodeId> {
-        self.parameter_nodes[id.0 as usize]
-    }
-
     /// Repeat scopes.
     pub fn scopes(&self) -> &[Scope] {
         &self.scopes
@@ -477,6 +445,18 @@ impl Graph {
         self.inner[position].kind = kind;
     }
 
+    /// Makes one operand of a node another value of the same type.
+    pub fn set_operand(&mut self, id: NodeId, operand: usize, value: Value) {
+        let (target, source) = (self.position(id), self.position(value.node));
+        let found = self.inner.edges_directed(target, Direction::Incoming).find(|edge| {
+            matches!(edge.weight(), Edge::Operand { position, .. } if usize::from(*position) == operand)
+        });
+        let edge = found.expect("the node has the operand").id();
+        self.inner.remove_edge(edge);
+        let edge = Edge::Operand { position: operand as u16, result: value.result };
+        self.inner.add_edge(source, target, edge);
+    }
+
     /// Makes every reader of `old`, and every output, read `new` instead.
     pub fn replace(&mut self, old: Value, new: Value) {
         debug_assert!(
@@ -505,21 +485,6 @@ impl Graph {
         }
     }
 
-    /// Makes one reader read another value at one operand position.
-    pub(crate) fn set_operand(&mut self, reader: NodeId, position: usize, new: Value) {
-        let target = self.position(reader);
-        let old = self.inner.edges_directed(target, Direction::Incoming).find_map(|edge| {
-            let wanted = |p: u16| p as usize == position;
-            matches!(*edge.weight(), Edge::Operand { position, .. } if wanted(position))
-                .then(|| edge.id())
-        });
-        if let Some(edge) = old {
-            self.inner.remove_edge(edge);
-        }
-        let edge = Edge::Operand { position: position as u16, result: new.result };
-        self.inner.add_edge(self.position(new.node), target, edge);
-    }
-
     /// The same operation or view once more, over other operands of the same types; results keep their storage formats.
     pub(crate) fn repeat_node(
         &mut self,
@@ -542,7 +507,7 @@ impl Graph {
             "a removed node has no readers"
         );
         if let NodeKind::Parameter(parameter) = self.inner[position].kind {
-            self.parameter_nodes[parameter.0 as usize] = None;
+            self.forget_parameter(parameter, id);
         }
         self.inner.remove_node(position);
         self.index[id.0 as usize] = None;
@@ -594,44 +559,12 @@ impl Graph {
                     }
                     results
                 }
-                NodeKind::View(view) => vec![view.infer(types[0])?],
+                NodeKind::View(view) => vec![view.infer(&types)?],
             };
             let position = graph.position(id);
             graph.inner[position].results = results;
         }
         Ok(graph)
-    }
-}
-
-impl View {
-    /// Type of the view of a value.
-    pub fn infer(&self, operand: &TensorType) -> Result<TensorType, TypeError> {
-        let shape = &operand.shape;
-        let axes = match *self {
-            View::SplitHeads { head_dim } => {
-                let width = shape.width();
-                if shape.ndim() == 0 || head_dim == 0 || !width.is_multiple_of(head_dim) {
-                    let reason =
-                        format!("a width of {width} does not divide into heads of {head_dim}");
-                    return Err(TypeError::Rule { op: "heads", reason });
-                }
-                let mut axes = shape.leading().to_vec();
-                axes.push(Axis::new("heads", width / head_dim));
-                axes.push(Axis::new("head_dim", head_dim));
-                axes
-            }
-            View::MergeHeads => {
-                if shape.ndim() < 2 {
-                    let found = shape.clone();
-                    let expected = "[.., heads, head_dim]";
-                    return Err(TypeError::Form { op: "merge_heads", operand: 0, expected, found });
-                }
-                let mut axes = shape.0[..shape.ndim() - 2].to_vec();
-                axes.push(Axis::anonymous(shape.0[shape.ndim() - 2].extent * shape.width()));
-                axes
-            }
-        };
-        Ok(TensorType::new(operand.dtype, Shape(axes)))
     }
 }
 

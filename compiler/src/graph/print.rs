@@ -11,7 +11,7 @@ use std::fmt::Write;
 
 use colac_plan::program::Phase;
 
-use crate::graph::{Graph, NodeId, NodeKind, Output, Value, View};
+use crate::graph::{Graph, NodeId, NodeKind, Output, Value};
 
 /// What to print.
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,7 +59,7 @@ impl Graph {
         let name = |value: Value| {
             let node = self.node(value.node);
             match &node.kind {
-                NodeKind::Parameter(p) => format!("@{}", self.parameter_info(*p).path),
+                NodeKind::Parameter(p) => format!("@{}", self.parameter_path(*p)),
                 NodeKind::Input(input) => format!("${}", input.name()),
                 NodeKind::Constant(_) | NodeKind::Op(_) | NodeKind::View(_) => {
                     let suffix = if node.results.len() > 1 {
@@ -112,10 +112,7 @@ impl Graph {
             let operands: Vec<String> = self.operands(id).into_iter().map(name).collect();
             let (what, attributes) = match &node.kind {
                 NodeKind::Op(op) => (op.name().to_string(), op.attributes()),
-                NodeKind::View(View::SplitHeads { .. }) => {
-                    ("view.split_heads".into(), String::new())
-                }
-                NodeKind::View(View::MergeHeads) => ("view.merge_heads".into(), String::new()),
+                NodeKind::View(view) => (format!("view.{}", view.name()), view.attributes()),
                 NodeKind::Constant(content) => ("constant".into(), format!("{content:?}")),
                 NodeKind::Parameter(_) | NodeKind::Input(_) => {
                     unreachable!("parameters and inputs are not numbered")
@@ -153,7 +150,7 @@ impl Graph {
                     writeln!(
                         text,
                         "output gradient of @{} = {}",
-                        self.parameter_info(p).path,
+                        self.parameter_path(p),
                         name(value)
                     )
                 }

@@ -5,6 +5,7 @@
 //! - every operation's result types are those of its shape rule (storage formats may differ: precision decides them);
 //! - phases do not run backwards: a forward node reads only forward nodes;
 //! - outputs exist; a gradient has its parameter's shape and comes from a result that accumulates;
+//! - what lies on the bytes of another value may lie there ([`Graph::set_home`]);
 //! - parameters have unique paths and unique places in checkpoints.
 //!
 //! A failure is a bug of the compiler, never of the user.
@@ -15,7 +16,7 @@ use colac_plan::TensorType;
 use colac_plan::program::Phase;
 use thiserror::Error;
 
-use crate::graph::{Graph, NodeKind, Output};
+use crate::graph::{Graph, NodeKind, Output, Value};
 
 /// A broken invariant.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -56,8 +57,7 @@ impl Graph {
             let types: Vec<&TensorType> = operands.iter().map(|&v| self.ty(v)).collect();
             let inferred = match &node.kind {
                 NodeKind::Op(op) => op.infer(&types),
-                NodeKind::View(view) if types.len() == 1 => view.infer(types[0]).map(|ty| vec![ty]),
-                NodeKind::View(_) => return fail("a view has one operand".into()),
+                NodeKind::View(view) => view.infer(&types).map(|ty| vec![ty]),
                 NodeKind::Input(_) | NodeKind::Parameter(_) | NodeKind::Constant(_) => {
                     if types.is_empty() {
                         continue;
@@ -92,7 +92,9 @@ impl Graph {
                 return fail("does not exist");
             }
             if let Output::Gradient(parameter) = output {
-                if !self.ty(value).shape.same_extents(&self.parameter_info(parameter).ty.shape) {
+                let same =
+                    |read| self.ty(value).shape.same_extents(&self.ty(Value::of(read)).shape);
+                if !self.parameter_node(parameter).is_some_and(same) {
                     return fail("a gradient has another shape than its parameter");
                 }
                 let node = self.node(value.node);
@@ -102,6 +104,7 @@ impl Graph {
                 }
             }
         }
+        self.verify_homes()?;
         let (mut paths, mut names) = (BTreeSet::new(), BTreeSet::new());
         for (_, info) in self.parameters() {
             let place = (&info.checkpoint.name, info.checkpoint.part.map(|part| part.offset));

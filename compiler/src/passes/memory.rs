@@ -1,7 +1,8 @@
 //! Lifetimes to offsets in one arena.
 //!
 //! Each value that lives between operations gets a block of bytes from the operation that makes it to its last reader.
-//! Where an operation may write onto an operand that dies there, result and operand share a block. Blocks are placed
+//! A join gets its block with the first of its parts, and a result that has a home lies in the block of its root. Where an
+//! operation may write onto an operand that dies there, result and operand share a block. Blocks are placed
 //! largest first, each at the lowest offset where it meets no block alive at the same time; offsets are multiples of
 //! 256 bytes.
 //!
@@ -12,7 +13,6 @@ use std::collections::BTreeMap;
 use colac_plan::op::cost::aligned;
 
 use crate::graph::{Graph, NodeId, NodeKind, Output, Value};
-use crate::passes::schedule::root;
 
 /// Where the values of one program lie.
 #[derive(Clone, Debug, Default)]
@@ -42,7 +42,7 @@ pub fn run(graph: &Graph, order: &[NodeId]) -> Placement {
         // A view reads nothing: its readers do, and they count for the root.
         if matches!(graph.node(id).kind, NodeKind::Op(_)) {
             for operand in graph.operands(id) {
-                last.insert(root(graph, operand), i);
+                last.insert(graph.root(operand), i);
             }
         }
     }
@@ -58,11 +58,21 @@ pub fn run(graph: &Graph, order: &[NodeId]) -> Placement {
         let node = graph.node(id);
         let NodeKind::Op(op) = &node.kind else { continue };
         let operands = graph.operands(id);
-        let roots: Vec<Value> = operands.iter().map(|&v| root(graph, v)).collect();
+        let roots: Vec<Value> = operands.iter().map(|&v| graph.root(v)).collect();
         let mut taken: Vec<usize> = Vec::new();
         for result in 0..node.results.len() as u16 {
             let value = Value { node: id, result };
             if elsewhere.contains(&value) {
+                continue;
+            }
+            let root = graph.root(value);
+            if root != value {
+                let bytes = aligned(graph.ty(root).bytes());
+                let end = last.get(&root).copied().unwrap_or(i);
+                block_of.entry(root).or_insert_with(|| {
+                    blocks.push(Block { bytes, first: i, last: end, values: vec![root] });
+                    blocks.len() - 1
+                });
                 continue;
             }
             let end = last.get(&value).copied().unwrap_or(i);

@@ -7,7 +7,9 @@ pub mod autodiff;
 pub mod codes;
 pub mod cola;
 pub mod dropout;
+pub mod group;
 pub mod memory;
+pub mod place;
 pub mod precision;
 pub mod recompute;
 pub mod schedule;
@@ -23,10 +25,11 @@ pub struct PassInfo {
 }
 
 /// Every stage whose graph can be printed, in order.
-pub const PASSES: [PassInfo; 7] = [
+pub const PASSES: [PassInfo; 8] = [
     PassInfo { name: "lower", about: "the forward graph as the architecture says" },
     PassInfo { name: "cola", about: "selected linears are low-rank pairs" },
     PassInfo { name: "simplify", about: "dead nodes and common subexpressions are gone" },
+    PassInfo { name: "group", about: "linears that read the same value are one" },
     PassInfo { name: "precision", about: "every value has its storage format" },
     PassInfo {
         name: "autodiff",

@@ -6,7 +6,7 @@
 //!
 //! Guarantees: operands and control edges before their readers; equal graphs give equal orders.
 
-use crate::graph::{Graph, NodeId, NodeKind, Output, Value};
+use crate::graph::{Graph, Home, NodeId, NodeKind, Output, Value};
 
 /// How far ahead of the oldest waiting node the scheduler looks.
 const WINDOW: usize = 24;
@@ -24,7 +24,8 @@ fn is_work(graph: &Graph, id: NodeId) -> bool {
     matches!(graph.node(id).kind, NodeKind::Op(_) | NodeKind::View(_))
 }
 
-/// Bytes and readers of every value that lives in the arena; views count as their root.
+/// Bytes and readers of every value that lives in the arena; views count as what they show, and so does a result that
+/// lies on the bytes of its operand.
 struct Lives {
     /// For each node the values it makes: bytes and number of reads.
     made: Vec<Vec<(u64, u32)>>,
@@ -39,12 +40,14 @@ impl Lives {
         let mut kept = vec![Vec::new(); bound];
         for &(output, value) in graph.outputs() {
             let in_arena = !matches!(output, Output::Gradient(_) | Output::Loss | Output::Logits);
-            kept[root(graph, value).node.0 as usize].push((root(graph, value).result, in_arena));
+            for made in graph.makers(value) {
+                kept[made.node.0 as usize].push((made.result, in_arena));
+            }
         }
         for node in graph.nodes() {
             let i = node.id.0 as usize;
             let mut reads: Vec<Value> =
-                graph.operands(node.id).iter().map(|&v| root(graph, v)).collect();
+                graph.operands(node.id).iter().flat_map(|&v| graph.makers(v)).collect();
             reads.sort_unstable();
             reads.dedup();
             lives.reads[i] = reads;
@@ -52,7 +55,14 @@ impl Lives {
                 let elsewhere = |r: usize| {
                     kept[i].iter().any(|&(result, arena)| result as usize == r && !arena)
                 };
-                let bytes = |r: usize| if elsewhere(r) { 0 } else { node.results[r].bytes() };
+                let on_operand = |r: usize| {
+                    let value = Value { node: node.id, result: r as u16 };
+                    matches!(graph.home(value), Some(Home::Operand(_)))
+                };
+                let bytes = |r: usize| match elsewhere(r) || on_operand(r) {
+                    true => 0,
+                    false => node.results[r].bytes(),
+                };
                 lives.made[i] = (0..node.results.len()).map(|r| (bytes(r), 0)).collect();
             }
         }
@@ -106,14 +116,6 @@ impl Lives {
         }
         peak
     }
-}
-
-/// The value whose bytes a value shows.
-pub(super) fn root(graph: &Graph, mut value: Value) -> Value {
-    while matches!(graph.node(value.node).kind, NodeKind::View(_)) {
-        value = graph.operands(value.node)[0];
-    }
-    value
 }
 
 fn list_schedule(graph: &Graph, lives: &Lives, natural: &[NodeId]) -> Vec<NodeId> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::check::check;
 use super::cola::{Cola, Rank, RankSource};
+use super::compiler::Compiler;
 use super::names::{missing_key, unknown_key, unknown_section};
 use super::recompute::Recompute;
 use super::resolved::{Origin, Resolution};
@@ -141,6 +142,7 @@ impl<'t> Decoder<'t> {
         };
         let recompute = self.section("recompute");
         let recompute = Recompute::decode(self, &recompute);
+        let compiler = Compiler::decode(self);
         let train = self.section("train");
         let precision = self.precision(&train);
         let recipe = recipe::decode(self, &train);
@@ -159,6 +161,7 @@ impl<'t> Decoder<'t> {
             model: model?,
             model_section: model_section.header,
             cola,
+            compiler: compiler?,
             full_rank: file.full_rank,
             recompute: recompute?,
             precision: precision?,

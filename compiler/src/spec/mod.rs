@@ -12,6 +12,7 @@ pub mod shipped;
 
 mod check;
 mod cola;
+mod compiler;
 mod data;
 mod decode;
 mod inherit;
@@ -34,6 +35,7 @@ use crate::language::expression::Value;
 use crate::toml_tree::Tree;
 
 pub use cola::{Cola, Override, Rank, RankSource};
+pub use compiler::Compiler;
 pub use input::SpecInput;
 pub use recipe::Horizon;
 pub use recompute::{Recompute, RecomputeOverride, RecomputePolicy};
@@ -53,6 +55,8 @@ pub struct Spec {
     pub model_section: Span,
     /// How linears become low-rank; `None` for the dense form, because there is no `[cola]` or by `--full-rank`.
     pub cola: Option<Cola>,
+    /// Which passes run.
+    pub compiler: Compiler,
     /// Whether `--full-rank` was asked for.
     pub full_rank: bool,
     /// What lives from the forward to the backward pass.

@@ -60,7 +60,8 @@ pub fn hashes(plan: &Plan) -> Hashes {
     Hashes { model: model(plan), numerics: numerics(plan), file: file(plan) }
 }
 
-/// Hash of the parameters' checkpoint names, orientation, places in joined tensors, shapes and formats, in plan order.
+/// Hash of the parameters' checkpoint names, orientation, places in joined tensors, shapes and formats, ordered by name
+/// and place: where parameters lie in memory does not count.
 pub fn model(plan: &Plan) -> Hash {
     #[derive(Serialize)]
     struct Weight<'a> {
@@ -70,7 +71,7 @@ pub fn model(plan: &Plan) -> Hash {
         dtype: DType,
         extents: Vec<u64>,
     }
-    let weights: Vec<Weight<'_>> = plan
+    let mut weights: Vec<Weight<'_>> = plan
         .parameters
         .iter()
         .map(|p| {
@@ -84,6 +85,7 @@ pub fn model(plan: &Plan) -> Hash {
             }
         })
         .collect();
+    weights.sort_by_key(|weight| (weight.name, weight.part.map(|part| part.offset)));
     digest("colac plan 2: model", &weights)
 }
 

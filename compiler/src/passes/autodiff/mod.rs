@@ -87,6 +87,15 @@ impl Backward<'_> {
                     View::MergeHeads => {
                         View::SplitHeads { head_dim: self.graph.ty(operands[0]).shape.width() }
                     }
+                    View::Columns { start, length } => {
+                        self.sliced(operands[0], start, length, d);
+                        return Ok(());
+                    }
+                    View::Join => {
+                        return Err(
+                            self.unsupported(id, "a join stands where operations are placed")
+                        );
+                    }
                 };
                 let (origin, scope) = self.place(id);
                 let dx = self.graph.view(inverse, d, origin, Phase::Backward, scope);
@@ -225,11 +234,7 @@ impl Backward<'_> {
                     self.contribute(operand, gradient);
                 }
             }
-            Op::Slice { start, length } => {
-                if self.wanted(operands[0]) {
-                    self.slices.entry(operands[0]).or_default().push((*start, *length, d));
-                }
-            }
+            Op::Slice { start, length } => self.sliced(operands[0], *start, *length, d),
             Op::Concat { starts, .. } => {
                 for (&start, &operand) in starts.iter().zip(operands) {
                     if self.wanted(operand) {
@@ -399,6 +404,13 @@ impl Backward<'_> {
     fn contribute(&mut self, value: Value, gradient: Value) {
         if self.wanted(value) {
             self.gradients.entry(value).or_default().push(gradient);
+        }
+    }
+
+    /// A contribution to some columns of a value's gradient.
+    fn sliced(&mut self, value: Value, start: u64, length: u64, gradient: Value) {
+        if self.wanted(value) {
+            self.slices.entry(value).or_default().push((start, length, gradient));
         }
     }
 

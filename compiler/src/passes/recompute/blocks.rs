@@ -12,7 +12,6 @@ use colac_plan::parameter::Role;
 use colac_plan::program::Phase;
 
 use crate::graph::{Graph, NodeId, NodeKind, ScopeId, Value};
-use crate::passes::schedule::root;
 
 /// The blocks of a graph and what is known of its forward values.
 #[derive(Clone, Debug)]
@@ -62,7 +61,7 @@ impl Blocks {
         }
         for &id in &blocks.forward {
             for operand in graph.operands(id) {
-                let value = root(graph, operand);
+                let value = graph.root(operand);
                 if blocks.block(value.node) != blocks.block(id) {
                     blocks.crossing.insert(value);
                 }
@@ -128,7 +127,7 @@ impl Blocks {
             matches!(graph.node(value.node).kind, NodeKind::Op(_))
                 && self.block(value.node) != Some(block)
         };
-        let roots = |id: NodeId| graph.operands(id).into_iter().map(|v| root(graph, v));
+        let roots = |id: NodeId| graph.operands(id).into_iter().map(|v| graph.root(v));
         // What depends on the block's input, and of that what its output depends on.
         let mut reached = BTreeSet::new();
         let mut between: Vec<NodeId> = Vec::new();
@@ -182,13 +181,15 @@ pub(super) fn is_heavy(graph: &Graph, node: NodeId) -> bool {
     )
 }
 
-/// The role of a linear's weight.
+/// The role of a linear's weight; of a stack, if its members have the same.
 pub(super) fn weight_role(graph: &Graph, node: NodeId) -> Option<Role> {
     if !matches!(graph.node(node).kind, NodeKind::Op(Op::Linear)) {
         return None;
     }
-    match graph.node(graph.operands(node)[1].node).kind {
-        NodeKind::Parameter(id) => Some(graph.parameter_info(id).role),
-        _ => None,
-    }
+    let NodeKind::Parameter(weight) = graph.node(graph.operands(node)[1].node).kind else {
+        return None;
+    };
+    let mut roles = graph.members(weight).into_iter().map(|id| graph.parameter_info(id).role);
+    let first = roles.next()?;
+    roles.all(|role| role == first).then_some(first)
 }

@@ -9,7 +9,6 @@ use colac_plan::program::Phase;
 
 use crate::graph::{Graph, NodeId, NodeKind, Value};
 use crate::passes::recompute::blocks::{Blocks, is_heavy, weight_role};
-use crate::passes::schedule::root;
 use crate::spec::RecomputePolicy;
 
 /// What lives, and what regions make again.
@@ -99,7 +98,7 @@ impl Keep {
     /// The published code cuts blocks at the values behind σ: a node's stage is the number of such cuts before it.
     fn stage_after(&self, graph: &Graph, node: NodeId) -> u32 {
         let stages = graph.operands(node).into_iter().map(|operand| {
-            let value = root(graph, operand);
+            let value = graph.root(operand);
             let before = self.stages.get(&value.node).copied().unwrap_or(0);
             before + u32::from(is_activated_low_rank(graph, value))
         });
@@ -148,7 +147,7 @@ impl Keep {
         let mut seen = BTreeSet::new();
         while let Some(value) = open.pop() {
             for operand in graph.operands(value.node) {
-                let operand = root(graph, operand);
+                let operand = graph.root(operand);
                 if !matches!(graph.node(operand.node).kind, NodeKind::Op(_))
                     || !seen.insert(operand)
                 {
@@ -171,7 +170,7 @@ pub(super) fn needed(graph: &Graph, blocks: &Blocks) -> BTreeSet<Value> {
     let mut needed = BTreeSet::new();
     for node in graph.nodes().filter(|node| !forward.contains(&node.id)) {
         if matches!(node.kind, NodeKind::Op(_)) {
-            let roots = graph.operands(node.id).into_iter().map(|v| root(graph, v));
+            let roots = graph.operands(node.id).into_iter().map(|v| graph.root(v));
             needed.extend(roots.filter(|value| forward.contains(&value.node)));
         }
     }

@@ -77,18 +77,22 @@ impl Rebuild<'_> {
                 Value { node: self.clone_of(value.node, own, gradient), ..value }
             }
             NodeKind::View(_) if node.phase == Phase::Forward => {
-                let operand = self.graph.operands(value.node)[0];
-                let new = self.resolve(operand, region, gradient);
-                if new == operand {
+                let operands = self.graph.operands(value.node);
+                let new: Vec<Value> =
+                    operands.iter().map(|&v| self.resolve(v, region, gradient)).collect();
+                let phase = new.iter().map(|v| self.graph.node(v.node).phase);
+                let Some(Phase::Recompute(number)) =
+                    phase.into_iter().find(|phase| matches!(phase, Phase::Recompute(_)))
+                else {
                     return value;
-                }
-                let phase = self.graph.node(new.node).phase;
-                let Phase::Recompute(number) = phase else { return value };
+                };
                 let own = self.regions.iter().find(|(_, (n, _))| *n == number).map(|(r, _)| *r);
                 let own = own.expect("a clone belongs to a region");
                 let known = self.clones.get(&(own, value.node)).copied();
-                let clone = known
-                    .unwrap_or_else(|| self.graph.repeat_node(value.node, &[new], phase, PASS));
+                let clone = known.unwrap_or_else(|| {
+                    let phase = Phase::Recompute(number);
+                    self.graph.repeat_node(value.node, &new, phase, PASS)
+                });
                 self.clones.insert((own, value.node), clone);
                 Value { node: clone, ..value }
             }
