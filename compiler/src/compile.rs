@@ -88,10 +88,14 @@ pub fn compile(request: Request, sources: &mut Sources) -> Result<Compiled, Diag
     passes::precision::run(&mut graph, passes::precision::Precision::F32);
     dumper.after("precision", &graph)?;
 
-    let training = training(&graph)?;
+    let mut training = training(&graph)?;
     dumper.after("autodiff", &training)?;
-    let evaluate = only(&graph, u64::from(spec.recipe.evaluation.batch), Output::Loss)?;
-    let logits = only(&graph, 1, Output::Logits)?;
+    let mut evaluate = only(&graph, u64::from(spec.recipe.evaluation.batch), Output::Loss)?;
+    let mut logits = only(&graph, 1, Output::Logits)?;
+    for program in [&mut evaluate, &mut logits, &mut training] {
+        passes::fuse::run(program, &spec.compiler.fuse);
+        dumper.after("fuse", program)?;
+    }
     let programs = [
         scheduled(ProgramKind::ForwardBackward, training),
         scheduled(ProgramKind::Evaluate, evaluate),

@@ -15,6 +15,7 @@
 //! [`LinearSite`] too; while it is one, the cola pass must be refused, because the loss reads its weight directly.
 
 mod print;
+mod rewrite;
 mod verify;
 
 use std::cmp::Reverse;

@@ -7,6 +7,7 @@ pub mod autodiff;
 pub mod codes;
 pub mod cola;
 pub mod dropout;
+pub mod fuse;
 pub mod memory;
 pub mod precision;
 pub mod schedule;
@@ -22,7 +23,7 @@ pub struct PassInfo {
 }
 
 /// Every stage whose graph can be printed, in order.
-pub const PASSES: [PassInfo; 6] = [
+pub const PASSES: [PassInfo; 7] = [
     PassInfo { name: "lower", about: "the forward graph as the architecture says" },
     PassInfo { name: "cola", about: "selected linears are low-rank pairs" },
     PassInfo { name: "simplify", about: "dead nodes and common subexpressions are gone" },
@@ -30,6 +31,10 @@ pub const PASSES: [PassInfo; 6] = [
     PassInfo {
         name: "autodiff",
         about: "the training program with its backward graph, simplified again",
+    },
+    PassInfo {
+        name: "fuse",
+        about: "programs are joined with their neighbours and with norms, where that costs no memory",
     },
     PassInfo {
         name: "schedule",

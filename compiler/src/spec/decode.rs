@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::check::check;
 use super::cola::{Cola, Rank, RankSource};
+use super::compiler::Compiler;
 use super::names::{missing_key, unknown_key, unknown_section};
 use super::resolved::{Origin, Resolution};
 use super::schema::{self, Default, Key};
@@ -141,6 +142,8 @@ impl<'t> Decoder<'t> {
         let train = self.section("train");
         let precision = self.precision(&train);
         let recipe = recipe::decode(self, &train);
+        let compiler = self.section("compiler");
+        let compiler = Compiler::decode(self, &compiler);
         let cola = cola?;
         if file.full_rank {
             self.resolved.drop_section("cola");
@@ -160,6 +163,7 @@ impl<'t> Decoder<'t> {
             precision: precision?,
             horizon,
             recipe,
+            compiler: compiler?,
             source: file.files[0].source,
             text: file.text,
             resolved: self.resolved.to_string(),
@@ -369,6 +373,21 @@ impl<'t> Decoder<'t> {
         self.single(section, name, |value| match value {
             Tree::Boolean(flag) => Some(flag),
             _ => None,
+        })
+    }
+
+    /// Which of some names are switched on; `all` are those that [`schema`] gives the key.
+    pub(super) fn switches(
+        &mut self,
+        section: &Section<'_>,
+        name: &'static str,
+        all: &[&str],
+    ) -> Option<Vec<String>> {
+        let node = self.value(section, name)?;
+        Some(match node.value {
+            Tree::Boolean(true) => all.iter().map(|&name| name.to_owned()).collect(),
+            Tree::Boolean(false) => Vec::new(),
+            _ => texts(node).into_iter().map(|(text, _)| text).collect(),
         })
     }
 

@@ -12,6 +12,7 @@ pub mod shipped;
 
 mod check;
 mod cola;
+mod compiler;
 mod data;
 mod decode;
 mod inherit;
@@ -33,6 +34,7 @@ use crate::language::expression::Value;
 use crate::toml_tree::Tree;
 
 pub use cola::{Cola, Override, Rank, RankSource};
+pub use compiler::{Compiler, FuseRule};
 pub use input::SpecInput;
 pub use recipe::Horizon;
 pub use resolved::{Origin, Resolution};
@@ -60,6 +62,8 @@ pub struct Spec {
     /// Everything the training loop reads. Where the horizon depends on the model, its steps are 0 until
     /// [`Spec::settle_steps`] has been told the model's size.
     pub recipe: Recipe,
+    /// What the compiler may do beside what the model says.
+    pub compiler: Compiler,
     /// The spec's own source.
     pub source: SourceId,
     /// The spec as the user wrote it, comments included; behind it those it extends.

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use super::compiler::FuseRule;
+
 /// A key of a section.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
@@ -53,6 +55,8 @@ pub enum Kind {
     Rank,
     /// A name of an activation or a formula in `x`.
     Activation,
+    /// `true` for all of these names, `false` for none, or a list of some.
+    Switches(&'static [&'static str]),
 }
 
 /// The numbers from `low` to `high`.
@@ -119,6 +123,7 @@ pub const SECTIONS: &[&str] = &[
     "checkpoint",
     "data",
     "data.mixture",
+    "compiler",
 ];
 
 /// Precisions that are known; [`super::Precision`] holds those that plans are made for.
@@ -131,7 +136,8 @@ const TOKEN_DTYPES: &[&str] = &["u16", "u32"];
 pub const KEYS: &[Key] = {
     use self::Default::{Absent, Required, RequiredUnless, SameAs, Value};
     use self::Kind::{
-        Activation, Boolean, Integer, Line, Name, Number, Paths, Rank, Selectors, Text, Texts,
+        Activation, Boolean, Integer, Line, Name, Number, Paths, Rank, Selectors, Switches, Text,
+        Texts,
     };
     const fn key(section: &'static str, name: &'static str, kind: Kind, default: Default) -> Key {
         Key { section, name, kind, default }
@@ -217,6 +223,7 @@ pub const KEYS: &[Key] = {
         key("data.mixture", "paths", Paths, Required),
         key("data.mixture", "weight", Number(POSITIVE), Required),
         key("data.mixture", "name", Text, Absent("the first of its paths")),
+        key("compiler", "fuse", Switches(FuseRule::NAMES), Value("true")),
     ]
 };
 
@@ -251,6 +258,10 @@ impl fmt::Display for Kind {
                 write!(f, "an integer from 1 to {} or an expression", grouped(LARGEST_RANK))
             }
             Kind::Activation => f.write_str("the name of an activation or a formula in x"),
+            Kind::Switches(names) => {
+                let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+                write!(f, "true, false or a list of some of {}", quoted.join(", "))
+            }
         }
     }
 }
