@@ -101,8 +101,12 @@ pub fn compile(request: Request, sources: &mut Sources) -> Result<Compiled, Diag
     dumper.after("recompute", &training)?;
     passes::recompute::check(&training, &spec.recompute)
         .map_err(|path| bug(format!("`{path}` runs again although its result lives")))?;
-    let evaluate = only(&graph, u64::from(spec.recipe.evaluation.batch), Output::Loss)?;
-    let logits = only(&graph, 1, Output::Logits)?;
+    let mut evaluate = only(&graph, u64::from(spec.recipe.evaluation.batch), Output::Loss)?;
+    let mut logits = only(&graph, 1, Output::Logits)?;
+    for program in [&mut evaluate, &mut logits, &mut training] {
+        passes::fuse::run(program, &spec.compiler.fuse);
+        dumper.after("fuse", program)?;
+    }
     let programs = [
         scheduled(ProgramKind::ForwardBackward, training)?,
         scheduled(ProgramKind::Evaluate, evaluate)?,

@@ -1,7 +1,7 @@
 //! What the compiler makes of every shipped spec, as committed files, and what holds for any spec.
 //!
-//! `tests/cases/golden/SPEC/` holds for two layers of each shipped spec the graph after `cola` and after `autodiff`, and
-//! the report of the whole model. They are snapshots: after a change that is meant, run with `INSTA_UPDATE=always` and
+//! `tests/cases/golden/SPEC/` holds for two layers of each shipped spec the graph after `cola` and after `autodiff`, for
+//! one of each architecture after `fuse`, and the report of the whole model. They are snapshots: after a change that is meant, run with `INSTA_UPDATE=always` and
 //! review the difference.
 
 #![expect(clippy::unwrap_used, reason = "a test may end where something is not as it must be")]
@@ -57,6 +57,10 @@ fn graphs_of_shipped_specs_are_as_committed() {
         for pass in ["cola", "autodiff"] {
             assert_golden(spec, pass, &compiled(spec, &[], Some(pass)).dump.unwrap());
         }
+    }
+    // What is joined depends on the architecture and not on sizes.
+    for spec in ["llama-nano", "gpt2-nano"] {
+        assert_golden(spec, "fuse", &compiled(spec, &[], Some("fuse")).dump.unwrap());
     }
 }
 

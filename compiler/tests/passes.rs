@@ -97,9 +97,10 @@ fn simplify_merges_what_is_computed_twice() {
     let x = hand.source(4);
     let w = hand.parameter(&[4]);
     let epsilon = Real::new(1e-6);
-    let first = hand.op(Op::RmsNorm { epsilon, gain: true }, &[x, w]);
-    let second = hand.op(Op::RmsNorm { epsilon, gain: true }, &[x, w]);
-    let other = hand.op(Op::RmsNorm { epsilon: Real::new(1e-5), gain: true }, &[x, w]);
+    let first = hand.op(Op::RmsNorm { epsilon, gain: true, prologue: None }, &[x, w]);
+    let second = hand.op(Op::RmsNorm { epsilon, gain: true, prologue: None }, &[x, w]);
+    let other =
+        hand.op(Op::RmsNorm { epsilon: Real::new(1e-5), gain: true, prologue: None }, &[x, w]);
     let sum = hand.pointwise(Program::sum(3), &[first, second, other]);
     hand.graph.add_output(Output::Logits, sum);
     simplify::run(&mut hand.graph);
@@ -310,7 +311,7 @@ fn built(steps: &[Step]) -> Graph {
                 let w = hand.parameter(&[width]);
                 // The reciprocal root is left to nobody: a result without a reader has to lie somewhere as well.
                 hand.ops(
-                    Op::RmsNorm { epsilon: Real::new(1e-6), gain: true },
+                    Op::RmsNorm { epsilon: Real::new(1e-6), gain: true, prologue: None },
                     &[x, w],
                     Phase::Forward,
                 )[..1]

@@ -199,12 +199,17 @@ fn main() {
     let row = f32(&[hidden]);
     bench.operation(
         "rms_norm",
-        Op::RmsNorm { epsilon: Real::new(1e-6), gain: true },
+        Op::RmsNorm { epsilon: Real::new(1e-6), gain: true, prologue: None },
         &[x.clone(), row.clone()],
         None,
     );
     let operands = [x.clone(), x.clone(), row, f32(&[BATCH, SEQ])];
-    bench.operation("rms_norm backward", Op::RmsNormBackward { gain: true }, &operands, None);
+    bench.operation(
+        "rms_norm backward",
+        Op::RmsNormBackward { gain: true, epilogue: None },
+        &operands,
+        None,
+    );
     bench.operation(
         "rope",
         Op::Rope { inverse: false, interleaved: false },

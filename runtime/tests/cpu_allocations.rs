@@ -81,14 +81,20 @@ fn operations() -> Vec<(Op, Vec<TensorType>)> {
         (Op::LinearBackwardWeight, vec![f32(&[b, s, v]), x.clone()]),
         (Op::Embedding, vec![ids.clone(), w.clone()]),
         (Op::EmbeddingBackward { rows: v }, vec![ids.clone(), x.clone()]),
-        (Op::RmsNorm { epsilon: Real::new(1e-6), gain: true }, vec![x.clone(), f32(&[n])]),
-        (Op::RmsNormBackward { gain: true }, vec![x.clone(), x.clone(), f32(&[n]), f32(&[b, s])]),
         (
-            Op::LayerNorm { epsilon: Real::new(1e-5), gain: true, bias: true },
+            Op::RmsNorm { epsilon: Real::new(1e-6), gain: true, prologue: None },
+            vec![x.clone(), f32(&[n])],
+        ),
+        (
+            Op::RmsNormBackward { gain: true, epilogue: None },
+            vec![x.clone(), x.clone(), f32(&[n]), f32(&[b, s])],
+        ),
+        (
+            Op::LayerNorm { epsilon: Real::new(1e-5), gain: true, bias: true, prologue: None },
             vec![x.clone(), f32(&[n]), f32(&[n])],
         ),
         (
-            Op::LayerNormBackward { gain: true, bias: true },
+            Op::LayerNormBackward { gain: true, bias: true, epilogue: None },
             vec![x.clone(), x.clone(), f32(&[n]), f32(&[b, s]), f32(&[b, s])],
         ),
         (

@@ -16,6 +16,7 @@
 
 mod place;
 mod print;
+mod rewrite;
 mod stack;
 mod verify;
 mod view;

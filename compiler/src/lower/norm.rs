@@ -43,7 +43,7 @@ impl Lowering<'_> {
         let width = self.rows(x, "rms_norm", "[.., width]", span)?.width();
         let gain = self.vector(frame, arguments, &gain("rms_norm"), width, path, span)?;
         let operands: Vec<Tensor> = [x].into_iter().chain(gain).collect();
-        let op = Op::RmsNorm { epsilon, gain: gain.is_some() };
+        let op = Op::RmsNorm { epsilon, gain: gain.is_some(), prologue: None };
         self.op(frame, op, &operands, path, span).map(Bound::Tensor)
     }
 
@@ -60,7 +60,8 @@ impl Lowering<'_> {
         let gain = self.vector(frame, arguments, &gain("layer_norm"), width, path, span)?;
         let bias = self.vector(frame, arguments, &BIAS, width, path, span)?;
         let operands: Vec<Tensor> = [x].into_iter().chain(gain).chain(bias).collect();
-        let op = Op::LayerNorm { epsilon, gain: gain.is_some(), bias: bias.is_some() };
+        let op =
+            Op::LayerNorm { epsilon, gain: gain.is_some(), bias: bias.is_some(), prologue: None };
         self.op(frame, op, &operands, path, span).map(Bound::Tensor)
     }
 

@@ -7,6 +7,7 @@ pub mod autodiff;
 pub mod codes;
 pub mod cola;
 pub mod dropout;
+pub mod fuse;
 pub mod group;
 pub mod memory;
 pub mod place;
@@ -25,7 +26,7 @@ pub struct PassInfo {
 }
 
 /// Every stage whose graph can be printed, in order.
-pub const PASSES: [PassInfo; 8] = [
+pub const PASSES: [PassInfo; 9] = [
     PassInfo { name: "lower", about: "the forward graph as the architecture says" },
     PassInfo { name: "cola", about: "selected linears are low-rank pairs" },
     PassInfo { name: "simplify", about: "dead nodes and common subexpressions are gone" },
@@ -38,6 +39,10 @@ pub const PASSES: [PassInfo; 8] = [
     PassInfo {
         name: "recompute",
         about: "what does not live until the backward pass is made again there",
+    },
+    PassInfo {
+        name: "fuse",
+        about: "programs are joined with their neighbours and with norms, where that costs no memory",
     },
     PassInfo {
         name: "schedule",

@@ -38,6 +38,15 @@ pub(super) fn check(key: &Key, node: Node) -> Result<Node, Diagnostic> {
         _ if number > high => Err(out_of_range(&node, "too large")),
         _ => Ok(node),
     };
+    let unknown_value = |node: &Node, names: &[&'static str], text: &str, otherwise: String| {
+        let help = match nearest(text, names.iter().copied()) {
+            Some(near) => format!("write \"{near}\""),
+            None => otherwise,
+        };
+        Diagnostic::error(codes::UNKNOWN_VALUE, format!("`{path}` has no value \"{text}\""))
+            .at(node.span, "not one of the names")
+            .help(help)
+    };
     match (&key.kind, &node.value) {
         (Kind::Integer(low, high), &Tree::Integer(number)) => within(node, *low, *high, number),
         (Kind::Rank, &Tree::Integer(number)) => within(node, 1, LARGEST_RANK, number),
@@ -62,19 +71,22 @@ pub(super) fn check(key: &Key, node: Node) -> Result<Node, Diagnostic> {
         (Kind::Boolean, Tree::Boolean(_)) => Ok(node),
         (Kind::Name(names), Tree::Text(text, _)) => match names.contains(&text.as_str()) {
             true => Ok(node),
-            false => {
-                let help = match nearest(text, names.iter().copied()) {
-                    Some(near) => format!("write \"{near}\""),
-                    None => format!("write {}", key.kind),
-                };
-                Err(Diagnostic::error(
-                    codes::UNKNOWN_VALUE,
-                    format!("`{path}` has no value \"{text}\""),
-                )
-                .at(node.span, "not one of the names")
-                .help(help))
-            }
+            false => Err(unknown_value(&node, names, text, format!("write {}", key.kind))),
         },
+        (Kind::Switches(_), Tree::Boolean(_)) => Ok(node),
+        (Kind::Switches(names), Tree::List(nodes)) => {
+            for inner in nodes {
+                match &inner.value {
+                    Tree::Text(text, _) if names.contains(&text.as_str()) => {}
+                    Tree::Text(text, _) => {
+                        let known = format!("write one of {}", names.join(", "));
+                        return Err(unknown_value(inner, names, text, known));
+                    }
+                    _ => return Err(wrong_type(inner)),
+                }
+            }
+            Ok(node)
+        }
         (
             Kind::Text
             | Kind::Texts

@@ -142,10 +142,11 @@ impl<'t> Decoder<'t> {
         };
         let recompute = self.section("recompute");
         let recompute = Recompute::decode(self, &recompute);
-        let compiler = Compiler::decode(self);
         let train = self.section("train");
         let precision = self.precision(&train);
         let recipe = recipe::decode(self, &train);
+        let compiler = self.section("compiler");
+        let compiler = Compiler::decode(self, &compiler);
         let cola = cola?;
         if file.full_rank {
             self.resolved.drop_section("cola");
@@ -161,12 +162,12 @@ impl<'t> Decoder<'t> {
             model: model?,
             model_section: model_section.header,
             cola,
-            compiler: compiler?,
             full_rank: file.full_rank,
             recompute: recompute?,
             precision: precision?,
             horizon,
             recipe,
+            compiler: compiler?,
             source: file.files[0].source,
             text: file.text,
             resolved: self.resolved.to_string(),
@@ -376,6 +377,21 @@ impl<'t> Decoder<'t> {
         self.single(section, name, |value| match value {
             Tree::Boolean(flag) => Some(flag),
             _ => None,
+        })
+    }
+
+    /// Which of some names are switched on; `all` are those that [`schema`] gives the key.
+    pub(super) fn switches(
+        &mut self,
+        section: &Section<'_>,
+        name: &'static str,
+        all: &[&str],
+    ) -> Option<Vec<String>> {
+        let node = self.value(section, name)?;
+        Some(match node.value {
+            Tree::Boolean(true) => all.iter().map(|&name| name.to_owned()).collect(),
+            Tree::Boolean(false) => Vec::new(),
+            _ => texts(node).into_iter().map(|(text, _)| text).collect(),
         })
     }
 

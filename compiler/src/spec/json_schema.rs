@@ -100,6 +100,10 @@ fn property(key: &Key) -> Json {
         Kind::Selectors => texts((key.name == "targets").into()),
         Kind::Paths | Kind::Texts => texts(0),
         Kind::Line => json!({ "type": "string" }),
+        Kind::Switches(names) => json!({ "anyOf": [
+            { "type": "boolean" },
+            { "type": "array", "items": { "enum": names } },
+        ] }),
         Kind::Rank => json!({ "anyOf": [integer(1, LARGEST_RANK), text()] }),
     };
     property["description"] = format!("{}; {}", key.kind, described(key.default)).into();

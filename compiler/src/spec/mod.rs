@@ -35,7 +35,7 @@ use crate::language::expression::Value;
 use crate::toml_tree::Tree;
 
 pub use cola::{Cola, Override, Rank, RankSource};
-pub use compiler::Compiler;
+pub use compiler::{Compiler, FuseRule};
 pub use input::SpecInput;
 pub use recipe::Horizon;
 pub use recompute::{Recompute, RecomputeOverride, RecomputePolicy};

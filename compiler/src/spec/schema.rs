@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use super::compiler::FuseRule;
+
 /// A key of a section.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
@@ -53,6 +55,8 @@ pub enum Kind {
     Rank,
     /// A name of an activation or a formula in `x`.
     Activation,
+    /// `true` for all of these names, `false` for none, or a list of some.
+    Switches(&'static [&'static str]),
 }
 
 /// The numbers from `low` to `high`.
@@ -114,7 +118,6 @@ pub const SECTIONS: &[&str] = &[
     "cola.override",
     "recompute",
     "recompute.override",
-    "compiler",
     "train",
     "optimizer",
     "schedule",
@@ -122,6 +125,7 @@ pub const SECTIONS: &[&str] = &[
     "checkpoint",
     "data",
     "data.mixture",
+    "compiler",
 ];
 
 /// Precisions that are known; [`super::Precision`] holds those that plans are made for.
@@ -138,7 +142,8 @@ const TOKEN_DTYPES: &[&str] = &["u16", "u32"];
 pub const KEYS: &[Key] = {
     use self::Default::{Absent, Required, RequiredUnless, SameAs, Value};
     use self::Kind::{
-        Activation, Boolean, Integer, Line, Name, Number, Paths, Rank, Selectors, Text, Texts,
+        Activation, Boolean, Integer, Line, Name, Number, Paths, Rank, Selectors, Switches, Text,
+        Texts,
     };
     const fn key(section: &'static str, name: &'static str, kind: Kind, default: Default) -> Key {
         Key { section, name, kind, default }
@@ -159,7 +164,6 @@ pub const KEYS: &[Key] = {
         key("recompute", "segment", Integer(1, 10_000), Absent("the policy chooses")),
         key("recompute.override", "targets", Selectors, Required),
         key("recompute.override", "policy", Name(RECOMPUTE_POLICIES), Required),
-        key("compiler", "group", Boolean, Value("true")),
         key("train", "sequence_length", Integer(2, MOST_TOKENS_OR_ROWS), Required),
         key("train", "micro_batch", Integer(1, MOST_TOKENS_OR_ROWS), Required),
         key("train", "global_batch", Integer(1, MOST_TOKENS_OR_ROWS), SameAs("train.micro_batch")),
@@ -229,6 +233,8 @@ pub const KEYS: &[Key] = {
         key("data.mixture", "paths", Paths, Required),
         key("data.mixture", "weight", Number(POSITIVE), Required),
         key("data.mixture", "name", Text, Absent("the first of its paths")),
+        key("compiler", "group", Boolean, Value("true")),
+        key("compiler", "fuse", Switches(FuseRule::NAMES), Value("true")),
     ]
 };
 
@@ -263,6 +269,10 @@ impl fmt::Display for Kind {
                 write!(f, "an integer from 1 to {} or an expression", grouped(LARGEST_RANK))
             }
             Kind::Activation => f.write_str("the name of an activation or a formula in x"),
+            Kind::Switches(names) => {
+                let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+                write!(f, "true, false or a list of some of {}", quoted.join(", "))
+            }
         }
     }
 }

@@ -124,6 +124,17 @@ impl Instruction {
         };
         arguments.into_iter().take(count)
     }
+
+    /// The same instruction over other registers.
+    fn renamed(self, at: impl Fn(Register) -> Register) -> Instruction {
+        match self {
+            Instruction::Input(_) | Instruction::Constant(_) => self,
+            Instruction::Unary(function, a) => Instruction::Unary(function, at(a)),
+            Instruction::Binary(function, a, b) => Instruction::Binary(function, at(a), at(b)),
+            Instruction::Select(c, a, b) => Instruction::Select(at(c), at(a), at(b)),
+            Instruction::Round(dtype, a) => Instruction::Round(dtype, at(a)),
+        }
+    }
 }
 
 /// One result of a program.
@@ -201,6 +212,21 @@ impl Program {
         let counts =
             |i: &&Instruction| !matches!(i, Instruction::Input(_) | Instruction::Constant(_));
         self.instructions.iter().filter(counts).count() as u64
+    }
+
+    /// Most values that are alive at once while the instructions run in order, inputs and constants not counted: what an
+    /// executor must hold for each element.
+    pub fn pressure(&self) -> usize {
+        let mut last = vec![0; self.instructions.len()];
+        for (i, instruction) in self.instructions.iter().enumerate() {
+            instruction.arguments().for_each(|a| last[a as usize] = i);
+        }
+        self.outputs.iter().for_each(|o| last[o.register as usize] = self.instructions.len());
+        let computed = |i: usize| {
+            !matches!(self.instructions[i], Instruction::Input(_) | Instruction::Constant(_))
+        };
+        let alive = |at: usize| (0..=at).filter(|&i| computed(i) && last[i] >= at).count();
+        (0..self.instructions.len()).map(alive).max().unwrap_or(0)
     }
 
     /// The program of one input and one f32 output made by `build`.
@@ -442,6 +468,19 @@ impl Builder {
         program.outputs.iter().map(|o| map[o.register as usize]).collect()
     }
 
+    /// Appends another program as [`Builder::inline`] does, but instruction by instruction: nothing is folded, because
+    /// arithmetic that rounds does not give what folding in f64 gives. Equal instructions still share a register.
+    pub fn append(&mut self, program: &Program, inputs: &[Register]) -> Vec<Register> {
+        let mut map: Vec<Register> = Vec::with_capacity(program.instructions.len());
+        for instruction in &program.instructions {
+            map.push(match *instruction {
+                Instruction::Input(n) => inputs[n as usize],
+                other => self.push(other.renamed(|r| map[r as usize])),
+            });
+        }
+        program.outputs.iter().map(|o| map[o.register as usize]).collect()
+    }
+
     /// The constant in a register, if it is one.
     pub fn value(&self, register: Register) -> Option<f64> {
         match self.instructions[register as usize] {
@@ -476,14 +515,7 @@ impl Builder {
         let mut instructions = Vec::new();
         for (i, instruction) in self.instructions.into_iter().enumerate().filter(|&(i, _)| used[i])
         {
-            let at = |r: Register| map[r as usize];
-            let renamed = match instruction {
-                Instruction::Input(_) | Instruction::Constant(_) => instruction,
-                Instruction::Unary(function, a) => Instruction::Unary(function, at(a)),
-                Instruction::Binary(function, a, b) => Instruction::Binary(function, at(a), at(b)),
-                Instruction::Select(c, a, b) => Instruction::Select(at(c), at(a), at(b)),
-                Instruction::Round(dtype, a) => Instruction::Round(dtype, at(a)),
-            };
+            let renamed = instruction.renamed(|r| map[r as usize]);
             map[i] = instructions.len() as Register;
             instructions.push(renamed);
         }
@@ -545,6 +577,46 @@ mod tests {
         assert_eq!(silu.instructions.len(), 3);
         assert_eq!(silu.check(), Ok(()));
         assert_eq!(Program::sum(3).to_string(), "a + b + c");
+    }
+
+    /// `(0.1 + 0.2) · x`: folding would round once what f32 arithmetic rounds twice.
+    #[test]
+    fn appending_folds_nothing_and_shares_what_is_equal() {
+        let mut b = Builder::new();
+        let x = b.input(InputForm::Elements);
+        let constant = b.constant(0.1);
+        let made = b.finish(&[(constant, DType::F32), (x, DType::F32)]);
+        let mut b = Builder::new();
+        let (c, x) = (b.input(InputForm::Elements), b.input(InputForm::Elements));
+        let other = b.constant(0.2);
+        let sum = b.binary(Binary::Add, c, other);
+        let product = b.binary(Binary::Multiply, sum, x);
+        let reader = b.finish(&[(product, DType::F32)]);
+
+        let mut joined = Builder::new();
+        let x = joined.input(InputForm::Elements);
+        let first = joined.append(&made, &[x]);
+        let once = joined.append(&reader, &first);
+        let twice = joined.append(&reader, &first);
+        assert_eq!(once, twice);
+        let joined = joined.finish(&[(once[0], DType::F32)]);
+        assert_eq!(joined.to_string(), "(0.1 + 0.2) * a");
+    }
+
+    #[test]
+    fn pressure_counts_what_is_alive() {
+        // Each sum needs the one before it.
+        let chain = Program::sum(9);
+        assert_eq!(chain.pressure(), 2);
+        let squares = {
+            let mut b = Builder::new();
+            let inputs: Vec<_> = (0..4).map(|_| b.input(InputForm::Elements)).collect();
+            let squares: Vec<_> =
+                inputs.iter().map(|&x| b.binary(Binary::Multiply, x, x)).collect();
+            let outputs: Vec<_> = squares.iter().map(|&r| (r, DType::F32)).collect();
+            b.finish(&outputs)
+        };
+        assert_eq!(squares.pressure(), 4);
     }
 
     #[test]

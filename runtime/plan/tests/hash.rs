@@ -60,7 +60,7 @@ fn what_changes_a_weight_moves_numerics() {
     assert_eq!(moved(|p| p.recipe.data.mode = colac_plan::recipe::BatchMode::Pack), numerics);
     assert_eq!(
         moved(|p| p.programs[0].operations[1].op =
-            Op::RmsNorm { epsilon: Real::new(1e-5), gain: true }),
+            Op::RmsNorm { epsilon: Real::new(1e-5), gain: true, prologue: None }),
         numerics
     );
     assert_eq!(moved(|p| p.parameters[0].path.push('x')), numerics);

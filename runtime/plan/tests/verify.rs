@@ -115,7 +115,7 @@ const CASES: &[Case] = &[
     }),
     (Rule::Types, "more than 128 operands", |p| writer(p, "inner").operands = vec![TensorId(0); 129]),
     (Rule::Types, "does not fit", |p| first_range(p).length = 1 << 20),
-    (Rule::Attributes, "epsilon", |p| writer(p, "n").op = Op::RmsNorm { epsilon: Real::new(f64::INFINITY), gain: true }),
+    (Rule::Attributes, "epsilon", |p| writer(p, "n").op = Op::RmsNorm { epsilon: Real::new(f64::INFINITY), gain: true, prologue: None }),
     (Rule::Attributes, "weight_decay", |p| first_range(p).weight_decay = Real::new(f64::NAN)),
     (Rule::Attributes, "learning_rate_factor", |p| first_range(p).learning_rate_factor = Real::new(-1.0)),
     (Rule::Layout, "must have no gaps", |p| { let size = grow(p, Segment::Activations); p.programs[0].arena_bytes += size; let rstd = tensor(p, "rstd"); rstd.strides[0] = 4; rstd.offset = size; }),

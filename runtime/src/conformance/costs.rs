@@ -56,6 +56,9 @@ fn count(sample: &Sample) -> Count {
     let size = |ty: &TensorType| ty.shape.extents().iter().product::<u64>() * 4;
     let read: u64 = sample.operands.iter().map(|o| size(&o.ty)).sum();
     let written: u64 = sample.results.iter().map(size).sum();
+    // Elements of the rows that a norm is taken of; a program inside computes as often.
+    let rows = size(&sample.results[0]) / 4;
+    let inside = |program: &Option<Program>| program.as_ref().map_or(0, arithmetic);
     let gain_or = |there: bool, operations: u64| if there { operations } else { 0 };
     let attention = |q: usize, scores: &Scores, products: u64| {
         let mask = scores.mask;
@@ -78,21 +81,23 @@ fn count(sample: &Sample) -> Count {
         // Rows of the gradient are read, rows of the table read and written.
         Op::EmbeddingBackward { .. } => (0, elements(1), 4 * elements(0) + 3 * 4 * elements(1)),
         // Square, add; times rstd, times w.
-        Op::RmsNorm { gain, .. } => (0, (3 + gain_or(*gain, 1)) * elements(0), read + written),
+        Op::RmsNorm { gain, prologue, .. } => {
+            (0, (3 + gain_or(*gain, 1) + inside(prologue)) * rows, read + written)
+        }
         // g · x, add; x · rstd² · mean, g - that, · rstd; with a gain g = dy · w; dy · x · rstd, add.
-        Op::RmsNormBackward { gain } => {
-            (0, (2 + 4 + gain_or(*gain, 1 + 3)) * elements(0), read + written)
+        Op::RmsNormBackward { gain, epilogue } => {
+            (0, (2 + 4 + gain_or(*gain, 1 + 3) + inside(epilogue)) * rows, read + written)
         }
         // Add; subtract, square, add; subtract, times rstd; times w; plus b.
-        Op::LayerNorm { gain, bias, .. } => {
+        Op::LayerNorm { gain, bias, prologue, .. } => {
             let vectors = gain_or(*gain, 1) + gain_or(*bias, 1);
-            (0, (1 + 3 + 2 + vectors) * elements(0), read + written)
+            (0, (1 + 3 + 2 + vectors + inside(prologue)) * rows, read + written)
         }
         // Add g; x - mean, times g, add; g - mean(g), x - mean, times a factor, subtract, times rstd; with a gain
         // g = dy · w and dy · z, add; with a bias add dy.
-        Op::LayerNormBackward { gain, bias } => {
+        Op::LayerNormBackward { gain, bias, epilogue } => {
             let vectors = gain_or(*gain, 1 + 2) + gain_or(*bias, 1);
-            (0, (1 + 3 + 5 + vectors) * elements(0), read + written)
+            (0, (1 + 3 + 5 + vectors + inside(epilogue)) * rows, read + written)
         }
         // Add; a quotient for each row.
         Op::RowSum { mean } => {

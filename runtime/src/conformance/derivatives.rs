@@ -119,17 +119,22 @@ fn derivative(sample: &Sample) -> Option<Derivative> {
             let rows = o[1].extents[0] as u64;
             vec![(1, one(Op::EmbeddingBackward { rows }, &[&o[0], &dy]).remove(0))]
         }
+        // The compiler puts programs into norms when it has their derivatives.
+        Op::RmsNorm { prologue: Some(_), .. } | Op::LayerNorm { prologue: Some(_), .. } => {
+            return None;
+        }
         Op::RmsNorm { gain, .. } => {
             let rstd = Value::new(&sample.results[1].shape, results[1].clone());
             let read: Vec<&Value> = [&dy].into_iter().chain(o).chain([&rstd]).collect();
-            one(Op::RmsNormBackward { gain: *gain }, &read).into_iter().enumerate().collect()
+            let op = Op::RmsNormBackward { gain: *gain, epilogue: None };
+            one(op, &read).into_iter().enumerate().collect()
         }
         Op::LayerNorm { gain, bias, .. } => {
             let statistics =
                 [1, 2].map(|i: usize| Value::new(&sample.results[i].shape, results[i].clone()));
             let operands = o.iter().take(1 + usize::from(*gain));
             let read: Vec<&Value> = [&dy].into_iter().chain(operands).chain(&statistics).collect();
-            let op = Op::LayerNormBackward { gain: *gain, bias: *bias };
+            let op = Op::LayerNormBackward { gain: *gain, bias: *bias, epilogue: None };
             one(op, &read).into_iter().enumerate().collect()
         }
         // The compiler makes the derivatives of these of pointwise programs and sums.

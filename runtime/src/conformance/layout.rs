@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use colac_plan::op::cost::aligned;
 use colac_plan::plan::{BatchInputs, Form, Origin, Roles};
+use colac_plan::pointwise::InputForm;
 use colac_plan::program::{Phase, When, Write};
 use colac_plan::recipe::{
     BatchMode, Checkpoint, Data, Evaluation, LossNormalization, NonFinite, NonFinitePolicy,
@@ -276,15 +277,14 @@ pub(crate) fn read(executor: &dyn Executor, tensor: TensorId) -> Vec<f64> {
 /// segments.
 fn operand_has_rows(op: &Op, operand: usize) -> bool {
     match op {
-        Op::RmsNormBackward { gain } | Op::LayerNormBackward { gain, .. } => {
+        Op::RmsNormBackward { gain, .. } | Op::LayerNormBackward { gain, .. } => {
             operand < 2 + usize::from(*gain)
+                || op.program_input(operand) == Some(InputForm::Elements)
         }
         Op::Dropout { .. } => operand == 0,
         Op::Rope { .. } => operand == 0,
         Op::AttentionBackward { .. } => operand != 5,
-        Op::Pointwise { program } => {
-            program.inputs[operand] == colac_plan::pointwise::InputForm::Elements
-        }
+        Op::Pointwise { program } => program.inputs[operand] == InputForm::Elements,
         _ => true,
     }
 }
@@ -292,7 +292,9 @@ fn operand_has_rows(op: &Op, operand: usize) -> bool {
 /// As [`operand_has_rows`] for results.
 fn result_has_rows(op: &Op, result: usize) -> bool {
     match op {
-        Op::RmsNorm { .. } | Op::LayerNorm { .. } | Op::Attention { .. } => result == 0,
+        Op::RmsNorm { .. } => result != 1,
+        Op::LayerNorm { .. } => !matches!(result, 1 | 2),
+        Op::Attention { .. } => result == 0,
         Op::RowSum { .. } => false,
         _ => true,
     }

@@ -9,7 +9,7 @@ use colac_plan::pointwise::{Binary, Builder, InputForm, Program, Unary};
 use colac_plan::{DType, Op, Real, Shape, TensorType};
 
 use crate::host::random::Stream;
-use crate::reference::{Value, evaluate};
+use crate::reference::Value;
 
 mod attention;
 mod norms;
@@ -79,16 +79,19 @@ pub(crate) fn of(op: &Op) -> (Vec<Sample>, Option<Op>) {
         Op::LinearBackwardWeight => (linear_backward_weight(), Some(Op::Embedding)),
         Op::Embedding => (embedding(), Some(Op::EmbeddingBackward { rows: 1 })),
         Op::EmbeddingBackward { .. } => {
-            (embedding_backward(), Some(Op::RmsNorm { epsilon: zero, gain: true }))
+            (embedding_backward(), Some(Op::RmsNorm { epsilon: zero, gain: true, prologue: None }))
         }
-        Op::RmsNorm { .. } => (norms::rms_norm(), Some(Op::RmsNormBackward { gain: true })),
+        Op::RmsNorm { .. } => {
+            (norms::rms_norm(), Some(Op::RmsNormBackward { gain: true, epilogue: None }))
+        }
         Op::RmsNormBackward { .. } => (
             norms::rms_norm_backward(),
-            Some(Op::LayerNorm { epsilon: zero, gain: true, bias: true }),
+            Some(Op::LayerNorm { epsilon: zero, gain: true, bias: true, prologue: None }),
         ),
-        Op::LayerNorm { .. } => {
-            (norms::layer_norm(), Some(Op::LayerNormBackward { gain: true, bias: true }))
-        }
+        Op::LayerNorm { .. } => (
+            norms::layer_norm(),
+            Some(Op::LayerNormBackward { gain: true, bias: true, epilogue: None }),
+        ),
         Op::LayerNormBackward { .. } => {
             (norms::layer_norm_backward(), Some(Op::Dropout { probability: zero, key: 0 }))
         }

@@ -65,6 +65,8 @@ fn free(op: &Op, types: &[TensorType], operand: usize, axis: usize) -> bool {
         Op::LinearBackwardWeight => width,
         Op::Embedding | Op::ColumnSum | Op::GradientNorm => true,
         Op::EmbeddingBackward { .. } => operand == 1 && width,
+        // Every sample's program joins two operands.
+        Op::RmsNorm { prologue: Some(_), .. } | Op::LayerNorm { prologue: Some(_), .. } => false,
         Op::RmsNorm { gain: false, .. } | Op::LayerNorm { gain: false, bias: false, .. } => true,
         Op::RmsNorm { .. } | Op::LayerNorm { .. } => operand == 0 && !width,
         Op::RowSum { .. } | Op::Softmax => true,
@@ -176,17 +178,17 @@ fn wrong_attributes_are_refused() {
         ),
         (
             "a negative epsilon",
-            Op::RmsNorm { epsilon: Real::new(-1.0), gain: true },
+            Op::RmsNorm { epsilon: Real::new(-1.0), gain: true, prologue: None },
             vec![f32(&[2, 3]), f32(&[3])],
         ),
         (
             "epsilon not a number",
-            Op::RmsNorm { epsilon: Real::new(f64::NAN), gain: true },
+            Op::RmsNorm { epsilon: Real::new(f64::NAN), gain: true, prologue: None },
             vec![f32(&[2, 3]), f32(&[3])],
         ),
         (
             "a negative epsilon",
-            Op::LayerNorm { epsilon: Real::new(-1.0), gain: false, bias: false },
+            Op::LayerNorm { epsilon: Real::new(-1.0), gain: false, bias: false, prologue: None },
             vec![f32(&[2, 3])],
         ),
         (

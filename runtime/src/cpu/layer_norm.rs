@@ -6,6 +6,7 @@
 use colac_plan::op::cost::REDUCTION_ROWS;
 
 use crate::cpu::kernel::{Context, Kernel, WriteMode, span};
+use crate::cpu::pointwise::Pointwise;
 use crate::cpu::reduce::{COLUMNS, sum_partials};
 use crate::cpu::vector::{LANES, accumulate, fold, multiply_add, sum, vectorised};
 use crate::cpu::view::Rows;
@@ -16,6 +17,8 @@ const TASK_ROWS: usize = 32;
 /// [`colac_plan::Op::LayerNorm`].
 #[derive(Debug)]
 pub(crate) struct LayerNorm {
+    /// Makes each row of `x` before it is read, if something does.
+    pub(crate) prologue: Option<Pointwise>,
     pub(crate) x: Rows,
     /// One row, where there is a gain.
     pub(crate) weight: Option<Rows>,
@@ -66,10 +69,15 @@ vectorised! {
 
 impl Kernel for LayerNorm {
     fn run(&self, context: &Context<'_>) {
-        context.pool.run(self.x.rows.div_ceil(TASK_ROWS), &|task, _| {
+        context.pool.run(self.x.rows.div_ceil(TASK_ROWS), &|task, thread| {
+            // SAFETY: the task takes its thread's scratch once.
+            let scratch = unsafe { context.scratch.of(thread, self.scratch()) };
             for row in span(task, TASK_ROWS, self.x.rows) {
                 // SAFETY: a row belongs to one task; operands are only read.
                 unsafe {
+                    if let Some(prologue) = &self.prologue {
+                        prologue.row(row, scratch);
+                    }
                     let x = self.x.row(row);
                     let mean = sum(x) / x.len() as f32;
                     let variance = f64::from(squared_differences(x, mean)) / x.len() as f64;
@@ -87,6 +95,10 @@ impl Kernel for LayerNorm {
                 }
             }
         });
+    }
+
+    fn scratch(&self) -> usize {
+        self.prologue.as_ref().map_or(0, Kernel::scratch)
     }
 }
 
@@ -112,6 +124,8 @@ pub(crate) struct LayerNormBackward {
     /// As the mean.
     pub(crate) rstd: Rows,
     pub(crate) dx: Rows,
+    /// Makes the result of each row of `dx`, in its place, if something does.
+    pub(crate) epilogue: Option<Pointwise>,
     pub(crate) dw: Option<VectorGradient>,
     pub(crate) db: Option<VectorGradient>,
 }
@@ -197,7 +211,9 @@ impl Kernel for LayerNormBackward {
                 accumulate(sum, unsafe { self.dy.part(row, columns) });
             });
         }
-        context.pool.run(self.x.rows.div_ceil(TASK_ROWS), &|task, _| {
+        context.pool.run(self.x.rows.div_ceil(TASK_ROWS), &|task, thread| {
+            // SAFETY: the task takes its thread's scratch once.
+            let scratch = unsafe { context.scratch.of(thread, self.scratch()) };
             for row in span(task, TASK_ROWS, self.x.rows) {
                 let (mean, rstd) = statistics(row);
                 // SAFETY: a row belongs to one task; operands are only read.
@@ -211,8 +227,15 @@ impl Kernel for LayerNormBackward {
                     let width = x.len() as f32;
                     let factor = rstd * rstd * (weighted / width);
                     input_gradient(dx, x, mean, rstd, plain / width, factor);
+                    if let Some(epilogue) = &self.epilogue {
+                        epilogue.row(row, scratch);
+                    }
                 }
             }
         });
+    }
+
+    fn scratch(&self) -> usize {
+        self.epilogue.as_ref().map_or(0, Kernel::scratch)
     }
 }

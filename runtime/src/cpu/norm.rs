@@ -5,6 +5,7 @@
 use colac_plan::op::cost::REDUCTION_ROWS;
 
 use crate::cpu::kernel::{Context, Kernel, WriteMode, span};
+use crate::cpu::pointwise::Pointwise;
 use crate::cpu::reduce::{COLUMNS, sum_partials};
 use crate::cpu::vector::{dot, multiply_add, vectorised};
 use crate::cpu::view::Rows;
@@ -15,6 +16,8 @@ const TASK_ROWS: usize = 32;
 /// [`colac_plan::Op::RmsNorm`].
 #[derive(Debug)]
 pub(crate) struct RmsNorm {
+    /// Makes each row of `x` before it is read, if something does.
+    pub(crate) prologue: Option<Pointwise>,
     pub(crate) x: Rows,
     /// One row, where there is a gain.
     pub(crate) weight: Option<Rows>,
@@ -44,10 +47,15 @@ vectorised! {
 
 impl Kernel for RmsNorm {
     fn run(&self, context: &Context<'_>) {
-        context.pool.run(self.x.rows.div_ceil(TASK_ROWS), &|task, _| {
+        context.pool.run(self.x.rows.div_ceil(TASK_ROWS), &|task, thread| {
+            // SAFETY: the task takes its thread's scratch once.
+            let scratch = unsafe { context.scratch.of(thread, self.scratch()) };
             for row in span(task, TASK_ROWS, self.x.rows) {
                 // SAFETY: a row belongs to one task; operands are only read.
                 unsafe {
+                    if let Some(prologue) = &self.prologue {
+                        prologue.row(row, scratch);
+                    }
                     let x = self.x.row(row);
                     let mean = f64::from(dot(x, x)) / x.len() as f64;
                     let rstd = (1.0 / (mean + self.epsilon).sqrt()) as f32;
@@ -59,6 +67,10 @@ impl Kernel for RmsNorm {
                 }
             }
         });
+    }
+
+    fn scratch(&self) -> usize {
+        self.prologue.as_ref().map_or(0, Kernel::scratch)
     }
 }
 
@@ -72,6 +84,8 @@ pub(crate) struct RmsNormBackward {
     /// One number for each row of `x`, as one row.
     pub(crate) rstd: Rows,
     pub(crate) dx: Rows,
+    /// Makes the result of each row of `dx`, in its place, if something does.
+    pub(crate) epilogue: Option<Pointwise>,
 }
 
 /// A gain and its gradient, one row each.
@@ -166,7 +180,9 @@ impl Kernel for RmsNormBackward {
             self.gain_gradient(context, gain);
         }
         let width = self.x.width as f32;
-        context.pool.run(self.x.rows.div_ceil(TASK_ROWS), &|task, _| {
+        context.pool.run(self.x.rows.div_ceil(TASK_ROWS), &|task, thread| {
+            // SAFETY: the task takes its thread's scratch once.
+            let scratch = unsafe { context.scratch.of(thread, self.scratch()) };
             for row in span(task, TASK_ROWS, self.x.rows) {
                 // SAFETY: a row belongs to one task; operands are only read.
                 unsafe {
@@ -183,8 +199,15 @@ impl Kernel for RmsNormBackward {
                             plain_input_gradient(dy, x, rstd, factor * (dot(dy, x) / width), dx);
                         }
                     }
+                    if let Some(epilogue) = &self.epilogue {
+                        epilogue.row(row, scratch);
+                    }
                 }
             }
         });
+    }
+
+    fn scratch(&self) -> usize {
+        self.epilogue.as_ref().map_or(0, Kernel::scratch)
     }
 }

@@ -5,6 +5,7 @@
 
 use colac_plan::op::LogitTransform;
 use colac_plan::op::cost::{REDUCTION_ROWS, aligned, sum_rows};
+use colac_plan::pointwise::{InputForm, Program};
 use colac_plan::program::Write;
 use colac_plan::{Op, Operation, Plan, Segment, Tensor, TensorId};
 
@@ -225,14 +226,19 @@ impl Preparation<'_> {
                     write: self.write(0)?,
                 })
             }
-            Op::RmsNorm { epsilon, gain } => Box::new(RmsNorm {
-                x: rows(0)?,
-                weight: gain.then(|| packed(1)).transpose()?,
-                y: result(0)?,
-                rstd: packed_result(1)?,
-                epsilon: epsilon.get(),
-            }),
-            Op::RmsNormBackward { gain } => {
+            Op::RmsNorm { epsilon, gain, prologue } => {
+                let (x, prologue, first) = self.prologue(prologue.as_ref(), 2)?;
+                Box::new(RmsNorm {
+                    prologue,
+                    x,
+                    weight: gain.then(|| packed(first)).transpose()?,
+                    y: result(0)?,
+                    rstd: packed_result(1)?,
+                    epsilon: epsilon.get(),
+                })
+            }
+            Op::RmsNormBackward { gain, epilogue } => {
+                let epilogue = self.epilogue(epilogue.as_ref(), 3 + usize::from(*gain))?;
                 let (x, rstd) = (rows(1)?, packed(2 + usize::from(*gain))?);
                 let gain = match gain {
                     true => Some(Gain {
@@ -243,18 +249,22 @@ impl Preparation<'_> {
                     }),
                     false => None,
                 };
-                Box::new(RmsNormBackward { dy: rows(0)?, x, gain, rstd, dx: result(0)? })
+                Box::new(RmsNormBackward { dy: rows(0)?, x, gain, rstd, dx: result(0)?, epilogue })
             }
-            Op::LayerNorm { epsilon, gain, bias } => Box::new(LayerNorm {
-                x: rows(0)?,
-                weight: gain.then(|| packed(1)).transpose()?,
-                bias: bias.then(|| packed(1 + usize::from(*gain))).transpose()?,
-                y: result(0)?,
-                mean: packed_result(1)?,
-                rstd: packed_result(2)?,
-                epsilon: epsilon.get(),
-            }),
-            Op::LayerNormBackward { gain, bias } => {
+            Op::LayerNorm { epsilon, gain, bias, prologue } => {
+                let (x, prologue, first) = self.prologue(prologue.as_ref(), 3)?;
+                Box::new(LayerNorm {
+                    prologue,
+                    x,
+                    weight: gain.then(|| packed(first)).transpose()?,
+                    bias: bias.then(|| packed(first + usize::from(*gain))).transpose()?,
+                    y: result(0)?,
+                    mean: packed_result(1)?,
+                    rstd: packed_result(2)?,
+                    epsilon: epsilon.get(),
+                })
+            }
+            Op::LayerNormBackward { gain, bias, epilogue } => {
                 let x = rows(1)?;
                 let first = 2 + usize::from(*gain);
                 // Partial sums of the gain come before those of the bias.
@@ -272,6 +282,7 @@ impl Preparation<'_> {
                     mean: packed(first)?,
                     rstd: packed(first + 1)?,
                     dx: result(0)?,
+                    epilogue: self.epilogue(epilogue.as_ref(), first + 2)?,
                     dw: gain.then(|| vector(1)).transpose()?,
                     db: bias.then(|| vector(1 + usize::from(*gain))).transpose()?,
                 })
@@ -322,14 +333,7 @@ impl Preparation<'_> {
                 })
             }
             Op::Pointwise { program } => {
-                let operands =
-                    program.inputs.iter().enumerate().map(|(operand, form)| match form {
-                        colac_plan::pointwise::InputForm::Elements => rows(operand),
-                        colac_plan::pointwise::InputForm::Row
-                        | colac_plan::pointwise::InputForm::Column
-                        | colac_plan::pointwise::InputForm::Scalar => packed(operand),
-                    });
-                let operands = operands.collect::<Result<Vec<_>, _>>()?;
+                let operands = self.inputs(&program.inputs, 0)?;
                 let results =
                     (0..program.outputs.len()).map(result).collect::<Result<Vec<_>, _>>()?;
                 Box::new(Pointwise::new(program, operands, &results))
@@ -424,6 +428,43 @@ impl Preparation<'_> {
                 pieces: pieces(ranges),
             }),
         })
+    }
+
+    /// What the inputs of a program read, from an operand on.
+    fn inputs(&self, forms: &[InputForm], first: usize) -> Result<Vec<Rows>, CpuError> {
+        let read = forms.iter().zip(first..).map(|(form, operand)| match form {
+            InputForm::Elements => self.view(false, operand, Rows::new),
+            InputForm::Row | InputForm::Column | InputForm::Scalar => {
+                self.view(false, operand, Rows::packed)
+            }
+        });
+        read.collect()
+    }
+
+    /// The rows that a norm is taken of, what makes them, and the first operand behind: `made` is the result that they
+    /// are where a prologue makes them.
+    fn prologue(
+        &self,
+        program: Option<&Program>,
+        made: usize,
+    ) -> Result<(Rows, Option<Pointwise>, usize), CpuError> {
+        let Some(program) = program else { return Ok((self.view(false, 0, Rows::new)?, None, 1)) };
+        let x = self.view(true, made, Rows::new)?;
+        let kernel = Pointwise::by_rows(program, self.inputs(&program.inputs, 0)?, &[x]);
+        Ok((x, Some(kernel), program.inputs.len()))
+    }
+
+    /// What makes the first result of the gradient that lies in its place; `first` is the operand of its second input.
+    fn epilogue(
+        &self,
+        program: Option<&Program>,
+        first: usize,
+    ) -> Result<Option<Pointwise>, CpuError> {
+        let Some(program) = program else { return Ok(None) };
+        let gradient = self.view(true, 0, Rows::new)?;
+        let mut inputs = vec![gradient];
+        inputs.extend(self.inputs(&program.inputs[1..], first)?);
+        Ok(Some(Pointwise::by_rows(program, inputs, &[gradient])))
     }
 
     /// Batch rows times sequence of the first operand.

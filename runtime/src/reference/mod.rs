@@ -11,6 +11,7 @@ mod attention;
 mod copies;
 mod dropout;
 mod embedding;
+mod fused;
 mod head_loss;
 mod layer_norm;
 mod linear;
@@ -149,22 +150,31 @@ pub fn evaluate(op: &Op, operands: &[Value], current: &[Value]) -> Vec<Vec<f64>>
         Op::ColumnSum => vec![linear::column_sum(&o[0])],
         Op::Embedding => vec![embedding::forward(&o[0], &o[1])],
         Op::EmbeddingBackward { rows } => vec![embedding::backward(&o[0], &o[1], *rows as usize)],
-        Op::RmsNorm { epsilon, gain } => {
-            rms_norm::forward(&o[0], gain.then(|| &o[1]), epsilon.get()).into()
+        Op::RmsNorm { epsilon, gain, prologue } => {
+            let (x, vectors) = fused::before(prologue.as_ref(), o);
+            let results = rms_norm::forward(&x, gain.then(|| &vectors[0]), epsilon.get());
+            let made = prologue.as_ref().map(|_| x.elements.clone());
+            results.into_iter().chain(made).collect()
         }
-        Op::RmsNormBackward { gain } => {
-            let rstd = &o[2 + usize::from(*gain)];
-            let [dx, dw] = rms_norm::backward(&o[0], &o[1], gain.then(|| &o[2]), rstd);
+        Op::RmsNormBackward { gain, epilogue } => {
+            let first = 2 + usize::from(*gain);
+            let [dx, dw] = rms_norm::backward(&o[0], &o[1], gain.then(|| &o[2]), &o[first]);
+            let dx = fused::after(epilogue.as_ref(), dx, &o[1], &o[first + 1..]);
             [dx].into_iter().chain(gain.then_some(dw)).collect()
         }
-        Op::LayerNorm { epsilon, gain, bias } => {
-            let (w, b) = (gain.then(|| &o[1]), bias.then(|| &o[1 + usize::from(*gain)]));
-            layer_norm::forward(&o[0], w, b, epsilon.get()).into()
+        Op::LayerNorm { epsilon, gain, bias, prologue } => {
+            let (x, vectors) = fused::before(prologue.as_ref(), o);
+            let w = gain.then(|| &vectors[0]);
+            let b = bias.then(|| &vectors[usize::from(*gain)]);
+            let results = layer_norm::forward(&x, w, b, epsilon.get());
+            let made = prologue.as_ref().map(|_| x.elements.clone());
+            results.into_iter().chain(made).collect()
         }
-        Op::LayerNormBackward { gain, bias } => {
+        Op::LayerNormBackward { gain, bias, epilogue } => {
             let first = 2 + usize::from(*gain);
             let (w, mean, rstd) = (gain.then(|| &o[2]), &o[first], &o[first + 1]);
             let [dx, dw, db] = layer_norm::backward(&o[0], &o[1], w, mean, rstd);
+            let dx = fused::after(epilogue.as_ref(), dx, &o[1], &o[first + 2..]);
             [dx].into_iter().chain(gain.then_some(dw)).chain(bias.then_some(db)).collect()
         }
         Op::RowSum { mean } => vec![rows::sum(&o[0], *mean)],

@@ -188,18 +188,22 @@ impl Backward<'_> {
                 let dw = self.add(id, Op::EmbeddingBackward { rows }, &[operands[0], d])[0];
                 self.weight_gradient(id, operands[1], dw)?;
             }
+            Op::RmsNorm { prologue: Some(_), .. } | Op::LayerNorm { prologue: Some(_), .. } => {
+                return Err(self.unsupported(id, "a norm has no prologue before its derivative"));
+            }
             Op::RmsNorm { gain, .. } => {
                 let mut read = vec![d];
                 read.extend(operands);
                 read.push(forward(1));
-                let results = self.add(id, Op::RmsNormBackward { gain: *gain }, &read);
+                let back = Op::RmsNormBackward { gain: *gain, epilogue: None };
+                let results = self.add(id, back, &read);
                 self.norm(id, operands, &results)?;
             }
             Op::LayerNorm { gain, bias, .. } => {
                 let mut read = vec![d];
                 read.extend(&operands[..1 + usize::from(*gain)]);
                 read.extend([forward(1), forward(2)]);
-                let back = Op::LayerNormBackward { gain: *gain, bias: *bias };
+                let back = Op::LayerNormBackward { gain: *gain, bias: *bias, epilogue: None };
                 let results = self.add(id, back, &read);
                 self.norm(id, operands, &results)?;
             }

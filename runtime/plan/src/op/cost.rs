@@ -6,6 +6,7 @@
 //! in it.
 
 use crate::op::{Mask, Op, Scores};
+use crate::pointwise::Program;
 use crate::shape::{Shape, TensorType};
 
 /// What one execution costs.
@@ -68,6 +69,7 @@ impl Op {
     pub fn cost(&self, operands: &[&TensorType], results: &[&TensorType]) -> Cost {
         let bytes = operands.iter().chain(results).map(|t| t.bytes()).sum();
         let elements = |i: usize| operands[i].shape.elements();
+        let inside = |program: &Option<Program>| program.as_ref().map_or(0, Program::arithmetic);
         // Each product of a pair goes once over the width of keys and once over that of values.
         let attention = |q: &Shape, v: &Shape, scores: &Scores, products: u64| {
             let pairs = visible_pairs(scores.mask, q.0[1].extent) * q.0[0].extent * q.0[2].extent;
@@ -82,13 +84,20 @@ impl Op {
             Op::EmbeddingBackward { .. } => {
                 (0, elements(1), operands[0].bytes() + 3 * operands[1].bytes())
             }
-            Op::RmsNorm { gain, .. } => (0, (3 + u64::from(*gain)) * elements(0), bytes),
-            Op::RmsNormBackward { gain } => (0, (6 + 4 * u64::from(*gain)) * elements(0), bytes),
-            Op::LayerNorm { gain, bias, .. } => {
-                (0, (6 + u64::from(*gain) + u64::from(*bias)) * elements(0), bytes)
+            // What a prologue makes is written once and read from cache; what an epilogue reads is not written at all.
+            Op::RmsNorm { gain, prologue, .. } => {
+                (0, (3 + u64::from(*gain) + inside(prologue)) * results[0].shape.elements(), bytes)
             }
-            Op::LayerNormBackward { gain, bias } => {
-                (0, (9 + 3 * u64::from(*gain) + u64::from(*bias)) * elements(0), bytes)
+            Op::RmsNormBackward { gain, epilogue } => {
+                (0, (6 + 4 * u64::from(*gain) + inside(epilogue)) * elements(0), bytes)
+            }
+            Op::LayerNorm { gain, bias, prologue, .. } => {
+                let each = 6 + u64::from(*gain) + u64::from(*bias) + inside(prologue);
+                (0, each * results[0].shape.elements(), bytes)
+            }
+            Op::LayerNormBackward { gain, bias, epilogue } => {
+                let each = 9 + 3 * u64::from(*gain) + u64::from(*bias) + inside(epilogue);
+                (0, each * elements(0), bytes)
             }
             Op::RowSum { mean } => {
                 (0, elements(0) + u64::from(*mean) * results[0].shape.elements(), bytes)
@@ -177,9 +186,11 @@ impl Op {
             sums * aligned(shape.rows().div_ceil(REDUCTION_ROWS) * shape.width() * 4)
         };
         match self {
-            Op::ColumnSum | Op::RmsNormBackward { gain: true } => partials(1),
-            Op::RmsNormBackward { gain: false } => 0,
-            Op::LayerNormBackward { gain, bias } => partials(u64::from(*gain) + u64::from(*bias)),
+            Op::ColumnSum | Op::RmsNormBackward { gain: true, .. } => partials(1),
+            Op::RmsNormBackward { gain: false, .. } => 0,
+            Op::LayerNormBackward { gain, bias, .. } => {
+                partials(u64::from(*gain) + u64::from(*bias))
+            }
             Op::HeadLoss { chunk, .. } | Op::HeadLossWithGradient { chunk, .. } => {
                 let positions = operands[0].shape.rows().min(u64::from(*chunk));
                 let transformed =

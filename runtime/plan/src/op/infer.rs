@@ -190,25 +190,28 @@ impl Op {
                 o.agree("rows", 0, 1, fits)?;
                 vec![f32(Shape::of(&[*rows, dy.width()]))]
             }
-            Op::RmsNorm { epsilon, gain } => {
-                let x = norm_operands(&o, *epsilon, *gain, false)?;
-                vec![of(x.clone()), f32(Shape(x.leading().to_vec()))]
+            Op::RmsNorm { epsilon, gain, prologue } => {
+                let x = norm_operands(&o, *epsilon, *gain, false, prologue.as_ref())?;
+                let made = prologue.is_some().then(|| x.clone());
+                let statistic = f32(Shape(x.shape.leading().to_vec()));
+                [x, statistic].into_iter().chain(made).collect()
             }
-            Op::LayerNorm { epsilon, gain, bias } => {
-                let x = norm_operands(&o, *epsilon, *gain, *bias)?;
-                let statistic = f32(Shape(x.leading().to_vec()));
-                vec![of(x.clone()), statistic.clone(), statistic]
+            Op::LayerNorm { epsilon, gain, bias, prologue } => {
+                let x = norm_operands(&o, *epsilon, *gain, *bias, prologue.as_ref())?;
+                let made = prologue.is_some().then(|| x.clone());
+                let statistic = f32(Shape(x.shape.leading().to_vec()));
+                [x, statistic.clone(), statistic].into_iter().chain(made).collect()
             }
-            Op::RmsNormBackward { gain } => {
-                let x = norm_gradient_operands(&o, *gain, 1)?;
+            Op::RmsNormBackward { gain, epilogue } => {
+                let (x, first) = norm_gradient_operands(&o, *gain, 1, epilogue.as_ref())?;
                 let vector = f32(Shape(x.0.last().cloned().into_iter().collect()));
-                [of(x.clone())].into_iter().chain(gain.then_some(vector)).collect()
+                [first].into_iter().chain(gain.then_some(vector)).collect()
             }
-            Op::LayerNormBackward { gain, bias } => {
-                let x = norm_gradient_operands(&o, *gain, 2)?;
+            Op::LayerNormBackward { gain, bias, epilogue } => {
+                let (x, first) = norm_gradient_operands(&o, *gain, 2, epilogue.as_ref())?;
                 let vector = f32(Shape(x.0.last().cloned().into_iter().collect()));
                 let (dw, db) = (gain.then_some(vector.clone()), bias.then_some(vector));
-                [of(x.clone())].into_iter().chain(dw).chain(db).collect()
+                [first].into_iter().chain(dw).chain(db).collect()
             }
             Op::RowSum { .. } => {
                 o.count(1)?;
@@ -262,7 +265,10 @@ impl Op {
                 o.agree("rows", 5, 1, o.float(5)?.same_extents(&log_sum_exp(q)))?;
                 vec![of(q.clone()), of(o.shape(2).clone()), of(o.shape(3).clone())]
             }
-            Op::Pointwise { program } => pointwise(&o, program)?,
+            Op::Pointwise { program } => {
+                o.count(program.inputs.len())?;
+                pointwise(&o, program, &(0..program.inputs.len()).collect::<Vec<_>>())?
+            }
             Op::ColumnSum => {
                 o.count(1)?;
                 let x = o.float(0)?;
@@ -360,34 +366,43 @@ impl Op {
     }
 }
 
-/// Checks x and what there is of gain and bias; gives the shape of x.
-fn norm_operands<'a>(
-    o: &Operands<'a>,
+/// Checks x, or what makes it, and what there is of gain and bias; gives the type of x.
+fn norm_operands(
+    o: &Operands<'_>,
     epsilon: Real,
     gain: bool,
     bias: bool,
-) -> Result<&'a Shape, TypeError> {
+    prologue: Option<&Program>,
+) -> Result<TensorType, TypeError> {
     let vectors = usize::from(gain) + usize::from(bias);
-    o.count(1 + vectors)?;
-    let x = o.float(0)?;
-    o.form(0, x.ndim() >= 1, "[.., width]")?;
-    for vector in 1..=vectors {
+    let first = Op::after_prologue(prologue);
+    o.count(first + vectors)?;
+    let x = match prologue {
+        None => TensorType::new(o.types[0].dtype, o.float(0)?.clone()),
+        Some(program) => one_output(o, program, &(0..first).collect::<Vec<_>>())?,
+    };
+    // The operand that a vector is compared with in a message: any that has the rows of x.
+    let rows = prologue.map_or(0, elements_of);
+    o.form(rows, x.shape.ndim() >= 1, "[.., width]")?;
+    for vector in first..first + vectors {
         let w = o.float(vector)?;
         o.form(vector, w.ndim() == 1, "[width]")?;
-        o.agree("widths", 0, vector, x.width() == w.width())?;
+        o.agree("widths", rows, vector, x.shape.width() == w.width())?;
     }
     o.rule(epsilon.get() >= 0.0, || format!("epsilon is {epsilon}, but must not be negative"))?;
     Ok(x)
 }
 
-/// Checks dy, x, the gain if there is one, and so many statistics of the rows; gives the shape of x.
+/// Checks dy, x, gain, statistics and operands of the epilogue; gives the shape of x and the type of the first result.
 fn norm_gradient_operands<'a>(
     o: &Operands<'a>,
     gain: bool,
     statistics: usize,
-) -> Result<&'a Shape, TypeError> {
+    epilogue: Option<&Program>,
+) -> Result<(&'a Shape, TensorType), TypeError> {
     let first = 2 + usize::from(gain);
-    o.count(first + statistics)?;
+    let further = first + statistics;
+    o.count(further + epilogue.map_or(0, |program| program.inputs.len().saturating_sub(1)))?;
     let (dy, x) = (o.float(0)?, o.float(1)?);
     o.form(0, dy.ndim() >= 1, "[.., width]")?;
     o.agree("shapes", 0, 1, dy.same_extents(x))?;
@@ -396,11 +411,38 @@ fn norm_gradient_operands<'a>(
         o.form(2, w.ndim() == 1, "[width]")?;
         o.agree("widths", 1, 2, x.width() == w.width())?;
     }
-    for statistic in first..first + statistics {
+    for statistic in first..further {
         let rows = Shape(x.leading().to_vec());
         o.agree("rows", 1, statistic, rows.same_extents(o.float(statistic)?))?;
     }
-    Ok(x)
+    let made = match epilogue {
+        None => TensorType::new(o.types[0].dtype, x.clone()),
+        Some(program) => {
+            let whole = program.inputs.first() == Some(&InputForm::Elements);
+            o.rule(whole, || "the first input of an epilogue is the gradient".into())?;
+            // The gradient has the shape of x.
+            let mut operands = vec![1];
+            operands.extend(further..further + program.inputs.len() - 1);
+            one_output(o, program, &operands)?
+        }
+    };
+    Ok((x, made))
+}
+
+/// The type of what a program of one output makes of the given operands.
+fn one_output(
+    o: &Operands<'_>,
+    program: &Program,
+    operands: &[usize],
+) -> Result<TensorType, TypeError> {
+    let mut results = pointwise(o, program, operands)?;
+    o.rule(results.len() == 1, || "a program inside a norm has one output".into())?;
+    Ok(results.remove(0))
+}
+
+/// The first input that has the shape of a program's outputs; 0 where there is none.
+fn elements_of(program: &Program) -> usize {
+    program.inputs.iter().position(|&form| form == InputForm::Elements).unwrap_or(0)
 }
 
 /// Checks q, k, v at positions `first..first + 3`; gives the shapes of q and of the output.
@@ -464,38 +506,41 @@ fn transform_program(o: &Operands<'_>, program: &Program, inputs: usize) -> Resu
     })
 }
 
-fn pointwise(o: &Operands<'_>, program: &Program) -> Result<Vec<TensorType>, TypeError> {
-    o.count(program.inputs.len())?;
+/// The types of a program's results. Input `i` reads the operand at position `operands[i]`.
+fn pointwise(
+    o: &Operands<'_>,
+    program: &Program,
+    operands: &[usize],
+) -> Result<Vec<TensorType>, TypeError> {
     program.check().map_err(|reason| TypeError::Rule { op: o.op, reason })?;
-    let first = program
-        .inputs
-        .iter()
-        .position(|&i| i == InputForm::Elements)
-        .expect("checked: one has that form");
+    let first = operands[elements_of(program)];
     let shape = o.float(first)?;
-    for (i, form) in program.inputs.iter().enumerate() {
-        let input = o.float(i)?;
+    for (&operand, form) in operands.iter().zip(&program.inputs) {
+        let input = o.float(operand)?;
         match form {
-            InputForm::Elements => o.agree("shapes", first, i, input.same_extents(shape))?,
+            InputForm::Elements => {
+                o.agree("shapes", first, operand, input.same_extents(shape))?;
+            }
             InputForm::Row => {
                 let fits = input.ndim() == 1 && input.width() == shape.width();
-                o.agree("widths", first, i, fits)?;
+                o.agree("widths", first, operand, fits)?;
             }
             InputForm::Column => {
                 // With an innermost axis of one element, or without that axis.
                 let rows = Shape(shape.leading().to_vec());
                 let single = shape.with_width(Axis::anonymous(1));
                 let fits = input.same_extents(&rows) || input.same_extents(&single);
-                o.agree("rows", first, i, fits)?;
+                o.agree("rows", first, operand, fits)?;
             }
-            InputForm::Scalar => o.form(i, input.ndim() == 0, "a single number")?,
+            InputForm::Scalar => o.form(operand, input.ndim() == 0, "a single number")?,
         }
     }
     // Axis names are those of the operand that has most of them.
     let named = |s: &Shape| s.0.iter().filter(|a: &&Axis| !a.name.is_empty()).count();
-    let same = (0..program.inputs.len()).filter(|&i| program.inputs[i] == InputForm::Elements);
+    let same =
+        operands.iter().zip(&program.inputs).filter(|(_, form)| **form == InputForm::Elements);
     let best = same
-        .map(|i| o.shape(i))
+        .map(|(&operand, _)| o.shape(operand))
         .fold(shape, |best, s| if named(s) > named(best) { s } else { best });
     Ok(program.outputs.iter().map(|output| TensorType::new(output.dtype, best.clone())).collect())
 }

@@ -17,7 +17,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::pointwise::Program;
+use crate::pointwise::{InputForm, Program};
 
 pub use cost::Cost;
 pub use infer::TypeError;
@@ -120,22 +120,29 @@ pub enum Op {
         rows: u64,
     },
     /// `x[.., n], w[n] → y[.., n], rstd[..]`: `rstd = 1/sqrt(mean(x²) + epsilon)`, `y = x · rstd · w`; arXiv 1910.07467.
-    /// Without a gain there is no `w`, and it counts as 1.
+    /// Without a gain there is no `w`, and it counts as 1. With a prologue the operands of the program stand where `x`
+    /// stood, `x` is its output, and it is a further result after `rstd`.
     RmsNorm {
         /// Added to the mean square.
         epsilon: Real,
         /// Whether there is a `w`.
         gain: bool,
+        /// A program of one output that makes `x`, rounded to its storage: the residual addition before the norm.
+        prologue: Option<Program>,
     },
     /// `dy[.., n], x[.., n], w[n], rstd[..] → dx[.., n], dw[n]`. With `g = dy · w`:
     /// `dx = rstd · (g - x · rstd² · mean(g · x))`, `dw = Σ dy · x · rstd`. `dw` accumulates. Without a gain there is
-    /// neither `w` nor `dw`.
+    /// neither `w` nor `dw`. With an epilogue, whose first input is `dx`, rounded to its storage, operands for its other
+    /// inputs follow `rstd`, and its output is the first result in the place of `dx`.
     RmsNormBackward {
         /// Whether there is a `w`.
         gain: bool,
+        /// A program of one output over `dx`: the addition of the residual's gradient.
+        epilogue: Option<Program>,
     },
     /// `x[.., n], w[n], b[n] → y[.., n], mean[..], rstd[..]`: `rstd = 1/sqrt(mean((x - mean)²) + epsilon)`,
-    /// `y = (x - mean) · rstd · w + b`; arXiv 1607.06450. Without a gain there is no `w`, without a bias no `b`.
+    /// `y = (x - mean) · rstd · w + b`; arXiv 1607.06450. Without a gain there is no `w`, without a bias no `b`. With a
+    /// prologue `x` is what a program makes, as in [`Op::RmsNorm`], and a further result after `rstd`.
     LayerNorm {
         /// Added to the variance.
         epsilon: Real,
@@ -143,15 +150,20 @@ pub enum Op {
         gain: bool,
         /// Whether there is a `b`.
         bias: bool,
+        /// A program of one output that makes `x`, rounded to its storage.
+        prologue: Option<Program>,
     },
     /// `dy[.., n], x[.., n], w[n], mean[..], rstd[..] → dx[.., n], dw[n], db[n]`. With `z = (x - mean) · rstd` and
     /// `g = dy · w`: `dx = rstd · (g - mean(g) - z · mean(g · z))`, `dw = Σ dy · z`, `db = Σ dy`. `dw` and `db`
-    /// accumulate. Without a gain there is neither `w` nor `dw`, without a bias no `db`.
+    /// accumulate. Without a gain there is neither `w` nor `dw`, without a bias no `db`. With an epilogue the first result
+    /// is what a program makes of `dx`, as in [`Op::RmsNormBackward`].
     LayerNormBackward {
         /// Whether there is a `w`.
         gain: bool,
         /// Whether there is a `b`.
         bias: bool,
+        /// A program of one output over `dx`.
+        epilogue: Option<Program>,
     },
     /// `x[..], draw[4] → y[..]`: each element is 0 with the given probability, else divided by what is left of 1;
     /// arXiv 1207.0580. It is its own derivative: with the same `draw` it treats the same elements so.
@@ -336,15 +348,21 @@ impl Op {
             | Op::Sum => String::new(),
             Op::RowSum { mean } => if *mean { "mean" } else { "" }.into(),
             Op::EmbeddingBackward { rows } => format!("rows={rows}"),
-            Op::RmsNorm { epsilon, gain } => {
-                format!("epsilon={epsilon}{}", without(&[(*gain, "gain")]))
+            Op::RmsNorm { epsilon, gain, prologue } => {
+                let missing = without(&[(*gain, "gain")]);
+                format!("epsilon={epsilon}{missing}{}", of("x", prologue.as_ref()))
             }
-            Op::RmsNormBackward { gain } => without(&[(*gain, "gain")]).trim_start().into(),
-            Op::LayerNorm { epsilon, gain, bias } => {
-                format!("epsilon={epsilon}{}", without(&[(*gain, "gain"), (*bias, "bias")]))
+            Op::RmsNormBackward { gain, epilogue } => {
+                let missing = without(&[(*gain, "gain")]);
+                format!("{missing}{}", of("dx", epilogue.as_ref())).trim_start().into()
             }
-            Op::LayerNormBackward { gain, bias } => {
-                without(&[(*gain, "gain"), (*bias, "bias")]).trim_start().into()
+            Op::LayerNorm { epsilon, gain, bias, prologue } => {
+                let missing = without(&[(*gain, "gain"), (*bias, "bias")]);
+                format!("epsilon={epsilon}{missing}{}", of("x", prologue.as_ref()))
+            }
+            Op::LayerNormBackward { gain, bias, epilogue } => {
+                let missing = without(&[(*gain, "gain"), (*bias, "bias")]);
+                format!("{missing}{}", of("dx", epilogue.as_ref())).trim_start().into()
             }
             Op::Dropout { probability, key } => format!("p={probability} key={key:016x}"),
             Op::Rope { inverse, interleaved } => match (inverse, interleaved) {
@@ -402,14 +420,46 @@ impl Op {
         }
     }
 
-    /// Whether result `result` may lie on the bytes of operand `operand` when that operand is not read again: the
-    /// executor reads each element before it writes the same element, and reads it only once.
-    pub fn in_place(&self, operand: usize, result: usize) -> bool {
+    /// The first operand of a norm that its prologue does not read: the gain, the bias.
+    pub(crate) fn after_prologue(prologue: Option<&Program>) -> usize {
+        prologue.map_or(1, |program| program.inputs.len())
+    }
+
+    /// The first operand that the epilogue of a norm's derivative reads: behind gradient, `x`, gain and statistics.
+    fn epilogue_operands(gain: bool, statistics: usize) -> usize {
+        2 + usize::from(gain) + statistics
+    }
+
+    /// How a program inside the operation (its own, a prologue, an epilogue) reads operand `operand`; `None` where no
+    /// program reads it.
+    pub fn program_input(&self, operand: usize) -> Option<InputForm> {
+        let epilogue = |program: &Option<Program>, first: usize| {
+            program.as_ref()?.inputs.get(1 + operand.checked_sub(first)?).copied()
+        };
         match self {
-            Op::Pointwise { program } => {
-                program.inputs.get(operand) == Some(&crate::pointwise::InputForm::Elements)
-                    && result < program.outputs.len()
+            Op::Pointwise { program } => program.inputs.get(operand).copied(),
+            Op::RmsNorm { prologue, .. } | Op::LayerNorm { prologue, .. } => {
+                prologue.as_ref()?.inputs.get(operand).copied()
             }
+            Op::RmsNormBackward { gain, epilogue: program } => {
+                epilogue(program, Op::epilogue_operands(*gain, 1))
+            }
+            Op::LayerNormBackward { gain, epilogue: program, .. } => {
+                epilogue(program, Op::epilogue_operands(*gain, 2))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether result `result` may lie on the bytes of operand `operand` when that operand is not read again: the
+    /// executor reads each element before it writes the same element, and reads it only once. A prologue reads a row of
+    /// its operands before the norm writes any result of that row.
+    pub fn in_place(&self, operand: usize, result: usize) -> bool {
+        let elements = || self.program_input(operand) == Some(InputForm::Elements);
+        match self {
+            Op::Pointwise { program } => elements() && result < program.outputs.len(),
+            Op::RmsNorm { .. } => elements() && matches!(result, 0 | 2),
+            Op::LayerNorm { .. } => elements() && matches!(result, 0 | 3),
             Op::Rope { .. } | Op::Dropout { .. } => operand == 0 && result == 0,
             _ => false,
         }
@@ -419,6 +469,11 @@ impl Op {
 /// ` no_gain no_bias`, as far as they are missing.
 fn without(parts: &[(bool, &str)]) -> String {
     parts.iter().filter(|(there, _)| !there).map(|(_, name)| format!(" no_{name}")).collect()
+}
+
+/// ` x={ a + b }` for the program that makes a value of a norm.
+fn of(value: &str, program: Option<&Program>) -> String {
+    program.map_or_else(String::new, |program| format!(" {value}={{ {program} }}"))
 }
 
 fn head_attributes(chunk: u32, bias: bool, transform: Option<&Program>) -> String {

@@ -46,12 +46,23 @@ pub fn operand(op: &Op, operand: usize) -> Layout {
         }
         (Op::Embedding | Op::EmbeddingBackward { .. }, 0) => Layout::Packed,
         (Op::Embedding | Op::EmbeddingBackward { .. }, _) => Layout::Rows,
-        (Op::RmsNorm { .. }, _) => Layout::Rows,
-        (Op::RmsNormBackward { gain }, o) if o == 2 + usize::from(*gain) => Layout::Packed,
-        (Op::LayerNormBackward { gain, .. }, o) if o >= 2 + usize::from(*gain) => Layout::Packed,
-        (Op::LayerNorm { .. } | Op::RmsNormBackward { .. } | Op::LayerNormBackward { .. }, _) => {
-            Layout::Rows
+        (Op::RmsNormBackward { gain, .. }, o) if o == 2 + usize::from(*gain) => Layout::Packed,
+        (Op::LayerNormBackward { gain, .. }, o)
+            if (2..4).contains(&(o.saturating_sub(usize::from(*gain)))) =>
+        {
+            Layout::Packed
         }
+        (
+            Op::Pointwise { .. }
+            | Op::RmsNorm { .. }
+            | Op::LayerNorm { .. }
+            | Op::RmsNormBackward { .. }
+            | Op::LayerNormBackward { .. },
+            _,
+        ) => match op.program_input(operand) {
+            Some(InputForm::Column) => Layout::Packed,
+            Some(InputForm::Elements | InputForm::Row | InputForm::Scalar) | None => Layout::Rows,
+        },
         (Op::Dropout { .. }, 0) | (Op::RowSum { .. } | Op::Softmax, _) => Layout::Rows,
         (Op::Dropout { .. }, _) => Layout::Packed,
         (Op::Slice { .. } | Op::Concat { .. } | Op::Shift { .. } | Op::Sum, _) => Layout::Rows,
@@ -60,10 +71,6 @@ pub fn operand(op: &Op, operand: usize) -> Layout {
         (Op::Attention { .. }, _) => Layout::Heads,
         (Op::AttentionBackward { .. }, 5) => Layout::Packed,
         (Op::AttentionBackward { .. }, _) => Layout::Heads,
-        (Op::Pointwise { program }, _) => match program.inputs.get(operand) {
-            Some(InputForm::Column) => Layout::Packed,
-            Some(InputForm::Elements | InputForm::Row | InputForm::Scalar) | None => Layout::Rows,
-        },
         (Op::HeadLoss { .. } | Op::HeadLossWithGradient { .. }, 2) => Layout::Packed,
         (Op::HeadLoss { .. } | Op::HeadLossWithGradient { .. }, _) => Layout::Rows,
         (Op::GradientNorm | Op::AdamW { .. }, _) => Layout::Packed,

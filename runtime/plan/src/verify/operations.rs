@@ -240,11 +240,14 @@ fn bound_of(op: &Op, read: &[&TensorType], made: &[&TensorType]) -> u128 {
             u128::from(program.arithmetic()) * u128::from(made[0].shape.elements())
         }
         Op::EmbeddingBackward { .. } => elements(1),
+        Op::RmsNorm { prologue: program, .. }
+        | Op::LayerNorm { prologue: program, .. }
+        | Op::RmsNormBackward { epilogue: program, .. }
+        | Op::LayerNormBackward { epilogue: program, .. } => {
+            let inside = program.as_ref().map_or(0, |program| u128::from(program.arithmetic()));
+            (22 + inside) * u128::from(made[0].shape.elements())
+        }
         Op::Embedding
-        | Op::RmsNorm { .. }
-        | Op::RmsNormBackward { .. }
-        | Op::LayerNorm { .. }
-        | Op::LayerNormBackward { .. }
         | Op::Dropout { .. }
         | Op::RowSum { .. }
         | Op::Softmax

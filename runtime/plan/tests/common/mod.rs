@@ -193,7 +193,11 @@ fn forward(b: &mut Builder, w: Weights, tokens: TensorId, batch: u64) -> Forward
     b.plain(Op::Embedding, &[tokens, w.table.tensor], &[x]);
     let n = b.activation("n", &of(HIDDEN));
     let rstd = b.activation("rstd", &rows);
-    b.plain(Op::RmsNorm { epsilon: Real::new(1e-6), gain: true }, &[x, w.gain.tensor], &[n, rstd]);
+    b.plain(
+        Op::RmsNorm { epsilon: Real::new(1e-6), gain: true, prologue: None },
+        &[x, w.gain.tensor],
+        &[n, rstd],
+    );
     let n_heads = b.view("n.heads", n, &heads, 0);
     // In place as a view of the same root: the old view is stale afterwards.
     let rotated = b.view("n.rotated", n, &heads, 0);
@@ -248,7 +252,7 @@ fn backward(
     let dn_rows = b.view("dn.rows", dn, &of(HIDDEN), 0);
     let dx_norm = b.activation("dx.norm", &of(HIDDEN));
     b.op(
-        Op::RmsNormBackward { gain: true },
+        Op::RmsNormBackward { gain: true, epilogue: None },
         &[dn_rows, f.x, w.gain.tensor, f.rstd],
         &[dx_norm, w.gain.gradient],
         &[Write::Overwrite, first],

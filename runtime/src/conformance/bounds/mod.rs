@@ -84,14 +84,26 @@ pub(super) fn of(
         Op::Embedding => vec![vec![0.0; expected[0].len()]],
         // At most all rows meet in one.
         Op::EmbeddingBackward { .. } => vec![summed(rows(1), magnitudes(op, &o), &old(0))],
-        Op::RmsNorm { .. } => norm::rms_norm(&o[0], expected),
-        Op::RmsNormBackward { gain } => norm::rms_norm_backward(&o, *gain, &old(1)),
-        Op::LayerNorm { epsilon, gain, bias } => {
-            let (w, b) = (gain.then(|| &o[1]), bias.then(|| &o[1 + usize::from(*gain)]));
-            norm::layer_norm(&o[0], w, b, epsilon.get())
+        Op::RmsNorm { epsilon, gain, prologue } => {
+            let (x, rest) = norm::before(prologue.as_ref(), &o, expected.last());
+            norm::rms_norm(&x, gain.then(|| &rest[0]), epsilon.get(), expected)
         }
-        Op::LayerNormBackward { gain, bias } => {
-            norm::layer_norm_backward(&o, *gain, *bias, &old(1), &old(1 + usize::from(*gain)))
+        Op::RmsNormBackward { gain, epilogue } => {
+            let bounds = norm::rms_norm_backward(&o, *gain, &old(1));
+            let plain = Op::RmsNormBackward { gain: *gain, epilogue: None };
+            norm::after(epilogue.as_ref(), &plain, &o, 3 + usize::from(*gain), bounds)
+        }
+        Op::LayerNorm { epsilon, gain, bias, prologue } => {
+            let (x, rest) = norm::before(prologue.as_ref(), &o, expected.last());
+            let w = gain.then(|| &rest[0]);
+            let b = bias.then(|| &rest[usize::from(*gain)]);
+            norm::layer_norm(&x, w, b, epsilon.get())
+        }
+        Op::LayerNormBackward { gain, bias, epilogue } => {
+            let (old_gain, old_bias) = (old(1), old(1 + usize::from(*gain)));
+            let bounds = norm::layer_norm_backward(&o, *gain, *bias, &old_gain, &old_bias);
+            let plain = Op::LayerNormBackward { gain: *gain, bias: *bias, epilogue: None };
+            norm::after(epilogue.as_ref(), &plain, &o, 4 + usize::from(*gain), bounds)
         }
         // A sum, and for the mean a quotient.
         Op::RowSum { .. } => vec![summed(width(0), magnitudes(op, &o), &Old(None))],

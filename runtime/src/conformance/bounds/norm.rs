@@ -1,16 +1,93 @@
 //! Bounds on the norms and their derivatives.
 
+use colac_plan::Op;
+use colac_plan::pointwise::{InputForm, Program};
+
+use super::pointwise::{self, Approximate};
 use super::{ELEMENTARY, FLUSH, Old, SECOND_ORDER, UNIT, roundings};
-use crate::reference::Value;
+use crate::reference::{Value, evaluate};
+
+/// What a norm is taken of, and how far f32 may be from it where a prologue makes it.
+pub(super) struct Rows {
+    value: Value,
+    /// For each element; all 0 for an operand.
+    errors: Vec<f64>,
+    made: bool,
+}
+
+/// The rows of a norm and the operands behind them. `made` are the exact rows where a prologue makes them.
+pub(super) fn before<'a>(
+    prologue: Option<&Program>,
+    o: &'a [Value],
+    made: Option<&Vec<f64>>,
+) -> (Rows, &'a [Value]) {
+    let Some(program) = prologue else {
+        let errors = vec![0.0; o[0].elements.len()];
+        return (Rows { value: o[0].clone(), errors, made: false }, &o[1..]);
+    };
+    let (inputs, rest) = o.split_at(program.inputs.len());
+    let whole = program.inputs.iter().position(|form| *form == InputForm::Elements);
+    let extents = inputs[whole.expect("a checked program has one")].extents.clone();
+    let elements = made.expect("what is made is a result").clone();
+    let errors = pointwise::of(program, inputs).remove(0);
+    (Rows { value: Value { extents, elements }, errors, made: true }, rest)
+}
+
+/// Bounds of a norm's derivative, whose first result an epilogue makes of `dx`: the exact gradient and its bound go
+/// through the program together. `first` is the operand that its second input reads.
+pub(super) fn after(
+    epilogue: Option<&Program>,
+    plain: &Op,
+    o: &[Value],
+    first: usize,
+    mut bounds: Vec<Vec<f64>>,
+) -> Vec<Vec<f64>> {
+    let Some(program) = epilogue else { return bounds };
+    let dx = evaluate(plain, &o[..first], &[]).remove(0);
+    let width = o[1].extents.last().copied().unwrap_or(1);
+    let made = dx.iter().zip(&bounds[0]).enumerate().map(|(element, (&value, &error))| {
+        let mut inputs = vec![Approximate { value, error }];
+        for (form, operand) in program.inputs[1..].iter().zip(&o[first..]) {
+            let value = match form {
+                InputForm::Elements => operand.elements[element],
+                InputForm::Row => operand.elements[element % width],
+                InputForm::Column => operand.elements[element / width],
+                InputForm::Scalar => operand.elements[0],
+            };
+            inputs.push(Approximate { value, error: 0.0 });
+        }
+        pointwise::output(program, &inputs).error
+    });
+    bounds[0] = made.collect();
+    bounds
+}
 
 /// `mean(x²)` is a sum of positive terms: relative error `n + 2` roundings, with `epsilon` one more; the root halves it,
-/// root and quotient add two. `y = x · rstd · w` adds two products.
-pub(super) fn rms_norm(x: &Value, expected: &[Vec<f64>]) -> Vec<Vec<f64>> {
-    let width = x.extents.last().copied().unwrap_or(1);
-    let rstd = (roundings(width + 3) / 2.0 + ELEMENTARY) * SECOND_ORDER;
-    let relative =
-        |factor: f64, values: &[f64]| values.iter().map(|v| factor * v.abs() + FLUSH).collect();
-    vec![relative(rstd + roundings(3), &expected[0]), relative(rstd + roundings(1), &expected[1])]
+/// root and quotient add two. `y = x · rstd · w` adds two products. Where `x` is off by `e`, the sum is by `Σ(2|x|e + e²)`.
+pub(super) fn rms_norm(
+    x: &Rows,
+    w: Option<&Value>,
+    epsilon: f64,
+    expected: &[Vec<f64>],
+) -> Vec<Vec<f64>> {
+    let width = x.value.extents.last().copied().unwrap_or(1);
+    let (mut y, mut rstds) = (Vec::new(), Vec::new());
+    for (row, (xs, errors)) in
+        x.value.elements.chunks(width).zip(x.errors.chunks(width)).enumerate()
+    {
+        let mean = xs.iter().map(|x| x * x).sum::<f64>() / width as f64;
+        let off = xs.iter().zip(errors).map(|(x, e)| 2.0 * x.abs() * e + e * e).sum::<f64>();
+        let given = off / width as f64 / (mean + epsilon).max(f64::MIN_POSITIVE) / 2.0;
+        let relative = (roundings(width + 3) / 2.0 + ELEMENTARY + given) * SECOND_ORDER;
+        let rstd = expected[1][row];
+        for (column, e) in errors.iter().enumerate() {
+            let w = w.map_or(1.0, |w| w.elements[column].abs());
+            let size = expected[0][row * width + column].abs();
+            y.push((relative + roundings(3)) * size + SECOND_ORDER * e * rstd * w + FLUSH);
+        }
+        rstds.push((relative + roundings(1)) * rstd + FLUSH);
+    }
+    [y, rstds].into_iter().chain(x.made.then(|| x.errors.clone())).collect()
 }
 
 /// With `M = Σ|g x|/n`: the mean is off by `(n + 3)u·M`, `dx = rstd(g - x·rstd²·mean)` by that times `|x| rstd³` and by
@@ -45,30 +122,32 @@ pub(super) fn rms_norm_backward(o: &[Value], gain: bool, old: &Old<'_>) -> Vec<V
 /// The mean of `n` terms is off by `δ = n·u·Σ|x|/n`, a difference `c = x - mean` by `e = δ + u(|c| + δ)`. The variance
 /// is a sum of squares of such: off by `2·Σ|c|e/n + Σe²/n + (n + 3)u·var`. `rstd = 1/sqrt(var + ε)` is off by half of
 /// that relative to `var + ε` where it is small against it, and by two roundings. `y` multiplies `c`, `rstd` and `w`,
-/// and adds `b`.
+/// and adds `b`. Where `x` is off itself, a difference is by that and by the mean of it.
 pub(super) fn layer_norm(
-    x: &Value,
+    x: &Rows,
     w: Option<&Value>,
     b: Option<&Value>,
     epsilon: f64,
 ) -> Vec<Vec<f64>> {
-    let width = x.extents.last().copied().unwrap_or(1);
+    let width = x.value.extents.last().copied().unwrap_or(1);
     let n = width as f64;
     let (mut y, mut means, mut rstds) = (Vec::new(), Vec::new(), Vec::new());
-    for row in x.elements.chunks(width) {
+    for (row, errors) in x.value.elements.chunks(width).zip(x.errors.chunks(width)) {
         let mean = row.iter().sum::<f64>() / n;
-        let delta = roundings(width) * row.iter().map(|x| x.abs()).sum::<f64>() / n;
-        let difference = |x: &f64| {
+        let delta = roundings(width) * row.iter().map(|x| x.abs()).sum::<f64>() / n
+            + errors.iter().sum::<f64>() / n;
+        let difference = |(x, given): (&f64, &f64)| {
             let c = (x - mean).abs();
-            (c, delta + UNIT * (c + delta))
+            (c, delta + given + UNIT * (c + delta))
         };
         let variance = row.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / n;
-        let off: f64 = row.iter().map(difference).map(|(c, e)| 2.0 * c * e + e * e).sum();
+        let differences = row.iter().zip(errors).map(difference);
+        let off: f64 = differences.map(|(c, e)| 2.0 * c * e + e * e).sum();
         let relative = (off / n + roundings(width + 3) * variance) / (variance + epsilon) / 2.0;
         let rstd = 1.0 / (variance + epsilon).sqrt();
         let rstd_relative = relative + roundings(2);
-        for (column, x) in row.iter().enumerate() {
-            let (c, e) = difference(x);
+        for (column, pair) in row.iter().zip(errors).enumerate() {
+            let (c, e) = difference(pair);
             let w = w.map_or(1.0, |w| w.elements[column].abs());
             let product = c * rstd * w;
             let bias = b.map_or(0.0, |b| b.elements[column].abs());
@@ -78,7 +157,7 @@ pub(super) fn layer_norm(
         means.push(SECOND_ORDER * delta + FLUSH);
         rstds.push(SECOND_ORDER * rstd_relative * rstd + FLUSH);
     }
-    vec![y, means, rstds]
+    [y, means, rstds].into_iter().chain(x.made.then(|| x.errors.clone())).collect()
 }
 
 /// The mean is given, so a difference `c = x - mean` has one rounding, and so have `z = c · rstd` and `g = dy · w` one

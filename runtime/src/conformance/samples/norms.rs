@@ -1,6 +1,7 @@
 //! Samples of norms, and of sums and softmax of rows.
 
-use colac_plan::{Op, Real, TensorType};
+use colac_plan::pointwise::{Binary, Builder, InputForm, Program};
+use colac_plan::{DType, Op, Real, TensorType};
 
 use crate::reference::evaluate;
 
@@ -18,13 +19,74 @@ const NORMS: [(&[u64], u64, f64); 8] = [
     (&[5], 65, 1e-4),
 ];
 
-/// Rows of heads and none of a gain, beside what every norm must take.
+/// `a + (b + c)` of two values and a row: a bias and a residual addition, as they stand before a norm.
+fn residual() -> Program {
+    let mut builder = Builder::new();
+    let (a, b) = (builder.input(InputForm::Elements), builder.input(InputForm::Elements));
+    let c = builder.input(InputForm::Row);
+    let inner = builder.binary(Binary::Add, b, c);
+    let sum = builder.binary(Binary::Add, a, inner);
+    builder.finish(&[(sum, DType::F32)])
+}
+
+/// `b + a · c` of the gradient `a`, the residual's and a number for each row.
+fn residual_gradient() -> Program {
+    let mut builder = Builder::new();
+    let (a, b) = (builder.input(InputForm::Elements), builder.input(InputForm::Elements));
+    let c = builder.input(InputForm::Column);
+    let product = builder.binary(Binary::Multiply, a, c);
+    let sum = builder.binary(Binary::Add, b, product);
+    builder.finish(&[(sum, DType::F32)])
+}
+
+/// The sample with [`residual`] before the norm: its `x` becomes three operands, and their sum a result.
+fn with_prologue(mut sample: Sample) -> Sample {
+    let x = sample.operands.remove(0);
+    let extents = x.ty.shape.extents();
+    let magnitude = x.values.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+    let width = x.ty.shape.width();
+    let inputs = [x, real("other", &extents, magnitude), real("row", &[width], magnitude)];
+    sample.operands.splice(0..0, inputs);
+    sample.results.push(TensorType::f32(&extents));
+    match &mut sample.op {
+        Op::RmsNorm { prologue, .. } | Op::LayerNorm { prologue, .. } => {
+            *prologue = Some(residual());
+        }
+        _ => panic!("a norm"),
+    }
+    sample.name.push_str(", of a sum");
+    sample
+}
+
+/// The sample with [`residual_gradient`] after the derivative.
+fn with_epilogue(mut sample: Sample) -> Sample {
+    let extents = sample.operands[0].ty.shape.extents();
+    let leading = &extents[..extents.len() - 1];
+    sample.operands.push(real("residual", &extents, 1.0));
+    sample.operands.push(real("column", leading, 1.0));
+    match &mut sample.op {
+        Op::RmsNormBackward { epilogue, .. } | Op::LayerNormBackward { epilogue, .. } => {
+            *epilogue = Some(residual_gradient());
+        }
+        _ => panic!("the derivative of a norm"),
+    }
+    sample.name.push_str(", and a sum");
+    sample
+}
+
 pub(super) fn rms_norm() -> Vec<Sample> {
+    let mut samples = plain_rms_norm();
+    samples.extend(plain_rms_norm().into_iter().map(with_prologue));
+    samples
+}
+
+/// Rows of heads and none of a gain, beside what every norm must take.
+fn plain_rms_norm() -> Vec<Sample> {
     let sample = |leading: &[u64], width: u64, magnitude: f64, gain: bool| {
         let mut operands = vec![real("x", &with(leading, width), magnitude)];
         operands.extend(gain.then(|| real("w", &[width], 2.0)));
         let results = vec![TensorType::f32(&with(leading, width)), TensorType::f32(leading)];
-        let op = Op::RmsNorm { epsilon: Real::new(1e-6), gain };
+        let op = Op::RmsNorm { epsilon: Real::new(1e-6), gain, prologue: None };
         let name = if gain { "" } else { ", no gain" };
         let name = format!("{leading:?}, width {width}, up to {magnitude}{name}");
         Sample::new(name, op, operands, results)
@@ -43,9 +105,12 @@ pub(super) fn rms_norm_backward() -> Vec<Sample> {
         let types: Vec<TensorType> = forward.operands.iter().map(|o| o.ty.clone()).collect();
         let dy = real("dy", &types[0].shape.extents(), 1.0);
         let operands = [dy].into_iter().chain(forward.operands).chain([rstd]).collect();
-        Sample::new(forward.name, Op::RmsNormBackward { gain }, operands, types)
+        let op = Op::RmsNormBackward { gain, epilogue: None };
+        Sample::new(forward.name, op, operands, types)
     };
-    rms_norm().into_iter().map(sample).collect()
+    let mut samples: Vec<Sample> = plain_rms_norm().into_iter().map(sample).collect();
+    samples.extend(samples.clone().into_iter().map(with_epilogue));
+    samples
 }
 
 /// Leading axes, width, magnitude of x, what is added to it: the mean must be taken away without losing the rest.
@@ -62,6 +127,12 @@ const LAYER_NORMS: [(&[u64], u64, f64, f64); 9] = [
 ];
 
 pub(super) fn layer_norm() -> Vec<Sample> {
+    let mut samples = plain_layer_norm();
+    samples.extend(plain_layer_norm().into_iter().map(with_prologue));
+    samples
+}
+
+fn plain_layer_norm() -> Vec<Sample> {
     let mut samples = Vec::new();
     for (index, &(leading, width, magnitude, offset)) in LAYER_NORMS.iter().enumerate() {
         for (gain, bias) in [(true, true), (true, false), (false, true), (false, false)] {
@@ -79,7 +150,7 @@ pub(super) fn layer_norm() -> Vec<Sample> {
                 vec![TensorType::f32(&with(leading, width)), statistic.clone(), statistic];
             // Rows of few elements may be nearly constant, where the norm is too curved for differences.
             let epsilon = Real::new(if width < 8 { 0.1 } else { 1e-5 });
-            let op = Op::LayerNorm { epsilon, gain, bias };
+            let op = Op::LayerNorm { epsilon, gain, bias, prologue: None };
             let vectors = format!("gain {gain}, bias {bias}");
             let name = format!("{leading:?}, width {width}, {offset} ± {magnitude}, {vectors}");
             samples.push(Sample::new(name, op, operands, results));
@@ -98,9 +169,12 @@ pub(super) fn layer_norm_backward() -> Vec<Sample> {
         let dy = real("dy", &types[0].shape.extents(), 1.0);
         let read = forward.operands.into_iter().take(1 + usize::from(gain));
         let operands = [dy].into_iter().chain(read).chain(statistics).collect();
-        Sample::new(forward.name, Op::LayerNormBackward { gain, bias }, operands, types)
+        let op = Op::LayerNormBackward { gain, bias, epilogue: None };
+        Sample::new(forward.name, op, operands, types)
     };
-    layer_norm().into_iter().map(sample).collect()
+    let mut samples: Vec<Sample> = plain_layer_norm().into_iter().map(sample).collect();
+    samples.extend(samples.clone().into_iter().map(with_epilogue));
+    samples
 }
 
 pub(super) fn row_sum() -> Vec<Sample> {

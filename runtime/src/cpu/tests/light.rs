@@ -28,13 +28,16 @@ fn rms_norm_and_its_derivative() {
             }
             rstds.push(rstd);
         }
-        let op = Op::RmsNorm { epsilon: Real::new(1e-3), gain: true };
+        let op = Op::RmsNorm { epsilon: Real::new(1e-3), gain: true, prologue: None };
         Case::new(op, vec![x.clone(), w.clone()], vec![y, rstds.clone()])
             .packed(&[], &[1])
             .check("rms_norm");
         let rstd = Value::F32(vec![rows], rstds.iter().map(|r| *r as f32).collect());
-        let backward =
-            Case::new(Op::RmsNormBackward { gain: true }, vec![dy, x, w, rstd], vec![dx, dw]);
+        let backward = Case::new(
+            Op::RmsNormBackward { gain: true, epilogue: None },
+            vec![dy, x, w, rstd],
+            vec![dx, dw],
+        );
         // A row of one element has almost no derivative: what is left is the difference of two rounded numbers.
         backward
             .packed(&[3], &[])
