@@ -78,11 +78,16 @@ pub(super) fn join(fusion: &mut Fusion, later: NodeId, earlier: NodeId) -> bool 
     };
     let Some(phase) = together(fusion, earlier, later) else { return false };
     let mut joined = Joined::default();
-    let own = joined.apply(program, &operands);
     let others = joined.apply(beside, &read);
-    let moved: Vec<(u16, u16)> = (0..others.len() as u16).zip(own.len() as u16..).collect();
-    let stored = program.outputs.iter().chain(&beside.outputs).map(|o| o.dtype);
-    let outputs: Vec<_> = own.into_iter().chain(others).zip(stored).collect();
+    // The later program may read the earlier one too: a gradient reads what is made again for it.
+    let stored = joined.all_stored(&others, &beside.outputs);
+    let known = |value: Value| (value.node == earlier).then(|| stored[value.result as usize]);
+    let own = joined.apply_with(program, &operands, known);
+    let further = fusion.read_elsewhere(earlier, later);
+    let moved: Vec<(u16, u16)> = further.iter().copied().zip(own.len() as u16..).collect();
+    let own = own.iter().zip(&program.outputs).map(|(&r, o)| (r, o.dtype));
+    let further = further.iter().map(|&r| (others[r as usize], beside.outputs[r as usize].dtype));
+    let outputs: Vec<_> = own.chain(further).collect();
     let Some((program, operands)) = joined.finish(&outputs) else { return false };
     let done = fusion.absorb(earlier, later, Op::Pointwise { program }, &operands, &moved);
     if done {

@@ -27,15 +27,19 @@
 //! output changes; every clone in the phase [`Phase::Recompute`]; under `cola-m` and `cola-m+` no down-projection is among
 //! them ([`check`]). Common subexpressions must not be merged afterwards, or the clones would be gone.
 
+pub mod auto;
+
 mod blocks;
 mod keep;
+mod placements;
 mod rebuild;
 
+use colac_plan::TensorType;
 use colac_plan::parameter::Role;
 use colac_plan::program::Phase;
 
 use crate::diagnostics::{Diagnostic, Diagnostics};
-use crate::graph::{Graph, NodeId};
+use crate::graph::{Graph, NodeId, NodeKind};
 use crate::passes::{codes, simplify};
 use crate::spec::{Recompute, RecomputePolicy};
 
@@ -75,8 +79,7 @@ pub fn run(graph: &mut Graph, recompute: &Recompute, diagnostics: &mut Diagnosti
 /// The policies around r-wide values make sense where there are some: elsewhere, as in the dense form of the same spec,
 /// `block` is what they come to.
 fn without_low_rank(graph: &Graph, blocks: &Blocks, policies: &mut [RecomputePolicy]) {
-    let is_low_rank = |id: &NodeId| blocks::weight_role(graph, *id) == Some(Role::LowRankDown);
-    if blocks.forward().iter().any(is_low_rank) {
+    if has_low_rank(graph, blocks) {
         return;
     }
     for policy in policies {
@@ -87,6 +90,29 @@ fn without_low_rank(graph: &Graph, blocks: &Blocks, policies: &mut [RecomputePol
             *policy = RecomputePolicy::Block;
         }
     }
+}
+
+fn has_low_rank(graph: &Graph, blocks: &Blocks) -> bool {
+    let is_low_rank = |id: &NodeId| blocks::weight_role(graph, *id) == Some(Role::LowRankDown);
+    blocks.forward().iter().any(is_low_rank)
+}
+
+/// Price of one byte in FLOPs, for choices that no measured device should decide.
+const BYTE_PRICE: u64 = 100;
+
+/// What running a node costs.
+fn price(graph: &Graph, id: NodeId) -> u64 {
+    let node = graph.node(id);
+    let NodeKind::Op(op) = &node.kind else { return 0 };
+    let operands = graph.operands(id);
+    let operands: Vec<&TensorType> = operands.iter().map(|&value| graph.ty(value)).collect();
+    let cost = op.cost(&operands, &node.results.iter().collect::<Vec<_>>());
+    cost.products + cost.other + BYTE_PRICE * cost.bytes
+}
+
+/// What running a graph costs.
+fn total_price(graph: &Graph) -> u64 {
+    graph.nodes().map(|node| price(graph, node.id)).sum()
 }
 
 /// Blocks in a segment where the spec does not say. With `L` blocks and `k` in a segment, `cola-m+` keeps `L/k` residual
