@@ -3,6 +3,7 @@
 //! Must not know sections or rules between keys.
 
 use super::codes;
+use super::recompute::bytes;
 use super::schema::{Key, Kind, LARGEST_RANK};
 use crate::diagnostics::{Diagnostic, nearest};
 use crate::toml_tree::{Node, Tree};
@@ -69,6 +70,16 @@ pub(super) fn check(key: &Key, node: Node) -> Result<Node, Diagnostic> {
             }
         }
         (Kind::Boolean, Tree::Boolean(_)) => Ok(node),
+        (Kind::Memory, Tree::Text(text, _)) => match text == "device" || bytes(text).is_some() {
+            true => Ok(node),
+            false => {
+                Err(Diagnostic::error(codes::UNKNOWN_VALUE, format!("`{path}` is not a size"))
+                    .at(node.span, "no number of bytes")
+                    .help(
+                        "write a number with a unit, as in \"24 GiB\" or \"80 GB\", or \"device\"",
+                    ))
+            }
+        },
         (Kind::Name(names), Tree::Text(text, _)) => match names.contains(&text.as_str()) {
             true => Ok(node),
             false => Err(unknown_value(&node, names, text, format!("write {}", key.kind))),

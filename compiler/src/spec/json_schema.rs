@@ -96,6 +96,7 @@ fn property(key: &Key) -> Json {
         Kind::Integer(low, high) => integer(low, high),
         Kind::Number(interval) => number(interval),
         Kind::Boolean => json!({ "type": "boolean" }),
+        Kind::Memory => json!({ "type": "string", "pattern": MEMORY_PATTERN }),
         Kind::Name(names) => json!({ "enum": names }),
         Kind::Selectors => texts((key.name == "targets").into()),
         Kind::Paths | Kind::Texts => texts(0),
@@ -112,6 +113,9 @@ fn property(key: &Key) -> Json {
     }
     property
 }
+
+/// Sizes as [`super::recompute::bytes`] reads them, as far as an expression can say it.
+const MEMORY_PATTERN: &str = "^(device|[0-9_.]+ ?([KMGTkmgt][Ii]?)?[Bb]?)$";
 
 fn described(default: Default) -> String {
     match default {

@@ -2,10 +2,11 @@
 //!
 //! Owns the section's types and its decoding. Must not know which values a model has: the pass decides.
 
+use super::codes;
 use super::decode::{Decoder, Section};
 use super::recipe::unused;
 use super::spanned::Spanned;
-use crate::diagnostics::Span;
+use crate::diagnostics::{Diagnostic, Span};
 use crate::language::selector::Selector;
 
 /// Which forward values live until the backward pass; what each keeps stands in [`crate::passes::recompute`].
@@ -61,8 +62,45 @@ pub struct Recompute {
     pub policy: Spanned<RecomputePolicy>,
     /// Blocks that are made again together, where the policy has segments; the policy's own choice if absent.
     pub segment: Option<Spanned<u32>>,
+    /// For `auto`: what to fit into. Then neither `policy` nor `segment` counts, and there are no overrides.
+    pub budget: Option<Budget>,
     /// Exceptions in the order written; the last one that matches decides.
     pub overrides: Vec<RecomputeOverride>,
+}
+
+/// What the policy `auto` has to fit into.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    /// Bytes of the whole plan; `None` for the memory of the device that will train it.
+    pub bytes: Option<u64>,
+    /// Whether the micro-batch may be chosen as well.
+    pub choose_micro_batch: bool,
+    /// Where the size is written.
+    pub span: Span,
+}
+
+/// A size such as `24 GiB`, `80GB` or `1_000_000`, in bytes: `KiB`, `MiB`, `GiB`, `TiB` are powers of 1024, `kB`, `MB`,
+/// `GB`, `TB` of 1000. `None` where the text is none or nothing is left of it.
+pub(super) fn bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '_'));
+    let (number, unit) = text.split_at(digits.unwrap_or(text.len()));
+    let unit = unit.trim().to_ascii_lowercase();
+    let scale: u64 = match unit.strip_suffix('b').unwrap_or(&unit) {
+        "" => 1,
+        "k" => 1000,
+        "m" => 1000_u64.pow(2),
+        "g" => 1000_u64.pow(3),
+        "t" => 1000_u64.pow(4),
+        "ki" => 1 << 10,
+        "mi" => 1 << 20,
+        "gi" => 1 << 30,
+        "ti" => 1 << 40,
+        _ => return None,
+    };
+    let number: f64 = number.replace('_', "").parse().ok()?;
+    let bytes = number * scale as f64;
+    (1.0..9e18).contains(&bytes).then_some(bytes as u64)
 }
 
 /// One `[[recompute.override]]`.
@@ -82,7 +120,22 @@ impl Recompute {
         decoder: &mut Decoder<'t>,
         section: &Section<'t>,
     ) -> Option<Recompute> {
-        let policy = policy(decoder, section);
+        let written = decoder.text(section, "policy");
+        let budget = match &written {
+            Some(written) if written.value == "auto" => Some(budget(decoder, section, written)?),
+            Some(written) => {
+                for key in ["memory", "choose_micro_batch"] {
+                    let reason = "only `auto` fits a plan into a memory";
+                    unused(decoder, section, key, Some(written.span), reason);
+                }
+                None
+            }
+            None => None,
+        };
+        let policy = written.map(|written| {
+            let policy = RecomputePolicy::of(&written.value);
+            written.map(|_| policy.unwrap_or(RecomputePolicy::None))
+        });
         let segment = section.has("segment").then(|| decoder.count(section, "segment"));
         let mut overrides = Vec::new();
         let mut complete = true;
@@ -108,13 +161,65 @@ impl Recompute {
             let reason = "only `block` and `cola-m+` make several blocks again together";
             unused(decoder, section, "segment", Some(policy.span), reason);
         }
-        let recompute = Recompute { policy: policy?, segment, overrides };
+        if let (Some(_), Some(first)) = (budget, overrides.first()) {
+            decoder.report(
+                Diagnostic::error(codes::CONTRADICTION, "`auto` decides for the whole model")
+                    .at(first.span, "this override")
+                    .help("remove the overrides, or choose another policy"),
+            );
+        }
+        let recompute = Recompute { policy: policy?, segment, budget, overrides };
         complete.then_some(recompute)
     }
+}
+
+fn budget(
+    decoder: &mut Decoder<'_>,
+    section: &Section<'_>,
+    policy: &Spanned<String>,
+) -> Option<Budget> {
+    let choose = decoder.boolean(section, "choose_micro_batch");
+    let Some(memory) = decoder.text(section, "memory") else {
+        if !section.has("memory") {
+            decoder.report(
+                Diagnostic::error(codes::MISSING_KEY, "`recompute.memory` is missing")
+                    .at(policy.span, "`auto` needs to know what to fit into")
+                    .help("add `memory = \"24 GiB\"`, or `memory = \"device\"` to train at once"),
+            );
+        }
+        return None;
+    };
+    let bytes = (memory.value != "device").then(|| bytes(&memory.value)).flatten();
+    Some(Budget { bytes, choose_micro_batch: choose?.value, span: memory.span })
 }
 
 fn policy(decoder: &mut Decoder<'_>, section: &Section<'_>) -> Option<Spanned<RecomputePolicy>> {
     let written = decoder.text(section, "policy")?;
     let policy = RecomputePolicy::of(&written.value)?;
     Some(written.map(|_| policy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bytes;
+
+    #[test]
+    fn sizes_are_read_with_their_units() {
+        for (text, expected) in [
+            ("24 GiB", Some(24 << 30)),
+            ("1.5KiB", Some(1536)),
+            ("80GB", Some(80_000_000_000)),
+            ("1_000", Some(1000)),
+            ("2t", Some(2_000_000_000_000)),
+            ("", None),
+            ("GiB", None),
+            ("24 apples", None),
+            ("0", None),
+            ("-3 GiB", None),
+            ("9e99", None),
+            ("99999999 TiB", None),
+        ] {
+            assert_eq!(bytes(text), expected, "{text}");
+        }
+    }
 }

@@ -45,6 +45,8 @@ pub enum Kind {
     Number(Interval),
     /// `true` or `false`.
     Boolean,
+    /// A number of bytes with a unit, or `device`.
+    Memory,
     /// One of these names.
     Name(&'static [&'static str]),
     /// One selector or a list of selectors.
@@ -132,8 +134,11 @@ pub const SECTIONS: &[&str] = &[
 pub(crate) const PRECISIONS: &[&str] = &["f32", "bf16", "bf16-pure"];
 
 /// What may live until the backward pass: [`super::RecomputePolicy`].
-pub(crate) const RECOMPUTE_POLICIES: &[&str] =
-    &["none", "selective", "cola-m", "cola-m-reference", "cola-m+", "block"];
+const RECOMPUTE_POLICIES: &[&str] =
+    &["none", "selective", "cola-m", "cola-m-reference", "cola-m+", "block", "auto"];
+
+/// Those of them that parts of a model may have.
+const PLAIN_RECOMPUTE_POLICIES: &[&str] = RECOMPUTE_POLICIES.split_at(6).0;
 
 /// Formats of ids in token files without a header.
 const TOKEN_DTYPES: &[&str] = &["u16", "u32"];
@@ -142,8 +147,8 @@ const TOKEN_DTYPES: &[&str] = &["u16", "u32"];
 pub const KEYS: &[Key] = {
     use self::Default::{Absent, Required, RequiredUnless, SameAs, Value};
     use self::Kind::{
-        Activation, Boolean, Integer, Line, Name, Number, Paths, Rank, Selectors, Switches, Text,
-        Texts,
+        Activation, Boolean, Integer, Line, Memory, Name, Number, Paths, Rank, Selectors, Switches,
+        Text, Texts,
     };
     const fn key(section: &'static str, name: &'static str, kind: Kind, default: Default) -> Key {
         Key { section, name, kind, default }
@@ -161,9 +166,11 @@ pub const KEYS: &[Key] = {
         key("cola.override", "activation", Activation, Absent("as in `[cola]`")),
         key("cola.override", "dense", Boolean, Value("false")),
         key("recompute", "policy", Name(RECOMPUTE_POLICIES), Value("\"none\"")),
+        key("recompute", "memory", Memory, Absent("required by `auto`")),
+        key("recompute", "choose_micro_batch", Boolean, Value("false")),
         key("recompute", "segment", Integer(1, 10_000), Absent("the policy chooses")),
         key("recompute.override", "targets", Selectors, Required),
-        key("recompute.override", "policy", Name(RECOMPUTE_POLICIES), Required),
+        key("recompute.override", "policy", Name(PLAIN_RECOMPUTE_POLICIES), Required),
         key("train", "sequence_length", Integer(2, MOST_TOKENS_OR_ROWS), Required),
         key("train", "micro_batch", Integer(1, MOST_TOKENS_OR_ROWS), Required),
         key("train", "global_batch", Integer(1, MOST_TOKENS_OR_ROWS), SameAs("train.micro_batch")),
@@ -259,6 +266,7 @@ impl fmt::Display for Kind {
             Kind::Integer(low, high) => write!(f, "an integer from {low} to {}", grouped(*high)),
             Kind::Number(interval) => write!(f, "a number {interval}"),
             Kind::Boolean => f.write_str("true or false"),
+            Kind::Memory => f.write_str("a size such as \"24 GiB\", or \"device\""),
             Kind::Name(names) => {
                 let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
                 write!(f, "one of {}", quoted.join(", "))
