@@ -1,0 +1,273 @@
+//! How long a plan takes on a device: a pure function of plan and profile.
+//!
+//! Owns the model: an operation takes the longer of its arithmetic and its bytes, and the device's overhead. Which rate
+//! counts for an operation is decided here; the rates themselves are in [`crate::profile`]. Must not measure anything.
+//! All arithmetic is in integers, so that equal plans and profiles give equal predictions everywhere.
+
+use crate::dtype::DType;
+use crate::op::Op;
+use crate::plan::Plan;
+use crate::pointwise::{Instruction, Program as PointwiseProgram};
+use crate::profile::{Basis, Figure, Product, ProductShape, Profile};
+use crate::program::{Operation, Phase, ProgramKind};
+use crate::shape::TensorType;
+use crate::tensor::TensorId;
+
+/// What an operation mostly waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Limit {
+    /// Its arithmetic.
+    Arithmetic,
+    /// Its bytes.
+    Bytes,
+}
+
+/// The predicted time of something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Time {
+    /// Nanoseconds.
+    pub nanoseconds: u64,
+    /// The least known of the figures that it rests on.
+    pub basis: Basis,
+}
+
+impl Time {
+    const NONE: Time = Time { nanoseconds: 0, basis: Basis::Measured };
+}
+
+impl std::ops::Add for Time {
+    type Output = Time;
+
+    fn add(self, other: Time) -> Time {
+        Time {
+            nanoseconds: self.nanoseconds.saturating_add(other.nanoseconds),
+            basis: self.basis.max(other.basis),
+        }
+    }
+}
+
+impl std::iter::Sum for Time {
+    fn sum<I: Iterator<Item = Time>>(times: I) -> Time {
+        times.fold(Time::NONE, std::ops::Add::add)
+    }
+}
+
+/// The predicted time of one operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OperationTime {
+    /// With the overhead.
+    pub time: Time,
+    /// What it waits for.
+    pub limit: Limit,
+}
+
+/// The predicted time of one optimizer update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepTime {
+    /// Forward and backward of one micro-batch.
+    pub micro_batch: Time,
+    /// Micro-batches in an update.
+    pub accumulation: u64,
+    /// Of `micro_batch`, the values that are made again.
+    pub recompute: Time,
+    /// Clipping and optimizer.
+    pub update: Time,
+    /// All micro-batches and the update.
+    pub total: Time,
+    /// Token positions of an update.
+    pub tokens: u64,
+}
+
+impl StepTime {
+    /// Tokens a second, rounded down.
+    pub fn tokens_per_second(&self) -> u64 {
+        let tokens = u128::from(self.tokens) * 1_000_000_000;
+        let each = tokens / u128::from(self.total.nanoseconds.max(1));
+        u64::try_from(each).unwrap_or(u64::MAX)
+    }
+}
+
+/// Time of an update: every micro-batch of the recipe's global batch on one device, and the optimizer.
+pub fn step(plan: &Plan, profile: &Profile) -> StepTime {
+    let recipe = &plan.recipe;
+    let accumulation = u64::from((recipe.global_batch / recipe.micro_batch.max(1)).max(1));
+    let training = plan.program(ProgramKind::ForwardBackward);
+    let (mut micro_batch, mut recompute) = (Time::NONE, Time::NONE);
+    for operation in &training.operations {
+        let time = self::operation(plan, operation, profile).time;
+        micro_batch = micro_batch + time;
+        if matches!(operation.phase, Phase::Recompute(_)) {
+            recompute = recompute + time;
+        }
+    }
+    let update = program(plan, ProgramKind::Update, profile);
+    let all = Time {
+        nanoseconds: micro_batch.nanoseconds.saturating_mul(accumulation),
+        basis: micro_batch.basis,
+    };
+    let tokens =
+        accumulation * u64::from(recipe.micro_batch) * u64::from(recipe.sequence_length);
+    StepTime { micro_batch, accumulation, recompute, update, total: all + update, tokens }
+}
+
+/// Time of one execution of a program.
+pub fn program(plan: &Plan, kind: ProgramKind, profile: &Profile) -> Time {
+    let operations = &plan.program(kind).operations;
+    operations.iter().map(|operation| self::operation(plan, operation, profile).time).sum()
+}
+
+/// Time of one execution of an operation.
+pub fn operation(plan: &Plan, operation: &Operation, profile: &Profile) -> OperationTime {
+    let types = |ids: &[TensorId]| -> Vec<&TensorType> {
+        ids.iter().map(|&id| &plan.tensor(id).ty).collect()
+    };
+    let (operands, results) = (types(&operation.operands), types(&operation.results));
+    let model = Model { op: &operation.op, operands: &operands, results: &results, profile };
+    let (arithmetic, bytes) = (model.arithmetic(), model.bytes());
+    let (work, limit) = match arithmetic.nanoseconds >= bytes.nanoseconds {
+        true => (arithmetic, Limit::Arithmetic),
+        false => (bytes, Limit::Bytes),
+    };
+    let overhead =
+        Time { nanoseconds: profile.overhead.value, basis: profile.overhead.basis };
+    OperationTime { time: work + overhead, limit }
+}
+
+/// Nanoseconds of `work` at a rate for each second.
+fn at(work: u64, rate: Figure) -> Time {
+    let nanoseconds = u128::from(work) * 1_000_000_000 / u128::from(rate.value.max(1));
+    Time { nanoseconds: u64::try_from(nanoseconds).unwrap_or(u64::MAX), basis: rate.basis }
+}
+
+/// One operation and the device it runs on.
+struct Model<'a> {
+    op: &'a Op,
+    operands: &'a [&'a TensorType],
+    results: &'a [&'a TensorType],
+    profile: &'a Profile,
+}
+
+impl Model<'_> {
+    /// Time that the arithmetic takes.
+    fn arithmetic(&self) -> Time {
+        let shape = |i: usize| &self.operands[i].shape;
+        let dtype = |i: usize| self.operands[i].dtype;
+        match self.op {
+            Op::Linear => {
+                let extents = (shape(0).rows(), self.results[0].shape.width(), shape(0).width());
+                self.product(Product::Forward, dtype(1), extents)
+            }
+            Op::LinearBackwardInput => {
+                let extents = (shape(0).rows(), shape(1).width(), shape(0).width());
+                self.product(Product::Input, dtype(1), extents)
+            }
+            Op::LinearBackwardWeight => {
+                let extents = (shape(0).width(), shape(1).width(), shape(0).rows());
+                self.product(Product::Weight, dtype(0), extents)
+            }
+            Op::Attention { .. } => self.attention(false, 0),
+            Op::AttentionBackward { .. } => self.attention(true, 1),
+            Op::HeadLoss { chunk, .. } => self.head(*chunk, false),
+            Op::HeadLossWithGradient { chunk, .. } => self.head(*chunk, true),
+            Op::Pointwise { program } => self.elements(program, self.results[0].shape.elements()),
+            Op::Softmax => at(shape(0).elements(), self.profile.functions),
+            // Counted under the bytes: what these operations compute for each element is little, and fixed.
+            Op::Embedding
+            | Op::EmbeddingBackward { .. }
+            | Op::RmsNorm { .. }
+            | Op::RmsNormBackward { .. }
+            | Op::LayerNorm { .. }
+            | Op::LayerNormBackward { .. }
+            | Op::Dropout { .. }
+            | Op::RowSum { .. }
+            | Op::Rope { .. }
+            | Op::ColumnSum
+            | Op::GradientNorm
+            | Op::AdamW { .. }
+            | Op::Slice { .. }
+            | Op::Concat { .. }
+            | Op::Shift { .. }
+            | Op::Sum => Time::NONE,
+        }
+    }
+
+    /// Time that operands and results take on their way. Those of products and attention pass while these compute, and
+    /// their rates were measured with them.
+    fn bytes(&self) -> Time {
+        let cost = self.op.cost(self.operands, self.results);
+        let bytes = match self.op {
+            Op::HeadLoss { .. } | Op::HeadLossWithGradient { .. } => return Time::NONE,
+            _ => cost.bytes,
+        };
+        let name = match cost.products > 0 {
+            // By the common rate, which is the least that any operation waits for memory.
+            true => "",
+            false => self.op.name(),
+        };
+        at(bytes, self.profile.stream_rate(name, bytes))
+    }
+
+    fn product(&self, product: Product, dtype: DType, extents: (u64, u64, u64)) -> Time {
+        let (rows, columns, inner) = extents;
+        let shape = ProductShape { rows, columns, inner };
+        at(shape.flops(), self.profile.product_rate(product, dtype, shape))
+    }
+
+    fn attention(&self, backward: bool, queries: usize) -> Time {
+        let cost = self.op.cost(self.operands, self.results);
+        let q = self.operands[queries];
+        if self.profile.attention.iter().all(|rate| rate.backward != backward) {
+            // The scores of one head are the product that attention is made of.
+            let sequence = q.shape.0[1].extent;
+            let shape =
+                ProductShape { rows: sequence, columns: sequence, inner: q.shape.width() };
+            return at(cost.products, self.profile.product_rate(Product::Forward, q.dtype, shape));
+        }
+        let (sequence, width) = (q.shape.0[1].extent, q.shape.width());
+        at(cost.products, self.profile.attention_rate(backward, sequence, width))
+    }
+
+    /// The loss: products over one chunk of positions after the other, and passes over the logits.
+    fn head(&self, chunk: u32, gradient: bool) -> Time {
+        let (x, weight) = (self.operands[0], self.operands[1]);
+        let (positions, hidden) = (x.shape.rows(), x.shape.width());
+        let vocabulary = weight.shape.0[0].extent;
+        let each = positions.min(u64::from(chunk)).max(1);
+        let mut products = vec![(Product::Forward, (each, vocabulary, hidden))];
+        if gradient {
+            products.push((Product::Input, (each, hidden, vocabulary)));
+            products.push((Product::Weight, (vocabulary, hidden, each)));
+        }
+        let chunk: Time = products
+            .into_iter()
+            .map(|(product, extents)| self.product(product, weight.dtype, extents))
+            .sum();
+        let logits = positions * vocabulary;
+        let cost = self.op.cost(self.operands, self.results);
+        // Times the chunks, of which the last may be smaller.
+        let nanoseconds = u128::from(chunk.nanoseconds) * u128::from(positions) / u128::from(each);
+        let products = Time {
+            nanoseconds: u64::try_from(nanoseconds).unwrap_or(u64::MAX),
+            basis: chunk.basis,
+        };
+        products
+            + at(logits * (1 + u64::from(gradient)), self.profile.functions)
+            + at(cost.other, self.profile.arithmetic)
+    }
+
+    fn elements(&self, program: &PointwiseProgram, elements: u64) -> Time {
+        let functions = program.instructions.iter().filter(|i| is_function(i)).count() as u64;
+        let plain = program.arithmetic() - functions;
+        at(functions * elements, self.profile.functions)
+            + at(plain * elements, self.profile.arithmetic)
+    }
+}
+
+/// Whether an instruction is a function that takes a series of its own.
+fn is_function(instruction: &Instruction) -> bool {
+    use crate::pointwise::Unary;
+    match instruction {
+        Instruction::Unary(unary, _) => !matches!(unary, Unary::Negate | Unary::Absolute),
+        _ => false,
+    }
+}
