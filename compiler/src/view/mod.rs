@@ -4,6 +4,11 @@
 //! Must not know specs, graphs or passes.
 
 pub mod inspection;
+pub mod memory;
+pub mod memory_text;
 pub mod text;
+pub mod timeline;
 
 pub use inspection::Inspection;
+pub use memory::MemoryReport;
+pub use timeline::Timeline;
