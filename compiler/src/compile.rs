@@ -33,8 +33,8 @@ pub const CODES: [(&str, &str); 3] = [
 
 /// Every code of the compiler with what it means, stage by stage.
 pub fn codes() -> impl Iterator<Item = (&'static str, &'static str)> {
-    use crate::{language, spec};
-    let stages = [spec::codes::ALL, language::codes::ALL, lower::codes::ALL];
+    use crate::{device, language, spec};
+    let stages = [spec::codes::ALL, language::codes::ALL, lower::codes::ALL, device::codes::ALL];
     let stages = stages.into_iter().flatten().copied();
     stages.chain(passes::codes::ALL).chain(CODES)
 }

@@ -4,6 +4,7 @@
 //! [`graph`], [`passes`] rewrite it, [`emit`] turns it into a plan. Opens no device, trains nothing.
 
 pub mod compile;
+pub mod device;
 pub mod diagnostics;
 pub mod emit;
 pub mod graph;

@@ -105,8 +105,7 @@ pub fn step(plan: &Plan, profile: &Profile) -> StepTime {
         nanoseconds: micro_batch.nanoseconds.saturating_mul(accumulation),
         basis: micro_batch.basis,
     };
-    let tokens =
-        accumulation * u64::from(recipe.micro_batch) * u64::from(recipe.sequence_length);
+    let tokens = accumulation * u64::from(recipe.micro_batch) * u64::from(recipe.sequence_length);
     StepTime { micro_batch, accumulation, recompute, update, total: all + update, tokens }
 }
 
@@ -128,8 +127,7 @@ pub fn operation(plan: &Plan, operation: &Operation, profile: &Profile) -> Opera
         true => (arithmetic, Limit::Arithmetic),
         false => (bytes, Limit::Bytes),
     };
-    let overhead =
-        Time { nanoseconds: profile.overhead.value, basis: profile.overhead.basis };
+    let overhead = Time { nanoseconds: profile.overhead.value, basis: profile.overhead.basis };
     OperationTime { time: work + overhead, limit }
 }
 
@@ -219,12 +217,11 @@ impl Model<'_> {
         if self.profile.attention.iter().all(|rate| rate.backward != backward) {
             // The scores of one head are the product that attention is made of.
             let sequence = q.shape.0[1].extent;
-            let shape =
-                ProductShape { rows: sequence, columns: sequence, inner: q.shape.width() };
+            let shape = ProductShape { rows: sequence, columns: sequence, inner: q.shape.width() };
             return at(cost.products, self.profile.product_rate(Product::Forward, q.dtype, shape));
         }
         let (sequence, width) = (q.shape.0[1].extent, q.shape.width());
-        at(cost.products, self.profile.attention_rate(backward, sequence, width))
+        at(cost.products, self.profile.attention_rate(backward, q.dtype, sequence, width))
     }
 
     /// The loss: products over one chunk of positions after the other, and passes over the logits.

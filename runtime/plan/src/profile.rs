@@ -120,6 +120,8 @@ pub struct ProductRate {
 pub struct AttentionRate {
     /// Whether it is that of the derivative.
     pub backward: bool,
+    /// How queries are stored.
+    pub dtype: DType,
     /// Positions in a row; all where there is none.
     pub sequence: Option<u64>,
     /// Width of a head; all where there is none.
@@ -224,12 +226,21 @@ impl Profile {
     }
 
     /// FLOP/s of attention.
-    pub fn attention_rate(&self, backward: bool, sequence: u64, head_dim: u64) -> Figure {
+    pub fn attention_rate(
+        &self,
+        backward: bool,
+        dtype: DType,
+        sequence: u64,
+        head_dim: u64,
+    ) -> Figure {
         let distance = |rate: &AttentionRate| {
             rate.sequence.map_or(0, |at| apart(at, sequence))
                 + rate.head_dim.map_or(0, |at| apart(at, head_dim))
         };
-        let points = self.attention.iter().filter(|rate| rate.backward == backward);
+        let same = |rate: &&AttentionRate| rate.backward == backward;
+        let storage = self.attention.iter().filter(same).any(|rate| rate.dtype == dtype);
+        let points =
+            self.attention.iter().filter(same).filter(|rate| !storage || rate.dtype == dtype);
         let rate = between(points.map(|rate| (distance(rate), rate.rate)));
         self.reached(rate, |attainable| attainable.attention)
     }
