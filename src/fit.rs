@@ -5,7 +5,7 @@ use std::fmt::Write;
 use clap::Args;
 use colac_compiler::diagnostics::Sources;
 use colac_compiler::fit::{self, Fit, Search, Smallest};
-use colac_compiler::policies::POLICIES;
+use colac_compiler::policies;
 use colac_compiler::view::text;
 use colac_plan::Plan;
 use colac_plan::profile::Profile;
@@ -79,7 +79,7 @@ struct Report<'a> {
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
-    let Arguments { target, device, memory, reserve, micro_batches, policies, rows, json, options } =
+    let Arguments { target, device, memory, reserve, micro_batches, policies: wanted, rows, json, options } =
         arguments;
     let named = device.named()?;
     if named.is_none() && memory.is_none() {
@@ -88,9 +88,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
                 .to_owned()
         }));
     }
-    if let Some(unknown) = policies.iter().find(|policy| !POLICIES.contains(&policy.as_str())) {
+    let known = policies::all();
+    if let Some(unknown) = wanted.iter().find(|policy| !known.contains(&policy.as_str())) {
         return Err(Failure::line(format!("there is no recompute policy `{unknown}`"))
-            .or_help(|| format!("write one of {}", POLICIES.join(", "))));
+            .or_help(|| format!("write some of {}", known.join(","))));
     }
     let reserved = named.as_ref().map(|profile| reserve.unwrap_or(profile.reserved.value));
     let budget = budget(named.as_ref(), memory, reserved)?;
@@ -105,9 +106,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     };
     let search = Search {
         budget_bytes: budget,
-        policies: match policies.is_empty() {
-            true => POLICIES.iter().map(|policy| (*policy).to_owned()).collect(),
-            false => policies,
+        policies: match wanted.is_empty() {
+            true => known.into_iter().map(str::to_owned).collect(),
+            false => wanted,
         },
         micro_batches: sizes,
         profile: profile.as_ref(),
@@ -234,10 +235,11 @@ fn report(
         report += "  times are predicted once `colac calibrate` has measured this machine, or with --device\n";
     }
     let best = &found.rows[0];
-    let mut settings = vec![format!("train.micro_batch={}", best.micro_batch)];
-    settings.extend(colac_compiler::policies::settings(&best.policy));
-    let settings: Vec<String> = settings.iter().map(|setting| format!("--set {setting}")).collect();
-    let _ = writeln!(report, "\nbest: {}", settings.join(" "));
+    let _ = writeln!(
+        report,
+        "\nbest: --set train.micro_batch={} --set recompute.policy={}",
+        best.micro_batch, best.policy
+    );
     report
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use colac_compiler::diagnostics::Sources;
+use colac_compiler::diagnostics::{Diagnostics, Sources};
 use colac_compiler::policies::{self, PolicyRow};
 use colac_compiler::view::memory_text;
 use colac_compiler::view::{Inspection, MemoryReport, Timeline, text};
@@ -81,8 +81,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     if let (Some(Some(file)), Some(curve)) = (&timeline, &curve) {
         draw(file, &inspection, &memory, curve)?;
     }
-    let (rows, _) =
-        policies::compare(&plan, policies::POLICIES, profile.as_ref(), &mut Sources::default());
+    let (rows, refused) =
+        policies::compare(&plan, &policies::all(), profile.as_ref(), &mut Sources::default());
     if json {
         return console::out_json(&Report {
             inspection: &inspection,
@@ -98,12 +98,17 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         let _ = write!(report, "\nbytes alive over {}\n{}", curve.program, curve.text(COLUMNS));
     }
     report.push('\n');
-    report += &policy_table(&plan, &rows, profile.as_ref());
+    report += &policy_table(&plan, &rows, &refused, profile.as_ref());
     console::out(report)
 }
 
 /// What each policy would cost, and for which device times are predicted.
-fn policy_table(plan: &Plan, rows: &[PolicyRow], profile: Option<&Profile>) -> String {
+fn policy_table(
+    plan: &Plan,
+    rows: &[PolicyRow],
+    refused: &[(String, Diagnostics)],
+    profile: Option<&Profile>,
+) -> String {
     let mut table = format!(
         "recompute policies, at a micro-batch of {}\n  {:<20}{:>14}{:>14}{:>14}{:>20}{:>14}\n",
         plan.recipe.micro_batch, "", "activations", "kept", "total", "FLOPs again", "step"
@@ -125,6 +130,10 @@ fn policy_table(plan: &Plan, rows: &[PolicyRow], profile: Option<&Profile>) -> S
             text::bytes(row.kept_bytes),
             text::bytes(row.total_bytes),
         );
+    }
+    for (policy, diagnostics) in refused {
+        let why = diagnostics.iter().next().map_or("", |diagnostic| &diagnostic.message);
+        let _ = writeln!(table, "  {policy:<20}  not for this plan: {why}");
     }
     let _ = match profile {
         Some(profile) => writeln!(table, "  steps on {}", devices::described(profile)),

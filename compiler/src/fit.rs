@@ -89,10 +89,11 @@ pub fn micro_batches(plan: &Plan) -> Vec<u32> {
     (1..=global).filter(|each| global.is_multiple_of(*each)).collect()
 }
 
-/// Compiles and compares. Memory rises with the micro-batch, so the first that does not fit ends a policy's list.
+/// Compiles and compares. Memory rises with the micro-batch, so the first that does not fit ends a policy's list. A policy
+/// that the spec cannot have, such as one that keeps r-wide values of a full-rank model, has no rows.
 ///
 /// # Errors
-/// What the compiler says about a variant, for the first policy that has none at all.
+/// What the compiler says about the first policy, if the spec can have none of them.
 pub fn fit(plan: &Plan, search: &Search<'_>, sources: &mut Sources) -> Result<Fit, Diagnostics> {
     let global = plan.recipe.global_batch;
     let mut sizes: Vec<u32> = search
@@ -121,18 +122,19 @@ pub fn fit(plan: &Plan, search: &Search<'_>, sources: &mut Sources) -> Result<Fi
             .map(|task| task.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect()
     });
-    let (mut rows, mut smallest) = (Vec::new(), Vec::new());
+    let (mut rows, mut smallest, mut refused) = (Vec::new(), Vec::new(), None);
     for tried in found {
         match tried {
             Ok(tried) => {
                 rows.extend(tried.rows);
                 smallest.extend(tried.smallest);
             }
-            Err((diagnostics, of_thread)) => {
-                *sources = of_thread;
-                return Err(diagnostics);
-            }
+            Err(refusal) => refused = refused.or(Some(refusal)),
         }
+    }
+    if let (true, Some((diagnostics, of_thread))) = (smallest.is_empty(), refused) {
+        *sources = of_thread;
+        return Err(diagnostics);
     }
     rows.sort_by(|a: &FitRow, b: &FitRow| {
         let key = |row: &FitRow| {
@@ -164,8 +166,7 @@ fn try_policy(
 ) -> Result<Tried, Diagnostics> {
     let mut tried = Tried { rows: Vec::new(), smallest: None };
     for &size in sizes {
-        let mut settings = policies::settings(policy);
-        settings.push(format!("train.micro_batch={size}"));
+        let settings = vec![policies::setting(policy), format!("train.micro_batch={size}")];
         let variant = recompile(plan, settings, sources)?.plan;
         if tried.smallest.is_none() {
             tried.smallest = Some(smallest(policy, &variant));

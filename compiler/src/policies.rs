@@ -9,10 +9,13 @@ use serde::Serialize;
 
 use crate::compile::recompile;
 use crate::diagnostics::{Diagnostics, Sources};
+use crate::spec::RecomputePolicy;
 use crate::view::{Inspection, MemoryReport};
 
-/// The policies that keep the same spec comparable: those that need no setting beside their name.
-pub const POLICIES: &[&str] = &["none"];
+/// The names of all policies that need no setting beside their name, from the one that keeps most.
+pub fn all() -> Vec<&'static str> {
+    RecomputePolicy::ALL.into_iter().map(RecomputePolicy::name).collect()
+}
 
 /// What one policy costs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -37,13 +40,9 @@ pub struct PolicyRow {
     pub basis: Option<&'static str>,
 }
 
-/// The settings that give a plan's spec another policy.
-pub fn settings(policy: &str) -> Vec<String> {
-    match policy {
-        // The only one there is without `[recompute]`.
-        "none" => Vec::new(),
-        policy => vec![format!("recompute.policy={policy}")],
-    }
+/// The setting that gives a plan's spec another policy.
+pub fn setting(policy: &str) -> String {
+    format!("recompute.policy=\"{policy}\"")
 }
 
 /// One row for each policy, in the order given. Policies that this plan cannot have are left out, with what is said
@@ -56,7 +55,7 @@ pub fn compare(
 ) -> (Vec<PolicyRow>, Vec<(String, Diagnostics)>) {
     let (mut rows, mut refused) = (Vec::new(), Vec::new());
     for &policy in policies {
-        match recompile(plan, settings(policy), sources) {
+        match recompile(plan, vec![setting(policy)], sources) {
             Ok(compiled) => rows.push(row(plan, policy, &compiled.plan, profile)),
             Err(diagnostics) => refused.push((policy.to_owned(), diagnostics)),
         }
