@@ -79,8 +79,17 @@ struct Report<'a> {
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
-    let Arguments { target, device, memory, reserve, micro_batches, policies: wanted, rows, json, options } =
-        arguments;
+    let Arguments {
+        target,
+        device,
+        memory,
+        reserve,
+        micro_batches,
+        policies: wanted,
+        rows,
+        json,
+        options,
+    } = arguments;
     let named = device.named()?;
     if named.is_none() && memory.is_none() {
         return Err(Failure::line("nothing says how much memory there is").or_help(|| {

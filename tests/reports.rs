@@ -155,8 +155,11 @@ fn a_wrong_profile_is_one_clear_error_in_place() {
     let folder = folder();
     let text = fs::read_to_string(common::repository("specs/devices/h100.toml")).unwrap();
     fs::write(folder.path("mine.toml"), text.replace("gigabytes = ", "gigabyte = ")).unwrap();
-    let done = run(&folder, &["fit", "llama-nano", "--device", "./mine.toml"])
-        .says(&["device::unknown_key", "mine.toml:", "did you mean `gigabytes`?"]);
+    let done = run(&folder, &["fit", "llama-nano", "--device", "./mine.toml"]).says(&[
+        "device::unknown_key",
+        "mine.toml:",
+        "did you mean `gigabytes`?",
+    ]);
     assert_eq!((done.code, done.out.as_str()), (Some(1), ""));
 }
 
@@ -197,11 +200,7 @@ fn bench_measures_a_plan_without_data() {
     assert!(json["memory"]["plan_bytes"].as_u64().unwrap() > 0);
     let trace: Value = serde_json::from_slice(&folder.read("trace.json")).unwrap();
     let events = trace["traceEvents"].as_array().unwrap();
-    let plan = common::plan(
-        "llama-nano",
-        &["train.global_batch=2", "train.micro_batch=1"],
-        false,
-    );
+    let plan = common::plan("llama-nano", &["train.global_batch=2", "train.micro_batch=1"], false);
     let operations = |kind| plan.program(kind).operations.len();
     let expected = 2 * operations(colac_plan::ProgramKind::ForwardBackward)
         + operations(colac_plan::ProgramKind::Update);

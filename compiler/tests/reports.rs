@@ -62,7 +62,11 @@ fn categories_add_up_to_the_plan_and_the_peak_to_the_lower_bound() {
         assert_eq!(peak.kept_bytes + peak.transient_bytes, peak.bytes, "{name}");
         let at = peak.operation.as_ref().unwrap().index;
         for tensor in &peak.tensors {
-            assert!(tensor.since.index <= at && at <= tensor.until.index, "{name}: {}", tensor.name);
+            assert!(
+                tensor.since.index <= at && at <= tensor.until.index,
+                "{name}: {}",
+                tensor.name
+            );
         }
     }
 }
@@ -81,7 +85,11 @@ fn bytes_moved_and_timeline_agree_with_the_plan() {
         assert_eq!(moved.update, bytes("update"), "{name}");
         let curve = Timeline::new(&plan);
         let most = (0..curve.kept_bytes.len()).map(|at| curve.alive(at)).max().unwrap();
-        assert_eq!((most, curve.alive(curve.peak)), (memory.peak.bytes, memory.peak.bytes), "{name}");
+        assert_eq!(
+            (most, curve.alive(curve.peak)),
+            (memory.peak.bytes, memory.peak.bytes),
+            "{name}"
+        );
         assert_eq!(Some(curve.peak), memory.peak.operation.map(|place| place.index), "{name}");
         assert_eq!(curve.phases.iter().map(|run| run.count).sum::<usize>(), curve.kept_bytes.len());
         for line in curve.text(60).lines() {
@@ -129,8 +137,10 @@ fn reports_of_small_specs_are_as_committed() {
         let memory = MemoryReport::new(&plan);
         let text = memory_text::report(&memory, &Inspection::new(&plan), &plan.origin.architecture);
         let curve = Timeline::new(&plan).text(72);
-        let shown: String =
-            format!("{text}\n{curve}").lines().map(|line| format!("{}\n", line.trim_end())).collect();
+        let shown: String = format!("{text}\n{curve}")
+            .lines()
+            .map(|line| format!("{}\n", line.trim_end()))
+            .collect();
         golden(name, &shown);
         golden(&format!("{name}-json"), &serde_json::to_string_pretty(&memory).unwrap());
     }
@@ -230,9 +240,10 @@ fn what_fits_a_memory_fits_a_larger_one() {
     assert_eq!(before.len(), micro_batches * policies::all().len(), "all fit a terabyte");
     // The plan itself is among them, with its own bytes.
     let found = fitting(1 << 40);
-    let own = found.rows.iter().find(|row| {
-        row.policy == "none" && row.micro_batch == plan.recipe.micro_batch
-    });
+    let own = found
+        .rows
+        .iter()
+        .find(|row| row.policy == "none" && row.micro_batch == plan.recipe.micro_batch);
     assert_eq!(own.unwrap().total_bytes, whole);
     // Nothing fits a kilobyte, and what the least is, is told.
     let nothing = fitting(1024);

@@ -268,3 +268,116 @@ fn is_function(instruction: &Instruction) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::{Mask, Real, Scores};
+    use crate::profile::{AttentionRate, DeviceKind, Evidence, ProductRate, StreamRate};
+
+    /// One FLOP and one byte a nanosecond, whatever the shape; a function takes two.
+    fn profile() -> Profile {
+        let figure = |value| Figure::new(value, Basis::Measured);
+        Profile {
+            name: "test".into(),
+            device: "none".into(),
+            kind: DeviceKind::Cpu,
+            threads: Some(1),
+            memory: None,
+            reserved: figure(0),
+            overhead: figure(0),
+            arithmetic: figure(1_000_000_000),
+            functions: figure(500_000_000),
+            products: vec![ProductRate {
+                product: None,
+                dtype: DType::F32,
+                shape: None,
+                rate: figure(1_000_000_000),
+            }],
+            attention: Vec::new(),
+            streams: vec![StreamRate { operation: None, bytes: None, rate: figure(1_000_000_000) }],
+            attainable: None,
+            evidence: Vec::<Evidence>::new(),
+        }
+    }
+
+    /// Nanoseconds of arithmetic and of bytes.
+    fn times(op: &Op, operands: &[TensorType], profile: &Profile) -> (u64, u64) {
+        let operands: Vec<&TensorType> = operands.iter().collect();
+        let results = op.infer(&operands).expect("the shapes fit");
+        let results: Vec<&TensorType> = results.iter().collect();
+        let model = Model { op, operands: &operands, results: &results, profile };
+        (model.arithmetic().nanoseconds, model.bytes().nanoseconds)
+    }
+
+    /// At one FLOP a nanosecond a product takes its cost, whichever of the three it is.
+    #[test]
+    fn products_take_their_flops() {
+        let f32 = TensorType::f32;
+        let (x, w, dy) = (f32(&[4, 8, 16]), f32(&[32, 16]), f32(&[4, 8, 32]));
+        for (op, operands) in [
+            (Op::Linear, [x.clone(), w.clone()]),
+            (Op::LinearBackwardInput, [dy.clone(), w]),
+            (Op::LinearBackwardWeight, [dy, x]),
+        ] {
+            let bytes = 4 * (32 * 16 + 32 * 32 + 32 * 16);
+            assert_eq!(
+                times(&op, &operands, &profile()),
+                (2 * 32 * 16 * 32, bytes),
+                "{}",
+                op.name()
+            );
+        }
+    }
+
+    /// Without rates of its own attention takes its FLOPs at the rate of products; with one, at that.
+    #[test]
+    fn attention_takes_its_flops() {
+        let op = Op::Attention { scores: Scores::new(Mask::Causal, Real::new(1.0)) };
+        let each = TensorType::f32(&[2, 8, 3, 4]);
+        let operands = [each.clone(), each.clone(), each];
+        let pairs = 2 * 3 * 8 * 8 / 2;
+        let mut profile = profile();
+        assert_eq!(times(&op, &operands, &profile).0, pairs * 2 * 8);
+        profile.attention.push(AttentionRate {
+            backward: false,
+            dtype: DType::F32,
+            sequence: None,
+            head_dim: None,
+            rate: Figure::new(2_000_000_000, Basis::Measured),
+        });
+        assert_eq!(times(&op, &operands, &profile).0, pairs * 8);
+    }
+
+    #[test]
+    fn pointwise_programs_take_their_instructions_or_their_bytes() {
+        let x = TensorType::f32(&[10, 10]);
+        let add = Op::Pointwise { program: PointwiseProgram::sum(2) };
+        assert_eq!(times(&add, &[x.clone(), x.clone()], &profile()), (100, 1200));
+        let sigmoid = PointwiseProgram::unary(|b, x| b.unary(crate::pointwise::Unary::Sigmoid, x));
+        assert_eq!(times(&Op::Pointwise { program: sigmoid }, &[x], &profile()), (200, 800));
+    }
+
+    /// The loss with its gradient takes three products, and two functions for each logit, whatever the chunk.
+    #[test]
+    fn the_loss_takes_its_products_in_chunks() {
+        let f32 = TensorType::f32;
+        let labels = TensorType { dtype: DType::I32, ..f32(&[2, 6]) };
+        let operands = [f32(&[2, 6, 4]), f32(&[10, 4]), labels, f32(&[])];
+        for chunk in [3, 4, 12, 100] {
+            let op = Op::HeadLossWithGradient { chunk, bias: false, transform: None };
+            let logits = 12 * 10;
+            let expected = 3 * 2 * logits * 4 + 2 * 2 * logits + 5 * logits;
+            assert_eq!(times(&op, &operands, &profile()), (expected, 0), "{chunk}");
+        }
+    }
+
+    /// The sum of times rests on the least known of them.
+    #[test]
+    fn sums_keep_the_worst_basis() {
+        let time = |nanoseconds, basis| Time { nanoseconds, basis };
+        let all = [time(1, Basis::Measured), time(2, Basis::DataSheet), time(3, Basis::Assumed)];
+        assert_eq!(all.into_iter().sum::<Time>(), time(6, Basis::DataSheet));
+        assert_eq!(time(u64::MAX, Basis::Measured) + all[0], time(u64::MAX, Basis::Measured));
+    }
+}
