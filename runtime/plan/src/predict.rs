@@ -168,14 +168,17 @@ impl Model<'_> {
             Op::HeadLoss { chunk, .. } => self.head(*chunk, false),
             Op::HeadLossWithGradient { chunk, .. } => self.head(*chunk, true),
             Op::Pointwise { program } => self.elements(program, self.results[0].shape.elements()),
+            // The norm itself is counted under the bytes, and a program inside it beside them.
+            Op::RmsNorm { prologue: program, .. }
+            | Op::LayerNorm { prologue: program, .. }
+            | Op::RmsNormBackward { epilogue: program, .. }
+            | Op::LayerNormBackward { epilogue: program, .. } => program
+                .as_ref()
+                .map_or(Time::NONE, |p| self.elements(p, self.results[0].shape.elements())),
             Op::Softmax => at(shape(0).elements(), self.profile.functions),
             // Counted under the bytes: what these operations compute for each element is little, and fixed.
             Op::Embedding
             | Op::EmbeddingBackward { .. }
-            | Op::RmsNorm { .. }
-            | Op::RmsNormBackward { .. }
-            | Op::LayerNorm { .. }
-            | Op::LayerNormBackward { .. }
             | Op::Dropout { .. }
             | Op::RowSum { .. }
             | Op::Rope { .. }

@@ -325,17 +325,17 @@ fn streams(positions: u64, width: u64) -> Vec<Task> {
     let angles = f32(&[SEQUENCE, 32]);
     let draw = TensorType { dtype: DType::I32, ..f32(&[4]) };
     let epsilon = Real::new(1e-6);
-    let norm = Op::LayerNorm { epsilon, gain: true, bias: true };
+    let norm = Op::LayerNorm { epsilon, gain: true, bias: true, prologue: None };
     let list = vec![
         (Op::Pointwise { program: Program::sum(2) }, vec![x.clone(), x.clone()]),
-        (Op::RmsNorm { epsilon, gain: true }, vec![x.clone(), row.clone()]),
+        (Op::RmsNorm { epsilon, gain: true, prologue: None }, vec![x.clone(), row.clone()]),
         (
-            Op::RmsNormBackward { gain: true },
+            Op::RmsNormBackward { gain: true, epilogue: None },
             vec![x.clone(), x.clone(), row.clone(), statistics.clone()],
         ),
         (norm, vec![x.clone(), row.clone(), row.clone()]),
         (
-            Op::LayerNormBackward { gain: true, bias: true },
+            Op::LayerNormBackward { gain: true, bias: true, epilogue: None },
             vec![x.clone(), x.clone(), row, statistics.clone(), statistics],
         ),
         (Op::Rope { inverse: false, interleaved: false }, vec![heads, angles.clone(), angles]),
