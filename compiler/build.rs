@@ -1,6 +1,6 @@
-//! Embeds the files of `specs/` and `specs/architectures/`, so that the binary knows them by bare name.
+//! Embeds the files of `specs/`, `specs/architectures/` and `specs/devices/`, so that the binary knows them by bare name.
 //!
-//! Lists the folders instead of naming files: a new spec or model family needs no change in Rust.
+//! Lists the folders instead of naming files: a new spec, model family or device needs no change in Rust.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,9 @@ fn main() -> io::Result<()> {
     let specs = variable("CARGO_MANIFEST_DIR")?.join("../specs");
     let mut code = String::new();
     for (constant, folder) in
-        [("SPECS", specs.clone()), ("ARCHITECTURES", specs.join("architectures"))]
+        [("SPECS", ""), ("ARCHITECTURES", "architectures"), ("DEVICES", "devices")]
     {
+        let folder = specs.join(folder);
         // Watching the folder notices new and removed files; watching each file notices edits.
         println!("cargo::rerun-if-changed={}", folder.display());
         let _ = writeln!(code, "const {constant}: &[(&str, &str)] = &[");

@@ -3,11 +3,15 @@
 //! Owns arguments, progress and printing, one file per subcommand; [`shared`] holds what several of them need. Must not
 //! hold logic that a user of the libraries would miss.
 
+mod bench;
+mod calibrate;
 mod compile;
 mod completions;
 mod data;
+mod diff;
 mod eval;
 mod explain;
+mod fit;
 mod generate;
 mod inspect;
 mod man;
@@ -45,6 +49,8 @@ enum Command {
     Compile(compile::Arguments),
     Spec(spec::Arguments),
     Inspect(inspect::Arguments),
+    Diff(diff::Arguments),
+    Fit(fit::Arguments),
     Plot(plot::Arguments),
     Explain(explain::Arguments),
     Train(Box<train::Arguments>),
@@ -52,6 +58,8 @@ enum Command {
     Eval(eval::Arguments),
     Generate(generate::Arguments),
     Data(data::Arguments),
+    Bench(bench::Arguments),
+    Calibrate(calibrate::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
 }
@@ -70,6 +78,8 @@ fn main() -> ExitCode {
         Command::Compile(arguments) => compile::run(arguments),
         Command::Spec(arguments) => spec::run(&arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
+        Command::Diff(arguments) => diff::run(arguments),
+        Command::Fit(arguments) => fit::run(arguments),
         Command::Plot(arguments) => plot::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),
@@ -77,6 +87,8 @@ fn main() -> ExitCode {
         Command::Eval(arguments) => eval::run(arguments),
         Command::Generate(arguments) => generate::run(arguments),
         Command::Data(arguments) => data::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
+        Command::Calibrate(arguments) => calibrate::run(arguments),
         Command::Completions(arguments) => completions::run(arguments),
         Command::Man(arguments) => man::run(&arguments),
     };

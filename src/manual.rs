@@ -14,10 +14,10 @@ use crate::shared::failure::EXIT_CODES;
 /// The headings of the list of commands, and what stands under each; every command is under exactly one.
 const GROUPS: &[(&str, &[&str])] = &[
     ("Build", &["compile", "spec"]),
-    ("Look", &["inspect", "plot", "explain"]),
+    ("Look", &["inspect", "diff", "fit", "plot", "explain"]),
     ("Train", &["train", "race", "eval", "generate"]),
     ("Data", &["data"]),
-    ("Machine", &["completions", "man", "help"]),
+    ("Machine", &["calibrate", "bench", "completions", "man", "help"]),
 ];
 
 /// The whole command line, as it is parsed and explained.
@@ -80,6 +80,8 @@ Examples:
   colac generate runs/llama-nano-1 --prompt 'She was'
   colac compile llama-350m                     write plan.bin and say what it costs
   colac inspect llama-350m --full-rank         what the dense model would cost
+  colac fit llama-1b --device h200             what fits, and how fast it would be
+  colac calibrate                              measure this machine, for such predictions
   colac compile llama-nano --set cola.rank=16 --set cola.activation=gelu -o small.bin
 
 Each command has a page of its own: colac train --help

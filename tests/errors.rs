@@ -37,6 +37,12 @@ const AREAS: &[(&str, &str, &str, &str)] = &[
     ("autodiff", "", "Derivatives", "What training asks of a model beyond evaluating it."),
     ("compile", "compile", "Compiling", "The compiler as a whole."),
     (
+        "device",
+        "device",
+        "Device profiles",
+        "What can be wrong with a profile that `--device` names (`docs/device-profiles.md`).",
+    ),
+    (
         "data",
         "data",
         "Data",

@@ -33,8 +33,8 @@ pub const CODES: [(&str, &str); 3] = [
 
 /// Every code of the compiler with what it means, stage by stage.
 pub fn codes() -> impl Iterator<Item = (&'static str, &'static str)> {
-    use crate::{language, spec};
-    let stages = [spec::codes::ALL, language::codes::ALL, lower::codes::ALL];
+    use crate::{device, language, spec};
+    let stages = [spec::codes::ALL, language::codes::ALL, lower::codes::ALL, device::codes::ALL];
     let stages = stages.into_iter().flatten().copied();
     stages.chain(passes::codes::ALL).chain(CODES)
 }
@@ -78,9 +78,40 @@ pub struct Compiled {
 /// Everything that is wrong with the spec and its architecture, as far as it can be seen at once. Texts are registered
 /// in `sources`, so that the diagnostics can be rendered.
 pub fn compile(request: Request, sources: &mut Sources) -> Result<Compiled, Diagnostics> {
+    compile_with(request, None, sources)
+}
+
+/// Compiles the spec that a plan carries once more, with other settings: what would the plan be if they were so? Takes the
+/// architecture that the plan carries, too, and reads no file.
+///
+/// # Errors
+/// As [`compile`].
+pub fn recompile(
+    plan: &Plan,
+    settings: Vec<String>,
+    sources: &mut Sources,
+) -> Result<Compiled, Diagnostics> {
+    let (name, text) = ("the plan's spec".to_owned(), plan.origin.resolved_spec.clone());
+    let input = SpecInput::Text { name, text };
+    let request = Request { input, settings, full_rank: false, dump: None };
+    compile_with(request, Some(&plan.origin.architecture), sources)
+}
+
+/// [`compile`]; `architecture` is the text of the architecture where it is not to be looked for by its name.
+fn compile_with(
+    request: Request,
+    architecture: Option<&str>,
+    sources: &mut Sources,
+) -> Result<Compiled, Diagnostics> {
     let mut dumper = Dumper::new(request.dump)?;
-    let Front { spec, architecture, config, mut graph, linears, mut diagnostics } =
-        front(request.input, &request.settings, request.full_rank, &mut dumper, sources)?;
+    let Front { spec, architecture, config, mut graph, linears, mut diagnostics } = front(
+        request.input,
+        &request.settings,
+        request.full_rank,
+        architecture,
+        &mut dumper,
+        sources,
+    )?;
     let bypassed = spec.cola.as_ref().is_some_and(|c| !c.bypass.is_empty());
     dumper.after("cola", &graph)?;
     passes::simplify::run(&mut graph);
@@ -128,6 +159,7 @@ pub fn compile(request: Request, sources: &mut Sources) -> Result<Compiled, Diag
             checkpoint_config,
             compiler_version: env!("CARGO_PKG_VERSION").into(),
         },
+        architecture: architecture.source,
     };
     let plan = emit::run(&programs, details).map_err(|error| bug(error.to_string()))?;
     Ok(Compiled { plan, warnings: diagnostics, dump: dumper.text })
@@ -145,7 +177,7 @@ pub fn resolve(
     sources: &mut Sources,
 ) -> Result<(Resolution, Diagnostics), Diagnostics> {
     let mut dumper = Dumper::new(None)?;
-    let front = front(input, settings, full_rank, &mut dumper, sources)?;
+    let front = front(input, settings, full_rank, None, &mut dumper, sources)?;
     let mut resolution = front.spec.resolution;
     for (name, value) in front.config.iter() {
         let declared = front.config.place(name).expect("a setting with a value has a place");
@@ -168,10 +200,12 @@ fn front(
     input: SpecInput,
     settings: &[String],
     full_rank: bool,
+    architecture: Option<&str>,
     dumper: &mut Dumper,
     sources: &mut Sources,
 ) -> Result<Front, Diagnostics> {
     let (mut spec, mut diagnostics) = Spec::load(input, settings, full_rank, sources)?;
+    spec.architecture_text = architecture.map(Into::into);
     let Model { architecture, config, mut graph } = lower::model(&spec, sources)?;
     dumper.after("lower", &graph)?;
     check_vocabulary(&config, &mut diagnostics);

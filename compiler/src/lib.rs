@@ -4,12 +4,15 @@
 //! [`graph`], [`passes`] rewrite it, [`emit`] turns it into a plan. Opens no device, trains nothing.
 
 pub mod compile;
+pub mod device;
 pub mod diagnostics;
 pub mod emit;
+pub mod fit;
 pub mod graph;
 pub mod language;
 pub mod lower;
 pub mod passes;
+pub mod policies;
 pub mod spec;
 mod toml_tree;
 pub mod view;

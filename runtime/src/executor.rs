@@ -2,6 +2,8 @@
 //!
 //! Owns the interface between the training loop and the devices. Must not know any device.
 
+use std::time::Instant;
+
 use colac_plan::{Plan, ProgramKind, TensorId};
 
 /// Runs the programs of one plan. Construction allocates every segment; nothing here allocates again.
@@ -43,4 +45,32 @@ pub trait Executor {
 
     /// Runs a program once. Operations marked for the last micro-batch run only if `last_micro_batch`.
     fn run(&mut self, program: ProgramKind, last_micro_batch: bool);
+}
+
+/// When an operation ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OperationSpan {
+    /// Its start.
+    pub began: Instant,
+    /// Its end; equal to the start where the operation did not take part in the run.
+    pub ended: Instant,
+}
+
+impl OperationSpan {
+    /// Nanoseconds between start and end.
+    pub fn nanoseconds(&self) -> u64 {
+        u64::try_from((self.ended - self.began).as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// An executor that can say when each operation ran. [`Executor::run`] is not slower for it: the clock is read here only.
+pub trait TimedExecutor: Executor {
+    /// Runs a program as [`Executor::run`] and sets the span of each of its operations, of which `times` has as many as
+    /// there are operations. Allocates nothing.
+    fn run_timed(
+        &mut self,
+        program: ProgramKind,
+        last_micro_batch: bool,
+        times: &mut [OperationSpan],
+    );
 }

@@ -10,6 +10,7 @@ pub mod data;
 pub mod executor;
 pub mod generate;
 pub mod host;
+pub mod measure;
 pub mod plot;
 pub mod race;
 pub mod reference;

@@ -137,6 +137,11 @@ pub(crate) fn write(path: &Path, runs: &[Run], options: &Options) -> Result<(), 
         Format::Svg => svg(runs, options),
         Format::Html => page(runs, options),
     };
+    write_text(path, &text)
+}
+
+/// Writes the text of a picture, with the folders on the way.
+pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), Failure> {
     if let Some(folder) = path.parent().filter(|folder| *folder != Path::new("")) {
         fs::create_dir_all(folder).map_err(|error| {
             Failure::line(format!("cannot create {}: {error}", folder.display()))

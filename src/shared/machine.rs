@@ -55,6 +55,23 @@ impl MachineOptions {
     }
 }
 
+/// Bytes of memory that the machine has; `None` where the system does not say.
+pub(crate) fn whole_memory() -> Option<u64> {
+    kibibytes("/proc/meminfo", "MemTotal:").map(|number| number * 1024)
+}
+
+/// Bytes of memory that this process holds and that no file stands behind; `None` where the system does not say.
+pub(crate) fn anonymous_memory() -> Option<u64> {
+    kibibytes("/proc/self/status", "RssAnon:").map(|number| number * 1024)
+}
+
+/// The number in a line `NAME 123 kB` of a file of the system.
+fn kibibytes(path: &str, name: &str) -> Option<u64> {
+    let info = std::fs::read_to_string(path).ok()?;
+    let line = info.lines().find(|line| line.starts_with(name))?;
+    line[name.len()..].trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
 /// Bytes that can be had without pushing out other programs, swap included; `None` where the system does not say.
 pub(crate) fn available_memory() -> Option<u64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;

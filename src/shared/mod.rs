@@ -6,6 +6,7 @@
 pub(crate) mod console;
 pub(crate) mod corpus;
 pub(crate) mod curves;
+pub(crate) mod devices;
 pub(crate) mod estimate;
 pub(crate) mod failure;
 pub(crate) mod interrupt;

@@ -27,6 +27,36 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(&template).expect("the template is right").progress_chars("━━─")
 }
 
+/// Counts up to a number: a bar on a terminal, nothing elsewhere.
+pub(crate) struct Count(Option<ProgressBar>);
+
+/// A count of things that `words` name.
+pub(crate) fn count(words: &'static str) -> Count {
+    let bar = console::draws_progress().then(|| {
+        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+        bar.set_style(style("{bar:24} {pos}/{len}  {msg}"));
+        bar.with_message(words)
+    });
+    Count(bar)
+}
+
+impl Count {
+    /// So many of so many are done.
+    pub(crate) fn set(&self, done: u64, of: u64) {
+        if let Some(bar) = &self.0 {
+            bar.set_length(of);
+            bar.set_position(done);
+        }
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn finish(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// Shows a training run.
 pub(crate) struct TrainingProgress {
     bar: Option<ProgressBar>,

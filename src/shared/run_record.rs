@@ -202,8 +202,13 @@ impl<'a> OpenSession<'a> {
     }
 }
 
+/// The processor as the system names it.
+pub(crate) fn processor() -> Option<String> {
+    Machine::this().cpu
+}
+
 /// The time as RFC 3339 writes it, in UTC.
-fn now() -> String {
+pub(crate) fn now() -> String {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     utc(since.as_secs())
 }

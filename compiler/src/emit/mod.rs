@@ -4,6 +4,7 @@
 //! scalars; and the update program, which no graph has. Must not decide anything about the model: the passes did.
 
 mod layout;
+mod lines;
 mod program;
 
 use colac_plan::op::UpdateRange;
@@ -15,10 +16,12 @@ use colac_plan::recipe::{Optimizer, Recipe};
 use colac_plan::verify::VerifyError;
 use colac_plan::{DType, Op, Real, Segment, Shape, TensorId, TensorType};
 
+use crate::diagnostics::SourceId;
 use crate::graph::{Graph, NodeId};
 use crate::passes::memory::Placement;
 
 use layout::Layout;
+use lines::Lines;
 
 /// A graph ready to be written down.
 pub struct Scheduled {
@@ -44,6 +47,8 @@ pub struct Details {
     pub recipe: Recipe,
     /// Where it came from.
     pub origin: Origin,
+    /// The source of `origin.architecture`, in which nodes have their places.
+    pub architecture: SourceId,
 }
 
 /// Writes the plan down and verifies it. `programs` are the three programs with graphs, in order of kind.
@@ -52,6 +57,7 @@ pub struct Details {
 /// The verifier's, which are bugs of the compiler.
 pub fn run(programs: &[Scheduled], details: Details) -> Result<Plan, VerifyError> {
     let first = &programs[0].graph;
+    let lines = Lines::new(details.architecture, &details.origin.architecture);
     let mut layout = Layout::default();
     let parameters = layout.parameters(first, &details.linears);
     let elements = layout.size(Segment::Parameters) / DType::F32.bytes();
@@ -72,7 +78,7 @@ pub fn run(programs: &[Scheduled], details: Details) -> Result<Plan, VerifyError
 
     let mut written: Vec<program::Written> = Vec::new();
     for scheduled in programs {
-        written.push(program::write(scheduled, &mut layout, loss_scale, accumulate));
+        written.push(program::write(scheduled, &mut layout, loss_scale, accumulate, &lines));
     }
     let whole = layout.wholes();
     let update = update_program(
@@ -222,6 +228,7 @@ fn update_program(
             workspace,
             path: path.into(),
             scope: None,
+            line: None,
         }
     };
     let Update { gradients, norm, finite, learning_rate, state } = tensors;

@@ -7,6 +7,7 @@ use colac_plan::{Segment, TensorId, TensorType};
 
 use crate::emit::Scheduled;
 use crate::emit::layout::Layout;
+use crate::emit::lines::Lines;
 use crate::graph::{Graph, Home, Input, NodeId, NodeKind, Output, Value, View};
 
 /// A program, and the tensors it shares with the host.
@@ -24,6 +25,7 @@ pub(super) fn write(
     layout: &mut Layout,
     loss_scale: TensorId,
     accumulate: TensorId,
+    lines: &Lines,
 ) -> Written {
     let graph = &scheduled.graph;
     let mut tensors: BTreeMap<Value, TensorId> = BTreeMap::new();
@@ -133,6 +135,7 @@ pub(super) fn write(
             workspace,
             path: node.origin.path.clone(),
             scope: node.scope.map(|s| s.0),
+            line: node.origin.span.and_then(|span| lines.of(span)),
         });
     }
     let training = scheduled.kind == ProgramKind::ForwardBackward;

@@ -119,6 +119,9 @@ pub fn settings(spec: &Spec) -> Vec<Setting<'_>> {
 /// The text of the architecture that a spec names: shipped, or a file next to the spec.
 fn architecture_source(spec: &Spec, sources: &mut Sources) -> Result<SourceId, Diagnostic> {
     let name = &spec.architecture.value;
+    if let Some(text) = &spec.architecture_text {
+        return Ok(sources.add(format!("{name} (the plan's architecture)"), text.as_ref()));
+    }
     if !shipped::is_path(name) {
         return match shipped::architecture(name) {
             Some(text) => Ok(sources.add(format!("{name} (shipped architecture)"), text)),

@@ -173,6 +173,7 @@ impl<'t> Decoder<'t> {
             resolved: self.resolved.to_string(),
             resolution: std::mem::take(&mut self.resolved),
             folder,
+            architecture_text: None,
             places: std::mem::take(&mut self.places),
             phases,
         })

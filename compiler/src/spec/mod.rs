@@ -80,6 +80,8 @@ pub struct Spec {
     /// The folder that `architecture` starts from: that of the file in which it is written; `None` for a shipped spec
     /// and for text from memory.
     pub folder: Option<PathBuf>,
+    /// The text of the architecture where it is known already, as for the spec of a plan: then no file is read for it.
+    pub architecture_text: Option<Arc<str>>,
     places: BTreeMap<String, Span>,
     phases: recipe::Phases,
 }

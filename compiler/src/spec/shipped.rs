@@ -1,6 +1,6 @@
-//! The specs and architectures carried in the binary.
+//! The specs, architectures and device profiles carried in the binary.
 //!
-//! The build script lists the folders `specs/` and `specs/architectures/`, so that no Rust file names a model family.
+//! The build script lists the folders `specs/`, `specs/architectures/` and `specs/devices/`, so that no Rust file names a model family.
 //! Must not read files at run time.
 
 include!(concat!(env!("OUT_DIR"), "/shipped.rs"));
@@ -13,6 +13,11 @@ pub fn specs() -> &'static [(&'static str, &'static str)] {
 /// Name and TOML text of every shipped architecture, ordered by name.
 pub fn architectures() -> &'static [(&'static str, &'static str)] {
     ARCHITECTURES
+}
+
+/// Name and TOML text of every shipped device profile, ordered by name.
+pub fn devices() -> &'static [(&'static str, &'static str)] {
+    DEVICES
 }
 
 /// The text of the shipped spec `name`.

@@ -430,7 +430,7 @@ fn operations(plan: &Plan) -> Vec<OperationRow> {
     rows
 }
 
-fn phase_name(phase: Phase) -> &'static str {
+pub(super) fn phase_name(phase: Phase) -> &'static str {
     match phase {
         Phase::Forward => "forward",
         Phase::Backward => "backward",

@@ -3,7 +3,15 @@
 //! Owns what is counted and under which names it is reported. Reads plans only: what it says is what the runtime does.
 //! Must not know specs, graphs or passes.
 
+pub mod difference;
+pub mod difference_text;
 pub mod inspection;
+pub mod memory;
+pub mod memory_text;
 pub mod text;
+pub mod timeline;
 
+pub use difference::Difference;
 pub use inspection::Inspection;
+pub use memory::MemoryReport;
+pub use timeline::Timeline;

@@ -212,7 +212,7 @@ pub fn report(inspection: &Inspection) -> String {
 }
 
 /// A path with `*` for its numbers, so that equal rows of repeated layers can be folded.
-fn pattern(path: &str) -> String {
+pub(super) fn pattern(path: &str) -> String {
     let segment =
         |s: &str| if s.bytes().all(|b| b.is_ascii_digit()) { "*".into() } else { s.to_string() };
     path.split('.').map(segment).collect::<Vec<String>>().join(".")

@@ -14,6 +14,8 @@ pub mod op;
 pub mod parameter;
 pub mod plan;
 pub mod pointwise;
+pub mod predict;
+pub mod profile;
 pub mod program;
 pub mod recipe;
 pub mod shape;

@@ -95,6 +95,9 @@ pub struct Operation {
     pub path: String,
     /// The repeat scope it lies in, by position in [`crate::Plan::scopes`].
     pub scope: Option<u32>,
+    /// The line of [`crate::plan::Origin::architecture`] that it comes from, counted from 1; none for what no line asks
+    /// for, such as the optimizer.
+    pub line: Option<u32>,
 }
 
 /// An ordered list of operations.

@@ -184,6 +184,7 @@ impl OneOperation {
             workspace,
             path: sample.name.clone(),
             scope: None,
+            line: None,
         };
         let parents = std::mem::take(&mut table.parents);
         let plan = Arc::new(plan(table, operation));

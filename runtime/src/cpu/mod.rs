@@ -34,6 +34,7 @@ mod vector;
 mod view;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use colac_plan::program::When;
 use colac_plan::{DType, Plan, ProgramKind, Segment, Tensor, TensorId};
@@ -44,7 +45,7 @@ use crate::cpu::memory::Memory;
 use crate::cpu::pool::Pool;
 use crate::cpu::prepare::prepare;
 use crate::cpu::view::Segments;
-use crate::executor::Executor;
+use crate::executor::{Executor, OperationSpan, TimedExecutor};
 
 pub use error::{CpuError, LayoutProblem, OperationProblem};
 
@@ -303,6 +304,37 @@ impl Executor for CpuExecutor {
     }
 
     fn run(&mut self, program: ProgramKind, last_micro_batch: bool) {
+        self.walk(program, last_micro_batch, |_, run| run());
+    }
+}
+
+impl TimedExecutor for CpuExecutor {
+    fn run_timed(
+        &mut self,
+        program: ProgramKind,
+        last_micro_batch: bool,
+        times: &mut [OperationSpan],
+    ) {
+        assert_eq!(times.len(), self.plan.program(program).operations.len(), "a span for each");
+        let now = Instant::now();
+        times.fill(OperationSpan { began: now, ended: now });
+        self.walk(program, last_micro_batch, |index, run| {
+            let began = Instant::now();
+            run();
+            times[index] = OperationSpan { began, ended: Instant::now() };
+        });
+    }
+}
+
+impl CpuExecutor {
+    /// Runs the operations of a program, each inside a call of `around`, which is told its position and runs it.
+    #[inline]
+    fn walk(
+        &mut self,
+        program: ProgramKind,
+        last_micro_batch: bool,
+        mut around: impl FnMut(usize, &dyn Fn()),
+    ) {
         let program = self
             .programs
             .iter()
@@ -326,7 +358,7 @@ impl Executor for CpuExecutor {
                 When::LastMicroBatch => last_micro_batch,
             };
             if runs {
-                operation.kernel.run(&context);
+                around(index, &|| operation.kernel.run(&context));
             }
             if let Some(poison) = &program.poison {
                 poison.after[index].iter().for_each(|range| fill(Segment::Activations, range));

@@ -5,11 +5,13 @@
 //! scripts do not run it shows the SVG.
 //!
 //! Owns reading `metrics.jsonl` for drawing, scales, smoothing, thinning and both formats. Must not know plans, training
-//! or where runs lie: it is given logs, names and FLOPs a step.
+//! or where runs lie: it is given logs, names and FLOPs a step. Beside them `memory` draws the bytes that are alive over a
+//! program, from numbers that it is given.
 
 mod curve;
 mod labels;
 pub mod log;
+pub mod memory;
 mod page;
 mod scale;
 mod svg;
@@ -20,6 +22,7 @@ use serde::Serialize;
 
 use crate::plot::log::RunLog;
 
+pub use memory::{MemoryCurve, memory_svg};
 pub use page::page;
 pub use svg::svg;
 

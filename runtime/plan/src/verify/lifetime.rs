@@ -96,25 +96,43 @@ pub(crate) fn same_layout(a: &Tensor, b: &Tensor) -> bool {
         && a.strides == b.strides
 }
 
-/// The most bytes of activations alive during one operation: no placement can need less.
+/// The activations in use during one operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alive {
+    /// Their bytes together. Saturates at `u64::MAX`.
+    pub bytes: u64,
+    /// Of the operation's results those that take the place of an operand, whose bytes therefore count once.
+    pub in_place: Vec<TensorId>,
+}
+
+/// What is alive during each operation of a program, in order.
 ///
 /// Each root counts with its span rounded up to [`crate::op::cost::ALIGNMENT`]. Where a result may take the place of an operand
 /// ([`crate::Op::in_place`], the same layout, both roots, the operand's life ends and the result's begins here), both
-/// count once; each operand serves at most one result, in the order of results. Saturates at `u64::MAX`.
+/// count once; each operand serves at most one result, in the order of results.
+pub fn alive(plan: &Plan, program: &Program) -> Vec<Alive> {
+    let roots = roots(plan);
+    alive_with(plan, program, &lifetimes_with(plan, program, &roots))
+}
+
+/// The most bytes of activations alive during one operation ([`alive`]): no placement can need less.
 pub fn arena_lower_bound(plan: &Plan, program: &Program) -> u64 {
     let roots = roots(plan);
     lower_bound_with(plan, program, &lifetimes_with(plan, program, &roots))
 }
 
 pub(crate) fn lower_bound_with(plan: &Plan, program: &Program, lifetimes: &[Lifetime]) -> u64 {
-    let bytes = |id: TensorId| {
-        let span = plan.tensor(id).span_bytes().unwrap_or(u64::MAX);
-        u128::from(if span > u64::MAX - crate::op::cost::ALIGNMENT {
-            u64::MAX
-        } else {
-            aligned(span)
-        })
-    };
+    alive_with(plan, program, lifetimes).iter().map(|alive| alive.bytes).max().unwrap_or(0)
+}
+
+/// The bytes that a root takes in an arena. Saturates at `u64::MAX`.
+pub fn arena_bytes(plan: &Plan, root: TensorId) -> u64 {
+    let span = plan.tensor(root).span_bytes().unwrap_or(u64::MAX);
+    if span > u64::MAX - crate::op::cost::ALIGNMENT { u64::MAX } else { aligned(span) }
+}
+
+fn alive_with(plan: &Plan, program: &Program, lifetimes: &[Lifetime]) -> Vec<Alive> {
+    let bytes = |id: TensorId| u128::from(arena_bytes(plan, id));
     let count = program.operations.len();
     let mut born = vec![0u128; count + 1];
     let mut dead = vec![0u128; count + 1];
@@ -124,11 +142,12 @@ pub(crate) fn lower_bound_with(plan: &Plan, program: &Program, lifetimes: &[Life
         dead[lifetime.last + 1] += bytes(lifetime.root);
         life[lifetime.root.index()] = Some(*lifetime);
     }
-    let (mut alive, mut most) = (0u128, 0u128);
+    let mut alive = 0u128;
+    let mut all = Vec::with_capacity(count);
     for (index, operation) in program.operations.iter().enumerate() {
         alive = alive + born[index] - dead[index];
         let mut taken = vec![false; operation.operands.len()];
-        let mut saved = 0;
+        let (mut saved, mut in_place) = (0, Vec::new());
         for (r, &result) in operation.results.iter().enumerate() {
             let begins = life[result.index()].is_some_and(|l| l.first == index);
             let place = begins.then(|| {
@@ -145,9 +164,11 @@ pub(crate) fn lower_bound_with(plan: &Plan, program: &Program, lifetimes: &[Life
                     taken[o] |= operand == operation.operands[place];
                 }
                 saved += bytes(result);
+                in_place.push(result);
             }
         }
-        most = most.max(alive.saturating_sub(saved));
+        let bytes = u64::try_from(alive.saturating_sub(saved)).unwrap_or(u64::MAX);
+        all.push(Alive { bytes, in_place });
     }
-    u64::try_from(most).unwrap_or(u64::MAX)
+    all
 }

@@ -20,7 +20,7 @@ mod region;
 mod rule;
 mod table;
 
-pub use lifetime::{Lifetime, arena_lower_bound, lifetimes, root};
+pub use lifetime::{Alive, Lifetime, alive, arena_bytes, arena_lower_bound, lifetimes, root};
 pub use rule::{Place, Rule, VerifyError};
 
 use crate::plan::Plan;

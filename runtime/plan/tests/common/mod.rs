@@ -122,6 +122,7 @@ impl Builder {
             after: Vec::new(),
             workspace,
             scope: Some(0),
+            line: Some(1),
         });
     }
 

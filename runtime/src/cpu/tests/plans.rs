@@ -81,6 +81,7 @@ impl PlanBuilder {
             workspace,
             path: format!("operation{}", self.operations.len()),
             scope: None,
+            line: None,
         });
     }
 

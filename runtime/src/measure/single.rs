@@ -1,0 +1,230 @@
+//! Plans of one operation, run again and again: what a single operation takes.
+//!
+//! Owns the making of such plans. The operation stands several times in the program, each time over tensors of its own,
+//! so that its operands have left the caches when it comes round again, as they have in a training step of some size.
+
+use std::sync::Arc;
+
+use colac_plan::op::cost::aligned;
+use colac_plan::plan::{BatchInputs, Form, Origin, Roles};
+use colac_plan::program::{Operation, Phase, Program, When, Write};
+use colac_plan::recipe::{
+    BatchMode, Checkpoint, Data, Evaluation, LossNormalization, NonFinite, NonFinitePolicy,
+    Optimizer, Recipe, Schedule, ScheduleKind,
+};
+use colac_plan::{
+    Cost, DType, Op, Plan, ProgramKind, Segment, Shape, Tensor, TensorId, TensorType,
+};
+
+use crate::cpu::{CpuError, CpuExecutor, CpuOptions};
+use crate::executor::{Executor, OperationSpan, TimedExecutor};
+use crate::measure::Summary;
+
+/// Bytes over which the copies of an operation are spread, about.
+const SPREAD: u64 = 96 << 20;
+
+/// An operation ready to be timed.
+pub(super) struct Single {
+    executor: CpuExecutor,
+    spans: Vec<OperationSpan>,
+    /// Of one execution.
+    pub(super) cost: Cost,
+}
+
+impl Single {
+    /// Memory, threads and operands for an operation.
+    ///
+    /// # Errors
+    /// If the machine has no memory for it, or the executor does not run operands of these types.
+    pub(super) fn new(
+        op: &Op,
+        operands: &[TensorType],
+        threads: usize,
+    ) -> Result<Single, CpuError> {
+        let types: Vec<&TensorType> = operands.iter().collect();
+        let results = op
+            .infer(&types)
+            .map_err(|source| CpuError::Type { path: "a measured operation".to_owned(), source })?;
+        let made: Vec<&TensorType> = results.iter().collect();
+        let cost = op.cost(&types, &made);
+        let each: u64 = operands.iter().chain(&results).map(TensorType::bytes).sum();
+        let copies = (SPREAD / each.max(1)).clamp(1, 8);
+        let mut table = Table::default();
+        let mut operations = Vec::new();
+        for _ in 0..copies {
+            let mut place = |segment, types: &[TensorType]| -> Vec<TensorId> {
+                types.iter().map(|ty| table.add(segment, ty.clone())).collect()
+            };
+            let read = place(Segment::Inputs, operands);
+            let written = place(Segment::Outputs, &results);
+            operations.push(Operation {
+                op: op.clone(),
+                operands: read,
+                writes: vec![Write::Overwrite; written.len()],
+                results: written,
+                when: When::Always,
+                phase: Phase::Forward,
+                after: Vec::new(),
+                workspace: op.workspace_bytes(&types, &made),
+                path: "measured".to_owned(),
+                scope: None,
+                line: None,
+            });
+        }
+        let inputs: Vec<TensorId> =
+            operations.iter().flat_map(|operation| operation.operands.clone()).collect();
+        let plan = Arc::new(table.plan(operations));
+        let options = CpuOptions { threads, ..CpuOptions::default() };
+        let mut executor = CpuExecutor::new(Arc::clone(&plan), options)?;
+        for id in inputs {
+            fill(&mut executor, id);
+        }
+        let now = std::time::Instant::now();
+        let spans = vec![OperationSpan { began: now, ended: now }; copies as usize];
+        Ok(Single { executor, spans, cost })
+    }
+
+    /// Seconds of one execution, over at least `rounds` rounds and until `patience` seconds are over.
+    pub(super) fn time(&mut self, rounds: usize, patience: f64) -> Summary {
+        self.executor.run_timed(ProgramKind::ForwardBackward, true, &mut self.spans);
+        let (began, mut seconds, mut done) = (std::time::Instant::now(), Vec::new(), 0);
+        while done < rounds || (began.elapsed().as_secs_f64() < patience && done < 1000) {
+            self.executor.run_timed(ProgramKind::ForwardBackward, true, &mut self.spans);
+            seconds.extend(self.spans.iter().map(|span| span.nanoseconds() as f64 * 1e-9));
+            done += 1;
+        }
+        Summary::of(&seconds)
+    }
+}
+
+/// Numbers as an operand may have: ids spread over the first few thousand, reals between -1 and 1.
+fn fill(executor: &mut CpuExecutor, id: TensorId) {
+    let ty = executor.plan().tensor(id).ty.clone();
+    let count = ty.shape.elements() as usize;
+    match ty.dtype {
+        DType::I32 => {
+            let ids: Vec<i32> = (0..count).map(|i| (i * 37 % 4096) as i32).collect();
+            executor.write_i32(id, &ids);
+        }
+        DType::F32 | DType::Bf16 if count == 1 => executor.write_f32(id, &[1.0]),
+        DType::F32 | DType::Bf16 => {
+            let number = |i: usize| (i.wrapping_mul(2_654_435_761) >> 8) % 2048;
+            let values: Vec<f32> = (0..count).map(|i| number(i) as f32 / 1024.0 - 1.0).collect();
+            executor.write_f32(id, &values);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Table {
+    tensors: Vec<Tensor>,
+    bytes: [u64; Segment::ALL.len()],
+}
+
+impl Table {
+    fn add(&mut self, segment: Segment, ty: TensorType) -> TensorId {
+        let offset = self.bytes[segment.index()];
+        self.bytes[segment.index()] += aligned(ty.bytes());
+        let strides = Tensor::packed_strides(&ty);
+        let name = format!("{}", self.tensors.len());
+        self.tensors.push(Tensor { name, ty, strides, segment, offset, parent: None });
+        TensorId(self.tensors.len() as u32 - 1)
+    }
+
+    /// A plan of one program with these operations; the others are empty. Roles that no single operation has all name
+    /// the first tensor.
+    fn plan(mut self, operations: Vec<Operation>) -> Plan {
+        if self.tensors.is_empty() {
+            self.add(Segment::Scalars, TensorType::new(DType::F32, Shape::scalar()));
+        }
+        let workspace = operations.iter().map(|o| o.workspace).max().unwrap_or(0);
+        self.bytes[Segment::Workspace.index()] = aligned(workspace);
+        let mut operations = Some(operations);
+        let kinds = [
+            ProgramKind::ForwardBackward,
+            ProgramKind::Update,
+            ProgramKind::Evaluate,
+            ProgramKind::Logits,
+        ];
+        let programs = kinds.map(|kind| Program {
+            kind,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            operations: operations.take().unwrap_or_default(),
+            arena_bytes: 0,
+            arena_lower_bound: 0,
+        });
+        let any = TensorId(0);
+        let batch = || BatchInputs { tokens: any, labels: any };
+        Plan {
+            name: "one operation".to_owned(),
+            form: Form::FullRank,
+            vocab_size: 1,
+            tensors: self.tensors,
+            parameters: Vec::new(),
+            constants: Vec::new(),
+            segment_bytes: self.bytes,
+            programs: programs.into(),
+            roles: Roles {
+                train: batch(),
+                evaluate: batch(),
+                logits_tokens: any,
+                logits: any,
+                train_loss: any,
+                evaluate_loss: any,
+                loss_scale: any,
+                accumulate: any,
+                learning_rate: any,
+                gradient_norm: any,
+                gradient_finite: any,
+                parameters: any,
+                gradients: any,
+                first_moment: any,
+                second_moment: any,
+                step: any,
+                dropout_draw: None,
+            },
+            scalars: Vec::new(),
+            scopes: Vec::new(),
+            linears: Vec::new(),
+            recipe: recipe(),
+            origin: Origin {
+                spec: String::new(),
+                resolved_spec: String::new(),
+                architecture: String::new(),
+                checkpoint_config: String::new(),
+                compiler_version: String::new(),
+            },
+        }
+    }
+}
+
+/// No operation reads a recipe; a plan has one.
+fn recipe() -> Recipe {
+    Recipe {
+        sequence_length: 1,
+        micro_batch: 1,
+        global_batch: 1,
+        seed: 0,
+        loss_normalization: LossNormalization::GlobalToken,
+        schedule: Schedule {
+            kind: ScheduleKind::Constant,
+            learning_rate: 0.0,
+            warmup_steps: 0,
+            steps: 1,
+            final_factor: 1.0,
+        },
+        optimizer: Optimizer {
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            decay_all: false,
+            clip_norm: 0.0,
+        },
+        evaluation: Evaluation { every: 0, tokens: 0, batch: 1, reference_batch: 1 },
+        checkpoint: Checkpoint { every: 0, keep: 0, keep_every: 0, keep_best: 0 },
+        data: Data { mode: BatchMode::Pack, ..Data::default() },
+        non_finite: NonFinite { policy: NonFinitePolicy::Halt, limit: 1 },
+    }
+}

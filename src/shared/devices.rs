@@ -1,0 +1,159 @@
+//! Device profiles as commands take them.
+//!
+//! Owns where a user's profiles are kept, which one stands for this machine, and how predictions say what they rest on.
+//! Must not know what is in a profile.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use colac_compiler::device;
+use colac_compiler::diagnostics::Sources;
+use colac_compiler::view::text;
+use colac_plan::profile::{Basis, Profile};
+
+use crate::shared::failure::Failure;
+
+/// The name under which `colac calibrate` keeps the profile of this machine.
+pub(crate) const OWN: &str = "cpu";
+
+/// Options of commands that predict times.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct DeviceOptions {
+    /// The device to predict for: h100, h200, a100-80, rtx-4090, the name of a profile of your own, or the path of one
+    ///
+    /// Profiles of your own lie in the folder `devices` of colac's configuration folder: $COLAC_CONFIG_DIR, else
+    /// $XDG_CONFIG_HOME/colac, else ~/.config/colac. `colac calibrate` writes that of this machine there, as `cpu`.
+    #[arg(long, value_name = "NAME|FILE")]
+    pub(crate) device: Option<String>,
+}
+
+impl DeviceOptions {
+    /// The profile asked for.
+    pub(crate) fn named(&self) -> Result<Option<Profile>, Failure> {
+        self.device.as_deref().map(load).transpose()
+    }
+
+    /// The profile asked for, or that of this machine if it has been calibrated.
+    pub(crate) fn named_or_own(&self) -> Result<Option<Profile>, Failure> {
+        match &self.device {
+            Some(name) => load(name).map(Some),
+            None => match own().is_some_and(|path| path.is_file()) {
+                true => load(OWN).map(Some),
+                false => Ok(None),
+            },
+        }
+    }
+}
+
+/// Reads a profile by name or path.
+pub(crate) fn load(argument: &str) -> Result<Profile, Failure> {
+    let mut sources = Sources::default();
+    device::load(argument, folder().as_deref(), &mut sources)
+        .map_err(|diagnostics| Failure::Texts(diagnostics, sources))
+}
+
+/// Where a user keeps profiles; none where the system names no such folder.
+pub(crate) fn folder() -> Option<PathBuf> {
+    let named = |variable: &str| {
+        let value = std::env::var_os(variable)?;
+        (!value.is_empty()).then(|| PathBuf::from(value))
+    };
+    let configuration = named("COLAC_CONFIG_DIR")
+        .or_else(|| Some(named("XDG_CONFIG_HOME")?.join("colac")))
+        .or_else(|| Some(named("HOME")?.join(".config/colac")))
+        .or_else(|| Some(named("APPDATA")?.join("colac")))?;
+    Some(configuration.join("devices"))
+}
+
+/// The file of this machine's profile.
+pub(crate) fn own() -> Option<PathBuf> {
+    Some(folder()?.join(format!("{OWN}.toml")))
+}
+
+/// What stands behind a prediction: ` (data sheet)` unless every figure was measured.
+pub(crate) fn mark(basis: &str) -> String {
+    if basis == Basis::Measured.name() { String::new() } else { format!(" ({basis})") }
+}
+
+/// A line about a profile: `h100, NVIDIA H100 SXM, 80 GB: data sheet`.
+pub(crate) fn described(profile: &Profile) -> String {
+    let bases: Vec<&str> = [Basis::Measured, Basis::DataSheet]
+        .into_iter()
+        .filter(|basis| profile.products.iter().any(|rate| rate.rate.basis == *basis))
+        .map(Basis::name)
+        .collect();
+    let date = profile.evidence.iter().find(|evidence| evidence.basis == Basis::Measured);
+    let date = date.and_then(|e| e.facts.iter().find(|(key, _)| key == "date"));
+    let date = date.map_or_else(String::new, |(_, date)| format!(" {date}"));
+    let threads = profile.threads.map_or_else(String::new, |n| format!(", {n} threads"));
+    format!("{}, {}{threads}: {}{date}", profile.name, profile.device, bases.join(" and "))
+}
+
+/// Bytes as a person writes them: a number with KiB, MiB, GiB or TiB, with KB, MB, GB or TB, or without a unit.
+pub(crate) fn parse_bytes(argument: &str) -> Result<u64, String> {
+    let argument = argument.trim();
+    let digits = argument.find(|c: char| !c.is_ascii_digit() && c != '.' && c != '_');
+    let (number, unit) = argument.split_at(digits.unwrap_or(argument.len()));
+    let unit = unit.trim().to_ascii_lowercase();
+    let factor: u64 = match unit.as_str() {
+        "" | "b" => 1,
+        "kib" | "k" => 1 << 10,
+        "mib" | "m" => 1 << 20,
+        "gib" | "g" => 1 << 30,
+        "tib" | "t" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return Err(format!("`{unit}` is no unit of memory: write GiB, MiB, GB or MB")),
+    };
+    let number: f64 =
+        number.replace('_', "").parse().map_err(|_| "write a number such as 24GiB".to_owned())?;
+    let bytes = number * factor as f64;
+    match bytes >= 1.0 && bytes < u64::MAX as f64 {
+        true => Ok(bytes as u64),
+        false => Err("write a number of bytes above 0".to_owned()),
+    }
+}
+
+/// Nanoseconds as `12.3 ms` or `1.25 s`.
+pub(crate) fn time(nanoseconds: u64) -> String {
+    match nanoseconds as f64 {
+        n if n >= 1e9 => format!("{:.3} s", n / 1e9),
+        n if n >= 1e6 => format!("{:.2} ms", n / 1e6),
+        n => format!("{:.1} µs", n / 1e3),
+    }
+}
+
+/// A rate as `12.3 GFLOP/s`, for its unit.
+pub(crate) fn rate(per_second: f64, unit: &str) -> String {
+    let text = text::count(per_second);
+    if text.contains(' ') { format!("{text}{unit}/s") } else { format!("{text} {unit}/s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_read_as_people_write_them() {
+        let read = |text| parse_bytes(text).ok();
+        assert_eq!(read("24GiB"), Some(24 << 30));
+        assert_eq!(read("24 gib"), Some(24 << 30));
+        assert_eq!(read("1.5M"), Some(3 << 19));
+        assert_eq!(read("80GB"), Some(80_000_000_000));
+        assert_eq!(read("1_000"), Some(1000));
+        for wrong in ["", "GiB", "0", "-1", "24 apples", "1e400", "inf"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn times_and_rates_read_well() {
+        assert_eq!(time(1_234), "1.2 µs");
+        assert_eq!(time(12_300_000), "12.30 ms");
+        assert_eq!(time(1_250_000_000), "1.250 s");
+        assert_eq!(rate(45.6e9, "FLOP"), "45.60 GFLOP/s");
+        assert_eq!(rate(5.0, "FLOP"), "5 FLOP/s");
+    }
+}
