@@ -30,7 +30,7 @@ use crate::shared::preflight::{self, Folder, Question};
 use crate::shared::progress::{self, TrainingProgress};
 use crate::shared::run_folder::{self, PLAN_FILE, TRAINING_TOKENS, VALIDATION_TOKENS};
 use crate::shared::run_record::OpenSession;
-use crate::shared::target::{SpecOptions, Target, paths_setting};
+use crate::shared::target::{SpecOptions, Target, paths_setting, text_setting};
 use crate::shared::{console, interrupt};
 
 /// Train a model
@@ -131,7 +131,14 @@ fn deadline(arguments: &Arguments) -> Option<Instant> {
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let deadline = deadline(arguments);
     let target = Target::from_argument(&arguments.target)?;
-    let plan = Arc::new(target.plan(&arguments.options, &settings(arguments))?);
+    let mut settings = settings(arguments);
+    if let (true, Some(room)) = (
+        target.asks_for_device_memory(&arguments.options, &settings),
+        arguments.machine.room_for_a_plan(),
+    ) {
+        settings.push(text_setting("recompute.memory", &format!("{room} B")));
+    }
+    let plan = Arc::new(target.plan(&arguments.options, &settings)?);
     if arguments.dry_run {
         return dry_run(arguments, &target, &plan);
     }

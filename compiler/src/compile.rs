@@ -2,9 +2,10 @@
 //!
 //! Owns the order of the stages and the printing of graphs between them. Must not contain a rule of its own.
 
-use colac_plan::Plan;
 use colac_plan::plan::{Decision, Form, LinearReport, Origin};
 use colac_plan::program::ProgramKind;
+use colac_plan::recipe::Recipe;
+use colac_plan::{Plan, Segment};
 
 use crate::diagnostics::{Diagnostic, Diagnostics, Sources, did_you_mean};
 use crate::emit::{self, Details, Scheduled};
@@ -14,8 +15,11 @@ use crate::language::config::Config;
 use crate::language::expression::Value;
 use crate::language::huggingface;
 use crate::lower::{self, Model};
-use crate::passes::{self, PASSES};
-use crate::spec::{Resolution, Spec, SpecInput};
+use crate::passes::codes::DOES_NOT_FIT;
+use crate::passes::recompute::auto::Chosen;
+use crate::passes::{self, PASSES, recompute};
+use crate::spec::{Budget, FuseRule, Resolution, Spec, SpecInput};
+use crate::view::text;
 
 /// A dump is asked for after a pass that does not exist.
 const UNKNOWN_PASS: &str = "compile::unknown_pass";
@@ -103,7 +107,8 @@ fn compile_with(
     architecture: Option<&str>,
     sources: &mut Sources,
 ) -> Result<Compiled, Diagnostics> {
-    let mut dumper = Dumper::new(request.dump)?;
+    let mut dumper = Dumper::new(request.dump.clone())?;
+    let again = (request.clone(), architecture);
     let Front { spec, architecture, config, mut graph, linears, mut diagnostics } = front(
         request.input,
         &request.settings,
@@ -112,6 +117,9 @@ fn compile_with(
         &mut dumper,
         sources,
     )?;
+    if spec.recompute.budget.is_some_and(|budget| budget.choose_micro_batch) {
+        return with_chosen_micro_batch(&again.0, again.1, &spec.recipe, sources);
+    }
     let bypassed = spec.cola.as_ref().is_some_and(|c| !c.bypass.is_empty());
     dumper.after("cola", &graph)?;
     passes::simplify::run(&mut graph);
@@ -125,25 +133,14 @@ fn compile_with(
 
     let mut training = training(&graph)?;
     dumper.after("autodiff", &training)?;
-    passes::recompute::run(&mut training, &spec.recompute, &mut diagnostics);
-    if diagnostics.has_errors() {
-        return Err(diagnostics);
-    }
-    dumper.after("recompute", &training)?;
-    passes::recompute::check(&training, &spec.recompute)
-        .map_err(|path| bug(format!("`{path}` runs again although its result lives")))?;
     let mut evaluate = only(&graph, u64::from(spec.recipe.evaluation.batch), Output::Loss)?;
     let mut logits = only(&graph, 1, Output::Logits)?;
-    for program in [&mut evaluate, &mut logits, &mut training] {
+    for program in [&mut evaluate, &mut logits] {
         passes::fuse::run(program, &spec.compiler.fuse);
         dumper.after("fuse", program)?;
     }
-    let programs = [
-        scheduled(ProgramKind::ForwardBackward, training)?,
-        scheduled(ProgramKind::Evaluate, evaluate)?,
-        scheduled(ProgramKind::Logits, logits)?,
-    ];
-    dumper.after_schedule(&programs[0]);
+    let evaluate = scheduled(ProgramKind::Evaluate, evaluate)?;
+    let logits = scheduled(ProgramKind::Logits, logits)?;
 
     let form = if spec.cola.is_some() { Form::Cola } else { Form::FullRank };
     let checkpoint_config = checkpoint_config(&spec, &architecture, &config, &linears, bypassed)?;
@@ -151,6 +148,7 @@ fn compile_with(
         name: spec.name.value.clone(),
         form,
         linears,
+        recompute: spec.recompute.policy.value.name().to_owned(),
         recipe: spec.recipe.clone(),
         origin: Origin {
             spec: spec.text.to_string(),
@@ -161,8 +159,130 @@ fn compile_with(
         },
         architecture: architecture.source,
     };
+    let emit = |training: Graph, details: Details| -> Result<Plan, Diagnostics> {
+        let training = scheduled(ProgramKind::ForwardBackward, training)?;
+        let programs = [training, evaluate.clone(), logits.clone()];
+        emit::run(&programs, details).map_err(|error| bug(error.to_string()).into())
+    };
+    let mut details = details;
+    match spec.recompute.budget {
+        None => {
+            passes::recompute::run(&mut training, &spec.recompute, &mut diagnostics);
+            if diagnostics.has_errors() {
+                return Err(diagnostics);
+            }
+            passes::recompute::check(&training, &spec.recompute)
+                .map_err(|path| bug(format!("`{path}` runs again although its result lives")))?;
+        }
+        Some(budget) => {
+            let kept = emit(training.clone(), details.clone())?;
+            let chosen = fitted(&training, &kept, budget, &spec.compiler.fuse)?;
+            details.recompute = format!("auto: {}", chosen.description);
+            training = chosen.graph;
+        }
+    }
+    dumper.after("recompute", &training)?;
+    passes::fuse::run(&mut training, &spec.compiler.fuse);
+    dumper.after("fuse", &training)?;
+    let training = scheduled(ProgramKind::ForwardBackward, training)?;
+    dumper.after_schedule(&training);
+    let programs = [training, evaluate, logits];
     let plan = emit::run(&programs, details).map_err(|error| bug(error.to_string()))?;
     Ok(Compiled { plan, warnings: diagnostics, dump: dumper.text })
+}
+
+/// Sizes of micro-batches that are compared, from the largest that fits.
+const MICRO_BATCHES_COMPARED: usize = 4;
+
+/// Compiles for the micro-batch with the least work an update: of the largest divisors of the global batch that fit, since
+/// a smaller one reads the weights more often and a larger one makes more values again.
+fn with_chosen_micro_batch(
+    request: &Request,
+    architecture: Option<&str>,
+    recipe: &Recipe,
+    sources: &mut Sources,
+) -> Result<Compiled, Diagnostics> {
+    let global = recipe.global_batch;
+    let mut best: Option<(u64, Compiled)> = None;
+    let (mut compared, mut refused) = (0, None);
+    for size in (1..=global).rev().filter(|size| global.is_multiple_of(*size)) {
+        let mut request = request.clone();
+        request.settings.extend([
+            "recompute.choose_micro_batch=false".into(),
+            format!("train.micro_batch={size}"),
+            format!("train.global_batch={global}"),
+            format!("evaluation.batch={}", recipe.evaluation.batch),
+            format!("evaluation.reference_batch={}", recipe.evaluation.reference_batch),
+        ]);
+        match compile_with(request, architecture, sources) {
+            Ok(compiled) => {
+                let price = recompute::auto::price_of_update(&compiled.plan);
+                if best.as_ref().is_none_or(|(least, _)| price < *least) {
+                    best = Some((price, compiled));
+                }
+                compared += 1;
+                if compared == MICRO_BATCHES_COMPARED {
+                    break;
+                }
+            }
+            Err(diagnostics) if diagnostics.iter().all(|d| d.code == DOES_NOT_FIT) => {
+                refused = Some(diagnostics);
+            }
+            Err(diagnostics) => return Err(diagnostics),
+        }
+    }
+    match (best, refused) {
+        (Some((_, compiled)), _) => Ok(compiled),
+        (None, Some(diagnostics)) => Err(diagnostics),
+        (None, None) => Err(bug("a batch has no divisors".into()).into()),
+    }
+}
+
+/// The training graph with the least work that fits; `kept` is the plan that keeps everything.
+fn fitted(
+    training: &Graph,
+    kept: &Plan,
+    budget: Budget,
+    fuse: &[FuseRule],
+) -> Result<Chosen, Diagnostic> {
+    let Some(bytes) = budget.bytes else {
+        return Err(Diagnostic::error(
+            passes::codes::UNKNOWN_DEVICE,
+            "the memory of a device is not known to a plan, which any device may run",
+        )
+        .at(budget.span, "which device?")
+        .help("write a size such as \"24 GiB\"; only `colac train` knows its device"));
+    };
+    let others = kept.total_bytes() - kept.bytes(Segment::Activations);
+    let arena = |kind| kept.program(kind).arena_bytes;
+    let forward = arena(ProgramKind::Evaluate).max(arena(ProgramKind::Logits));
+    let mut plan = |graph: &Graph| {
+        let mut graph = graph.clone();
+        passes::fuse::run(&mut graph, fuse);
+        passes::place::run(&mut graph);
+        let order = passes::schedule::run(&graph);
+        passes::memory::run(&graph, &order).bytes.max(forward)
+    };
+    let room = bytes.saturating_sub(others);
+    passes::recompute::auto::choose(training, room, &mut plan).map_err(|smallest| {
+        let least = &smallest.0;
+        let needs = others + least.bytes;
+        let (gib, state) = (|bytes: u64| text::bytes(bytes), kept.state_bytes());
+        let dominant = match least.bytes > state {
+            true => format!(
+                "the arena of activations, {} of it, with `{}`",
+                gib(least.bytes),
+                least.description
+            ),
+            false => format!("weights, gradients and optimizer, {} of it", gib(state)),
+        };
+        Diagnostic::error(
+            DOES_NOT_FIT,
+            format!("no policy fits {}: the least that is needed is {}", gib(bytes), gib(needs)),
+        )
+        .at(budget.span, format!("most of the least is {dominant}"))
+        .help("lower `train.micro_batch` or `train.sequence_length`, or allow more memory")
+    })
 }
 
 /// Resolves a spec: every key with the value that holds and where it comes from, those of `[model]` that the architecture

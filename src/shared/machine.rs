@@ -48,6 +48,12 @@ impl MachineOptions {
         }
     }
 
+    /// Bytes that a plan may take where it is to fill the machine: what can be had, less a sixteenth for everything that
+    /// is no plan. `None` where the system does not say.
+    pub(crate) fn room_for_a_plan(self) -> Option<u64> {
+        available_memory().map(|available| available - available / 16)
+    }
+
     /// Memory for a plan, and the threads that work on it.
     pub(crate) fn executor(self, plan: &Arc<Plan>) -> Result<CpuExecutor, Failure> {
         let options = CpuOptions { threads: self.threads().get(), ..CpuOptions::default() };

@@ -24,6 +24,7 @@ use layout::Layout;
 use lines::Lines;
 
 /// A graph ready to be written down.
+#[derive(Clone, Debug)]
 pub struct Scheduled {
     /// Which program it becomes.
     pub kind: ProgramKind,
@@ -36,6 +37,7 @@ pub struct Scheduled {
 }
 
 /// What a plan holds beside programs.
+#[derive(Clone, Debug)]
 pub struct Details {
     /// Name of the spec.
     pub name: String,
@@ -43,6 +45,8 @@ pub struct Details {
     pub form: Form,
     /// What became of each linear.
     pub linears: Vec<LinearReport>,
+    /// What lives from the forward to the backward pass, in words.
+    pub recompute: String,
     /// The run.
     pub recipe: Recipe,
     /// Where it came from.
@@ -149,6 +153,7 @@ pub fn run(programs: &[Scheduled], details: Details) -> Result<Plan, VerifyError
         scalars,
         scopes,
         linears: details.linears,
+        recompute: details.recompute,
         recipe: details.recipe,
         origin: details.origin,
     };

@@ -38,7 +38,7 @@ pub use cola::{Cola, Override, Rank, RankSource};
 pub use compiler::{Compiler, FuseRule};
 pub use input::SpecInput;
 pub use recipe::Horizon;
-pub use recompute::{Recompute, RecomputeOverride, RecomputePolicy};
+pub use recompute::{Budget, Recompute, RecomputeOverride, RecomputePolicy};
 pub use resolved::{Origin, Resolution};
 pub use spanned::Spanned;
 

@@ -53,6 +53,8 @@ pub struct Plan {
     pub scopes: Vec<String>,
     /// What the cola pass did to each linear of the model, in model order.
     pub linears: Vec<LinearReport>,
+    /// What lives from the forward to the backward pass: the policy, or what was chosen for a memory.
+    pub recompute: String,
     /// The run.
     pub recipe: Recipe,
     /// Where all of this came from.
@@ -178,6 +180,12 @@ impl Plan {
     /// Bytes of a segment.
     pub fn bytes(&self, segment: Segment) -> u64 {
         self.segment_bytes[segment.index()]
+    }
+
+    /// Bytes of weights, gradients and optimizer, which neither a policy nor a micro-batch changes.
+    pub fn state_bytes(&self) -> u64 {
+        let state = [Segment::Parameters, Segment::Gradients, Segment::Optimizer];
+        state.into_iter().map(|segment| self.bytes(segment)).sum()
     }
 
     /// Bytes of all segments together: what an executor allocates.

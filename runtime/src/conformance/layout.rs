@@ -364,6 +364,7 @@ fn plan(table: Table, operation: Operation) -> Plan {
         scalars: Vec::new(),
         scopes: Vec::new(),
         linears: Vec::new(),
+        recompute: String::new(),
         recipe: recipe(),
         origin: Origin {
             spec: String::new(),

@@ -187,6 +187,7 @@ impl Table {
             scalars: Vec::new(),
             scopes: Vec::new(),
             linears: Vec::new(),
+            recompute: String::new(),
             recipe: recipe(),
             origin: Origin {
                 spec: String::new(),

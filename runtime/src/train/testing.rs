@@ -189,6 +189,7 @@ pub(crate) fn plan_of(
         scalars: Vec::new(),
         scopes: Vec::new(),
         linears: Vec::new(),
+        recompute: String::new(),
         recipe: Recipe {
             sequence_length: SEQUENCE as u32,
             micro_batch,

@@ -7,11 +7,13 @@
 //!
 //! [`placements`]: crate::passes::recompute::placements
 
+use colac_plan::{Plan, ProgramKind, TensorId, TensorType};
+
 use crate::graph::Graph;
 use crate::passes::recompute::blocks::Blocks;
 use crate::passes::recompute::keep::{self, Keep};
 use crate::passes::recompute::placements::Placements;
-use crate::passes::recompute::{default_segment, has_low_rank, rebuild, total_price};
+use crate::passes::recompute::{default_segment, has_low_rank, price_of, rebuild, total_price};
 use crate::passes::simplify;
 use crate::spec::RecomputePolicy;
 
@@ -96,6 +98,17 @@ pub fn choose(
         let least = tried.into_iter().min_by_key(|one| (one.bytes, one.price));
         Box::new(Smallest(least.expect("policies were tried")))
     })
+}
+
+/// The price of all micro-batches of an update.
+pub fn price_of_update(plan: &Plan) -> u64 {
+    let types = |ids: &[TensorId]| -> Vec<&TensorType> {
+        ids.iter().map(|&id| &plan.tensor(id).ty).collect()
+    };
+    let operations = plan.program(ProgramKind::ForwardBackward).operations.iter();
+    let each: u64 =
+        operations.map(|o| price_of(o.op.cost(&types(&o.operands), &types(&o.results)))).sum();
+    each * u64::from(plan.recipe.global_batch / plan.recipe.micro_batch.max(1))
 }
 
 /// Policies and segments that are tried.

@@ -35,6 +35,7 @@ mod placements;
 mod rebuild;
 
 use colac_plan::TensorType;
+use colac_plan::op::Cost;
 use colac_plan::parameter::Role;
 use colac_plan::program::Phase;
 
@@ -106,7 +107,10 @@ fn price(graph: &Graph, id: NodeId) -> u64 {
     let NodeKind::Op(op) = &node.kind else { return 0 };
     let operands = graph.operands(id);
     let operands: Vec<&TensorType> = operands.iter().map(|&value| graph.ty(value)).collect();
-    let cost = op.cost(&operands, &node.results.iter().collect::<Vec<_>>());
+    price_of(op.cost(&operands, &node.results.iter().collect::<Vec<_>>()))
+}
+
+fn price_of(cost: Cost) -> u64 {
     cost.products + cost.other + BYTE_PRICE * cost.bytes
 }
 

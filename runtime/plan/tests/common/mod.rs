@@ -456,6 +456,7 @@ pub(crate) fn plan() -> Plan {
             named("learning_rate", learning_rate, None),
         ],
         scopes: vec!["layers.0".into()],
+        recompute: "none".into(),
         linears: vec![
             LinearReport {
                 path: "layers.0.gate".into(),

@@ -133,6 +133,7 @@ impl PlanBuilder {
             scalars: Vec::new(),
             scopes: Vec::new(),
             linears: Vec::new(),
+            recompute: String::new(),
             recipe: recipe(),
             origin: Origin {
                 spec: String::new(),
