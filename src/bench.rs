@@ -9,7 +9,8 @@ use colac_compiler::view::text;
 use colac_plan::predict;
 use colac_runtime::host::initialize;
 use colac_runtime::measure::calibrate::{self, Effort};
-use colac_runtime::measure::steps::{self, MadeUpRows, Measured, Row};
+use colac_runtime::measure::clock::Moment;
+use colac_runtime::measure::steps::{self, MadeUpRows, Measured, Row, Timing};
 use colac_runtime::measure::{Summary, trace};
 use serde::Serialize;
 
@@ -89,6 +90,10 @@ struct Report {
     /// By the median step.
     tokens_per_second: f64,
     step_seconds: Summary,
+    /// By the clock that predictions are compared with: processor time of a single thread, else `step_seconds`.
+    clock_seconds: Summary,
+    /// `processor time` or `wall time`.
+    clock: &'static str,
     /// FLOPs of products and attention in a step.
     flops_per_step: u64,
     flops_per_second: f64,
@@ -124,7 +129,7 @@ struct Memory {
 struct Predicted {
     profile: String,
     step_seconds: f64,
-    /// Predicted over measured, less 1.
+    /// Predicted over the median of `clock_seconds`, less 1.
     error: f64,
     /// `measured`, `assumed` or `data sheet`.
     basis: &'static str,
@@ -142,11 +147,12 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let bar = progress::count("steps");
     let all = warmup + steps;
     bar.set(0, all);
-    let timed = *profile || trace.is_some();
+    let timing = Timing { threads, operations: *profile || trace.is_some() };
     let mut rows = MadeUpRows::new(&plan, *seed);
-    let measured = steps::measure(&mut executor, &mut rows, *warmup, *steps, timed, &mut |step| {
-        bar.set(step + 1, all);
-    })?;
+    let measured =
+        steps::measure(&mut executor, &mut rows, *warmup, *steps, timing, &mut |step| {
+            bar.set(step + 1, all);
+        })?;
     bar.finish();
     let resident = machine::anonymous_memory();
     let scratch = executor.scratch_bytes();
@@ -157,6 +163,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
             .map_err(|error| Failure::line(format!("cannot write {}: {error}", path.display())))?;
     }
     let time = Summary::of(&measured.seconds);
+    let clock_time = Summary::of(&measured.clock_seconds);
     let predicted = device.map(|device| {
         let step = predict::step(&plan, &device);
         let seconds = step.total.nanoseconds as f64 * 1e-9;
@@ -164,7 +171,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         Predicted {
             profile: device.name,
             step_seconds: seconds,
-            error: seconds / time.median - 1.0,
+            error: seconds / clock_time.median - 1.0,
             basis,
         }
     });
@@ -181,6 +188,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         tokens_per_step: tokens,
         tokens_per_second: tokens as f64 / time.median,
         step_seconds: time,
+        clock_seconds: clock_time,
+        clock: Moment::now(threads).name(),
         flops_per_step: flops,
         flops_per_second: flops as f64 / time.median,
         product_flops_per_second: [before, after],
@@ -236,6 +245,16 @@ fn written(report: &Report, top: usize) -> String {
         "step",
         format!("{:.4} s   middle half {:.4} to {:.4} s", time.median, time.lower, time.upper),
     );
+    if report.clock == "processor time" {
+        let time = report.clock_seconds;
+        line(
+            "",
+            format!(
+                "{:.4} s of processor time   middle half {:.4} to {:.4} s",
+                time.median, time.lower, time.upper
+            ),
+        );
+    }
     let [before, after] = report.product_flops_per_second;
     line(
         "products",

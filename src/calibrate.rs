@@ -8,6 +8,7 @@ use clap::Args;
 use colac_compiler::device;
 use colac_compiler::view::text;
 use colac_runtime::measure::calibrate::{self, Calibration, Effort, Identity};
+use colac_runtime::measure::clock::Moment;
 use serde::Serialize;
 
 use crate::shared::console;
@@ -134,6 +135,7 @@ fn facts(threads: usize) -> Vec<(String, String)> {
     let fact = |key: &str, value: String| (key.to_owned(), value);
     let mut facts = vec![
         fact("date", run_record::now()),
+        fact("clock", Moment::now(threads).name().to_owned()),
         fact("command", format!("colac calibrate --threads {threads}")),
         fact("colac", env!("CARGO_PKG_VERSION").to_owned()),
     ];
@@ -159,7 +161,7 @@ fn table(calibration: &Calibration, threads: usize) -> String {
             table,
             "  {:<34}{:>12}{:>10}{flops:>18}{:>14}",
             point.name,
-            devices::time((point.seconds.median * 1e9) as u64),
+            devices::time((point.seconds.lower * 1e9) as u64),
             format!("{:.0} %", 100.0 * point.seconds.spread()),
             format!("{}/s", text::bytes(point.bytes_per_second as u64)),
         );

@@ -204,7 +204,7 @@ fn report(
         "\n  {:<20}{:>12}{:>12}{:>14}{:>14}{:>10}{:>12}{:>12}{:>16}",
         "policy",
         "micro-batch",
-        "×",
+        "accumulated",
         "memory",
         "activations",
         "again",

@@ -121,7 +121,8 @@ pub(crate) fn time(nanoseconds: u64) -> String {
     match nanoseconds as f64 {
         n if n >= 1e9 => format!("{:.3} s", n / 1e9),
         n if n >= 1e6 => format!("{:.2} ms", n / 1e6),
-        n => format!("{:.1} µs", n / 1e3),
+        n if n >= 1e3 => format!("{:.1} µs", n / 1e3),
+        n => format!("{n} ns"),
     }
 }
 
@@ -150,6 +151,7 @@ mod tests {
 
     #[test]
     fn times_and_rates_read_well() {
+        assert_eq!(time(43), "43 ns");
         assert_eq!(time(1_234), "1.2 µs");
         assert_eq!(time(12_300_000), "12.30 ms");
         assert_eq!(time(1_250_000_000), "1.250 s");

@@ -54,28 +54,26 @@ fn peak(peak: &Peak, architecture: &str) -> String {
     if let Some(line) = quoted(operation.line, architecture) {
         let _ = writeln!(text, "  {line}");
     }
-    let _ = writeln!(
-        text,
-        "  {:<40}{:>12}  {:<10}{:<15}{:<18}type",
-        "what is alive", "bytes", "", "operations", "made by"
-    );
     let rows = folded(&peak.tensors);
-    for row in rows.iter().take(ROWS) {
-        let times = if row.count > 1 { format!(" × {}", row.count) } else { String::new() };
-        let name = format!("{}{times}", pattern(&row.first.name));
-        let kept = if row.first.kept { "kept" } else { "transient" };
-        let life = format!("{}–{}", row.since, row.until);
-        let made = match row.first.since.line {
-            Some(line) => format!("line {line}, {}", row.first.since.op),
-            None => row.first.since.op.to_owned(),
-        };
-        let (all, ty) = (bytes(row.bytes), &row.first.ty);
-        let _ = writeln!(text, "  {name:<40}{all:>12}  {kept:<10}{life:<15}{made:<18}{ty}");
+    let cells: Vec<[String; 6]> = rows.iter().take(ROWS).map(cells).collect();
+    let heading = ["what is alive", "bytes", "", "operations", "made by", "type"];
+    let width = |column: usize| {
+        let widths = cells.iter().map(|cells| cells[column].chars().count());
+        widths.chain([heading[column].len()]).max().unwrap_or(0)
+    };
+    let widths: [usize; 6] = std::array::from_fn(width);
+    for cells in [heading.map(str::to_owned)].iter().chain(&cells) {
+        let mut line = format!("  {:<1$}", cells[0], widths[0]);
+        let _ = write!(line, "  {:>1$}", cells[1], widths[1]);
+        for column in 2..6 {
+            let _ = write!(line, "  {:<1$}", cells[column], widths[column]);
+        }
+        let _ = writeln!(text, "{}", line.trim_end());
     }
     if rows.len() > ROWS {
         let rest: u64 = rows[ROWS..].iter().map(|row| row.bytes).sum();
         let name = format!("and {} more", rows.len() - ROWS);
-        let _ = writeln!(text, "  {name:<40}{:>12}", bytes(rest));
+        let _ = writeln!(text, "  {name:<0$}  {1:>2$}", widths[0], bytes(rest), widths[1]);
     }
     text
 }
@@ -91,6 +89,29 @@ fn quoted(line: Option<u32>, architecture: &str) -> Option<String> {
     let line = line?;
     let text = architecture.lines().nth(line.checked_sub(1)? as usize)?;
     Some(format!("line {line}: {}", text.trim()))
+}
+
+/// A row as it is printed.
+fn cells(row: &Row<'_>) -> [String; 6] {
+    let PeakTensor { name, ty, kept, since, .. } = row.first;
+    let times = if row.count > 1 { format!(" × {}", row.count) } else { String::new() };
+    // What the architecture left without a label is known by what makes it.
+    let name = match name.trim_matches(|c: char| c == '.' || c.is_ascii_digit()).is_empty() {
+        true => format!("({})", since.op),
+        false => pattern(name),
+    };
+    let made = match since.line {
+        Some(line) => format!("line {line}, {}", since.op),
+        None => since.op.to_owned(),
+    };
+    [
+        name + &times,
+        bytes(row.bytes),
+        if *kept { "kept" } else { "transient" }.to_owned(),
+        format!("{}–{}", row.since, row.until),
+        made,
+        ty.clone(),
+    ]
 }
 
 /// Tensors of repeated layers that differ only in their layer.

@@ -4,6 +4,7 @@
 //! know profiles' files, specs, or how anything is printed.
 
 pub mod calibrate;
+pub mod clock;
 mod single;
 pub mod steps;
 pub mod summary;

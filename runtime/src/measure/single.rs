@@ -4,6 +4,7 @@
 //! so that its operands have left the caches when it comes round again, as they have in a training step of some size.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use colac_plan::op::cost::aligned;
 use colac_plan::plan::{BatchInputs, Form, Origin, Roles};
@@ -17,8 +18,9 @@ use colac_plan::{
 };
 
 use crate::cpu::{CpuError, CpuExecutor, CpuOptions};
-use crate::executor::{Executor, OperationSpan, TimedExecutor};
+use crate::executor::Executor;
 use crate::measure::Summary;
+use crate::measure::clock::Moment;
 
 /// Bytes over which the copies of an operation are spread, about.
 const SPREAD: u64 = 96 << 20;
@@ -26,7 +28,7 @@ const SPREAD: u64 = 96 << 20;
 /// An operation ready to be timed.
 pub(super) struct Single {
     executor: CpuExecutor,
-    spans: Vec<OperationSpan>,
+    copies: usize,
     /// Of one execution.
     pub(super) cost: Cost,
 }
@@ -79,19 +81,21 @@ impl Single {
         for id in inputs {
             fill(&mut executor, id);
         }
-        let now = std::time::Instant::now();
-        let spans = vec![OperationSpan { began: now, ended: now }; copies as usize];
-        Ok(Single { executor, spans, cost })
+        Ok(Single { executor, copies: copies as usize, cost })
     }
 
-    /// Seconds of one execution, over at least `rounds` rounds and until `patience` seconds are over.
+    /// Seconds of one execution, over at least `rounds` rounds and until `patience` seconds are over; by the clock that
+    /// suits the number of threads ([`Moment`]).
     pub(super) fn time(&mut self, rounds: usize, patience: f64) -> Summary {
-        self.executor.run_timed(ProgramKind::ForwardBackward, true, &mut self.spans);
-        let (began, mut seconds, mut done) = (std::time::Instant::now(), Vec::new(), 0);
-        while done < rounds || (began.elapsed().as_secs_f64() < patience && done < 1000) {
-            self.executor.run_timed(ProgramKind::ForwardBackward, true, &mut self.spans);
-            seconds.extend(self.spans.iter().map(|span| span.nanoseconds() as f64 * 1e-9));
-            done += 1;
+        let threads = self.executor.threads();
+        self.executor.run(ProgramKind::ForwardBackward, true);
+        let (began, mut seconds) = (Instant::now(), Vec::new());
+        while seconds.len() < rounds
+            || (began.elapsed().as_secs_f64() < patience && seconds.len() < 1000)
+        {
+            let round = Moment::now(threads);
+            self.executor.run(ProgramKind::ForwardBackward, true);
+            seconds.push(round.seconds() / self.copies as f64);
         }
         Summary::of(&seconds)
     }

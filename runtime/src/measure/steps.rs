@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::data::error::DataError;
 use crate::executor::{Executor, OperationSpan, TimedExecutor};
 use crate::host::random::Stream;
-use crate::measure::Summary;
+use crate::measure::clock::Moment;
 use crate::train::error::TrainError;
 use crate::train::rows::TrainingRows;
 use crate::train::trainer::Trainer;
@@ -73,19 +73,29 @@ pub struct Event {
     pub duration: u64,
 }
 
+/// How steps are timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Threads that the executor works with.
+    pub threads: usize,
+    /// Whether the clock is read around each operation, too.
+    pub operations: bool,
+}
+
 /// What was measured.
 #[derive(Clone, Debug, Default)]
 pub struct Measured {
-    /// Seconds of each step after the warm-up.
+    /// Seconds of each step after the warm-up, on the wall.
     pub seconds: Vec<f64>,
+    /// The same by the clock that suits the number of threads ([`Moment`]).
+    pub clock_seconds: Vec<f64>,
     /// The operations of the last step, in the order in which they ran; empty unless they were timed.
     pub events: Vec<Event>,
     /// Nanoseconds of each operation over all steps, summed over micro-batches, by program; empty unless they were timed.
     pub nanoseconds: BTreeMap<ProgramKind, Vec<u64>>,
 }
 
-/// Does `warm_up` and then `steps` updates; `observe` is told of each step that is done. With `timed`, the clock is read
-/// around each operation, too.
+/// Does `warm_up` and then `steps` updates; `observe` is told of each step that is done.
 ///
 /// # Errors
 /// As [`Trainer::step`]; made-up rows cannot fail to be read.
@@ -94,7 +104,7 @@ pub fn measure(
     rows: &mut dyn TrainingRows,
     warm_up: u64,
     steps: u64,
-    timed: bool,
+    Timing { threads, operations: timed }: Timing,
     observe: &mut dyn FnMut(u64),
 ) -> Result<Measured, TrainError> {
     let mut trainer = Trainer::new(executor.plan())?;
@@ -105,7 +115,7 @@ pub fn measure(
     }
     let mut spy = timed.then(|| Spy::new(executor));
     for step in warm_up..warm_up + steps {
-        let began = Instant::now();
+        let (began, clock) = (Instant::now(), Moment::now(threads));
         match &mut spy {
             Some(spy) => {
                 spy.events.clear();
@@ -113,6 +123,7 @@ pub fn measure(
             }
             None => trainer.step(executor, rows, step)?,
         };
+        measured.clock_seconds.push(clock.seconds());
         measured.seconds.push(began.elapsed().as_secs_f64());
         observe(step);
     }
@@ -281,9 +292,4 @@ pub fn work(plan: &Plan) -> (u64, u64) {
         }
     }
     work
-}
-
-/// The spread of a list of seconds.
-pub fn summary(measured: &Measured) -> Summary {
-    Summary::of(&measured.seconds)
 }
