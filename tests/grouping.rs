@@ -158,15 +158,18 @@ fn distance(a: &Found, b: &Found) -> f64 {
     a.values().zip(b.values()).map(off).fold(0.0, f64::max)
 }
 
-/// Both ways on the CPU, in a guarded arena: results within a millionth, gradients within `tolerance`.
+/// Both ways on the CPU, in a guarded arena: forwards the same bits, gradients within `tolerance`.
 fn check(pair: &Pair, tolerance: f64) {
+    check_within(pair, 0.0, tolerance);
+}
+
+fn check_within(pair: &Pair, forwards: f64, backwards: f64) {
     let [(forward, gradients), (other_forward, other_gradients)] =
         [&pair.grouped, &pair.apart].map(|plan| computed(&mut cpu(plan, 2)));
-    // Products are cut by shape, so wider ones may take other paths of the library.
     let off = distance(&forward, &other_forward);
-    assert!(off <= 1e-6, "{}: forwards off by {off:e}", pair.name);
+    assert!(off <= forwards, "{}: forwards off by {off:e}", pair.name);
     let off = distance(&gradients, &other_gradients);
-    assert!(off <= tolerance, "{}: gradients off by {off:e}", pair.name);
+    assert!(off <= backwards, "{}: gradients off by {off:e}", pair.name);
     let single = computed(&mut cpu(&pair.grouped, 1));
     assert!(single == (forward, gradients), "{}: one thread gives other bits", pair.name);
 }
@@ -466,7 +469,8 @@ fn random_architectures_compute_the_same() {
                 let pair = Pair { name: text, ..pair };
                 // A norm of one number is nearly its sign, so f32 loses digits of its gradient; f64 shows that nothing else
                 // is lost.
-                check(&pair, 2e-3);
+                // A product with one or two columns takes another path of the library, which adds in another order.
+                check_within(&pair, 1e-6, 2e-3);
                 check_reference(&pair, 1e-9);
                 let fewer = products(&pair.grouped, ProgramKind::Logits)
                     < products(&pair.apart, ProgramKind::Logits);
