@@ -9,7 +9,7 @@ use colac_plan::{Plan, Segment};
 
 use crate::diagnostics::{Diagnostic, Diagnostics, Sources, did_you_mean};
 use crate::emit::{self, Details, Scheduled};
-use crate::graph::{Graph, Output, PrintOptions};
+use crate::graph::{Graph, Home, Output, PrintOptions};
 use crate::language::architecture::Architecture;
 use crate::language::config::Config;
 use crate::language::expression::Value;
@@ -464,8 +464,10 @@ impl Dumper {
 
     fn after_schedule(&mut self, scheduled: &Scheduled) {
         if let Some(options) = self.wants("schedule") {
-            let place = |value| {
-                scheduled.placement.offsets.get(&value).map(|offset| format!("at {offset}"))
+            let place = |value| match scheduled.graph.home(value) {
+                Some(Home::Join { start, .. }) => Some(format!("in its join from {start}")),
+                Some(Home::Operand(_)) => Some("on its operand".to_owned()),
+                None => scheduled.placement.offsets.get(&value).map(|offset| format!("at {offset}")),
             };
             self.text = Some(scheduled.graph.print_ordered(&scheduled.order, &place, options));
         }

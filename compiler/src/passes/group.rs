@@ -16,8 +16,8 @@
 //! nothing to add, and one that of all weights.
 //!
 //! A pointwise operation of one input that follows every product, the same for all, runs once over the whole; other
-//! readers read columns. A linear stays alone where its weight is read elsewhere too, where nothing in its own turn of a
-//! repeat reads the same value, and where a reader needs its operand without gaps.
+//! readers read columns. A linear stays alone where its weight is read elsewhere too, where nothing of its kind in its own
+//! turn of a repeat reads the same value, and where a reader needs its operand without gaps.
 //!
 //! Assumes: a forward graph without recompute regions. Guarantees: each element of every value is the same sum as before;
 //! parameters keep their paths, start values and places in checkpoints.
@@ -45,14 +45,16 @@ struct Member {
 
 /// Groups linears wherever they share an input.
 pub fn run(graph: &mut Graph) {
-    let mut sharing: BTreeMap<(Value, Option<ScopeId>), Vec<Member>> = BTreeMap::new();
+    // By role too, because what is recomputed for the backward pass depends on it.
+    let mut sharing: BTreeMap<(Value, Option<ScopeId>, Role), Vec<Member>> = BTreeMap::new();
     for id in graph.order() {
         if let Some(member) = member(graph, id) {
-            let key = (graph.operands(id)[0], graph.node(id).scope);
+            let role = graph.parameter_info(member.weight).role;
+            let key = (graph.operands(id)[0], graph.node(id).scope, role);
             sharing.entry(key).or_default().push(member);
         }
     }
-    for ((input, scope), members) in sharing {
+    for ((input, scope, _), members) in sharing {
         for members in members.chunks(MOST_MEMBERS).filter(|members| members.len() > 1) {
             group(graph, input, scope, members);
         }
