@@ -9,8 +9,8 @@
 #     tokenizer.json   byte-level BPE of 32,000 entries, trained on what is not held out
 #     train/ validation/   token shards; 0.5 % of the passages are held out, chosen by their text
 #
-# Needs a Debian or a system derived from it (apt-get download, dpkg-deb), python3, colac, and 2 GB of disk; no root.
-# Packages that are not there are named and left out. The texts are under the licences of their packages, several of
+# Needs a Debian or a system derived from it (apt-get download, dpkg-deb), python3, colac, and 1 GB of disk; no root.
+# Packages that are not there are named and left out; `apt-get update` as root makes the newest ones known. The texts are under the licences of their packages, several of
 # them copyleft: use them, do not commit them.
 #
 # COLAC names the program (default: colac, or cargo run --release in the repository), MINIMUM_MB the least that is

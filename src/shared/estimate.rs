@@ -21,8 +21,11 @@ use crate::shared::console;
 /// The shipped spec that the rate is measured with: large enough for its products to run at full speed, and a fraction
 /// of a second for a pass.
 const PROBE: &str = "llama-tiny";
-/// Rows of the probe.
-const PROBE_ROWS: &str = "train.micro_batch=2";
+/// Rows of the probe: one, because a user waits for it.
+const PROBE_ROWS: [&str; 2] = ["train.micro_batch=1", "train.global_batch=1"];
+/// A first pass that took longer than this is not repeated: what a first pass costs besides, pages of memory that are
+/// touched for the first time, is little beside so much arithmetic.
+const LONG_PASS: f64 = 0.25;
 
 /// A sentence about the time that the whole recipe of a plan takes.
 pub(crate) fn sentence(plan: &Plan, threads: NonZeroUsize) -> String {
@@ -68,11 +71,12 @@ fn days(seconds: f64) -> String {
     }
 }
 
-/// FLOPs a second of forward and backward passes of a small model, the better of two; `None` if it cannot be run.
+/// FLOPs a second of a forward and backward pass of a small model, or of the better of two where they are quick; `None`
+/// if it cannot be run.
 fn measure(threads: NonZeroUsize) -> Option<f64> {
     let request = Request {
         input: SpecInput::Shipped(PROBE.to_owned()),
-        settings: vec![PROBE_ROWS.to_owned(), "train.global_batch=2".to_owned()],
+        settings: PROBE_ROWS.map(str::to_owned).to_vec(),
         full_rank: false,
         dump: None,
     };
@@ -96,6 +100,9 @@ fn measure(threads: NonZeroUsize) -> Option<f64> {
         let begin = Instant::now();
         executor.run(ProgramKind::ForwardBackward, true);
         seconds = seconds.min(begin.elapsed().as_secs_f64());
+        if seconds > LONG_PASS {
+            break;
+        }
     }
     Some(flops / seconds.max(f64::MIN_POSITIVE))
 }

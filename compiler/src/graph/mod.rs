@@ -164,12 +164,21 @@ pub struct LinearSite {
     pub path: String,
     /// The [`Op::Linear`] node.
     pub node: NodeId,
+    /// Further nodes with the same weight: the same linear in later turns of a repeat that shares its parameters.
+    pub further: Vec<NodeId>,
     /// Its weight.
     pub weight: ParameterId,
     /// May it be rewritten?
     pub permission: ColaPermission,
     /// The call in the architecture file.
     pub span: Option<Span>,
+}
+
+impl LinearSite {
+    /// Every node of the linear, the first turn's first.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        std::iter::once(self.node).chain(self.further.iter().copied())
+    }
 }
 
 /// Results that a graph exists for.

@@ -267,11 +267,13 @@ fn statement<'a>(
             let (rest, _) = cut(symbol("[", "`[`")).parse(rest)?;
             let (rest, count) = cut(expression).parse(rest)?;
             let (rest, _) = cut(symbol("]", "`]`")).parse(rest)?;
+            let shared = matches!(&rest.first().kind, TokenKind::Name(word) if word == "shared");
+            let rest = if shared { rest.advance() } else { rest };
             let (rest, index) =
                 opt(preceded(keyword("as", "`as` or `{`"), cut(name("a name for the index"))))
                     .parse(rest)?;
             let (rest, statements) = scope(rest, errors, depth + 1)?;
-            Ok((rest, Statement::Repeat(Repeat { label, count, index, statements })))
+            Ok((rest, Statement::Repeat(Repeat { label, count, shared, index, statements })))
         }
         TokenKind::Name(text) => {
             let name = Name { text: text.clone(), span: token.span };

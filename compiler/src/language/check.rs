@@ -152,6 +152,12 @@ impl<'a> Checker<'a> {
                 may_be_unread: false,
             });
         }
+        if let Some(axis) = body.model.positions_axis()
+            && self.architecture.entry(&axis.text).is_none()
+        {
+            let (name, span) = (axis.text.as_str(), axis.span);
+            self.locals.push(Local { name, span, read: false, may_be_unread: true });
+        }
         self.callable(&body.model.statements, body.model.span);
         for block in &body.blocks {
             for (index, parameter) in block.parameters.iter().enumerate() {

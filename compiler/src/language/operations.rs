@@ -53,6 +53,8 @@ pub(crate) enum OperationKind {
     LayerNorm,
     /// Indices along the innermost axis.
     Positions,
+    /// Sines and cosines of the indices along the innermost axis.
+    Sinusoids,
     /// Sets elements to zero at random while training.
     Dropout,
     /// The sum of each row.
@@ -71,7 +73,7 @@ pub(crate) enum OperationKind {
     SoftmaxAttention,
     /// A nonlinearity by its name.
     Activation,
-    /// A learned row or number.
+    /// A learned row, table or number.
     Parameter,
     /// Part of the innermost axis.
     Slice,
@@ -162,6 +164,17 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         needs_label: false,
     },
     Operation {
+        name: "sinusoids",
+        kind: OperationKind::Sinusoids,
+        parameters: &[
+            required("ids", A::Value),
+            required("width", A::Extent),
+            optional("theta", A::Number),
+            optional("interleaved", A::Boolean),
+        ],
+        needs_label: false,
+    },
+    Operation {
         name: "dropout",
         kind: OperationKind::Dropout,
         parameters: &[required("x", A::Value), required("p", A::Number)],
@@ -197,6 +210,9 @@ pub(crate) const OPERATIONS: &[Operation] = &[
             optional("low_freq_factor", A::Number),
             optional("high_freq_factor", A::Number),
             optional("original_length", A::Extent),
+            optional("beta_fast", A::Number),
+            optional("beta_slow", A::Number),
+            optional("attention_factor", A::Number),
         ],
         needs_label: false,
     },
@@ -236,7 +252,11 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     Operation {
         name: "parameter",
         kind: OperationKind::Parameter,
-        parameters: &[optional("width", A::Extent), optional("init", A::Distribution)],
+        parameters: &[
+            optional("width", A::Extent),
+            optional("rows", A::Extent),
+            optional("init", A::Distribution),
+        ],
         needs_label: true,
     },
     Operation {

@@ -231,6 +231,13 @@ pub struct Model {
     pub statements: Vec<Statement>,
 }
 
+impl Model {
+    /// The name of the axis along which the inputs have their positions. In the model it is a number.
+    pub(crate) fn positions_axis(&self) -> Option<&Name> {
+        self.inputs.first()?.axes.get(1)
+    }
+}
+
 /// `tokens: ids[batch, seq]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Input {
@@ -290,6 +297,8 @@ pub struct Repeat {
     pub label: Path,
     /// How often; reads only the configuration.
     pub count: Expr,
+    /// Whether all turns have the parameters of the first.
+    pub shared: bool,
     /// The name of the index inside, if wanted.
     pub index: Option<Name>,
     /// What is repeated.

@@ -79,6 +79,7 @@ impl Lowering<'_> {
                 return self.layer_norm(frame, &arguments, x, &path, span);
             }
             OperationKind::Positions => self.positions(x, span)?,
+            OperationKind::Sinusoids => self.sinusoids(frame, &arguments, x, &path, span)?,
             OperationKind::Dropout => self.dropout(frame, &arguments, x, &path, span)?,
             OperationKind::Activation => {
                 let Some(program) = self.activation(frame, arguments.required("kind"))? else {
@@ -270,9 +271,14 @@ impl Lowering<'_> {
             Some(_) => ColaPermission::Never("declared `cola = never` by the architecture".into()),
             None => ColaPermission::Allowed,
         };
-        let site =
-            LinearSite { path: path.clone(), node: y.node, weight, permission, span: Some(span) };
-        self.graph.linears.push(site);
+        self.add_site(LinearSite {
+            path: path.clone(),
+            node: y.node,
+            further: Vec::new(),
+            weight,
+            permission,
+            span: Some(span),
+        });
         self.set_weight(&path, (weight, tensor));
         let has_bias = match arguments.optional("bias") {
             Some(condition) => self.condition(frame, condition)?,
@@ -297,6 +303,17 @@ impl Lowering<'_> {
         )?;
         self.op(frame, Op::Pointwise { program: add_row() }, &[y, bias], &path, span)
             .map(Bound::Tensor)
+    }
+
+    /// Lists a linear; in a later turn of a repeat that shares its parameters it is the linear of the first turn again.
+    fn add_site(&mut self, site: LinearSite) {
+        let again = |known: &&mut LinearSite| {
+            self.replaying > 0 && known.weight == site.weight && known.path == site.path
+        };
+        match self.graph.linears.iter_mut().rev().find(again) {
+            Some(known) => known.further.push(site.node),
+            None => self.graph.linears.push(site),
+        }
     }
 
     /// The weight that a label names, seen from here: in this path, or one around it. `None` if the condition is false.

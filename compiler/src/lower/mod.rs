@@ -174,6 +174,9 @@ pub fn lower(
         joined: BTreeMap::new(),
         tables: BTreeMap::new(),
         dropouts: BTreeMap::new(),
+        parameters: BTreeMap::new(),
+        sharing: 0,
+        replaying: 0,
         elements: 0,
         calls: 0,
         nested_calls: 0,
@@ -184,6 +187,12 @@ pub fn lower(
     for input in &model.inputs {
         let tokens = lowering.tokens(input.name.span);
         frame.names.push((input.name.text.clone(), Bound::Tensor(tokens)));
+    }
+    if let Some(axis) = model.positions_axis()
+        && config.get(&axis.text).is_none()
+    {
+        let length = i64::try_from(batch.sequence_length).unwrap_or(i64::MAX);
+        frame.names.push((axis.text.clone(), Bound::Setting(Value::Integer(length))));
     }
     if let Some((result, span)) = lowering.statements(&mut frame, &model.statements) {
         let head = lowering.head(result, span);
@@ -269,6 +278,12 @@ struct Lowering<'a> {
     tables: BTreeMap<(Real, RopeScaling, u64, u64), (Tensor, Tensor)>,
     /// Dropouts so far, by path.
     dropouts: BTreeMap<String, u64>,
+    /// Parameters by path, for turns of repeats that share them.
+    parameters: BTreeMap<String, (ParameterId, Tensor)>,
+    /// How many repeats around share the parameters of their first turn.
+    sharing: u32,
+    /// How many repeats around are in a later turn and share the parameters of their first.
+    replaying: u32,
     /// Elements of all parameters.
     elements: u64,
     /// Calls of blocks so far.

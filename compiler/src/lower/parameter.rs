@@ -52,6 +52,8 @@ impl Lowering<'_> {
                 self.paths.insert(path, Labelled { span, weight: None });
                 Ok(())
             }
+            // What stands in this turn of a repeat stood in the first.
+            Some(_) if self.replaying > 0 => Ok(()),
             Some(first) => {
                 let mut diagnostic = Diagnostic::error(
                     codes::DUPLICATE_PATH,
@@ -76,15 +78,20 @@ impl Lowering<'_> {
     ) -> Result<(ParameterId, Tensor), Diagnostic> {
         let Parameter { path, tensor, kind, extents, role, span, .. } = *parameter;
         self.check_size(extents, span)?;
+        let with_kind = |path: &str| match tensor {
+            "" => path.to_owned(),
+            tensor => format!("{path}.{tensor}"),
+        };
+        if self.replaying > 0
+            && let Some(&made) = self.parameters.get(&with_kind(path))
+        {
+            return self.shared_parameter(made, extents, span);
+        }
         self.elements = self.elements.saturating_add(extents.iter().product());
         if self.elements > MOST_ELEMENTS {
             return Err(too_large(span, "more than 2^48 parameters"));
         }
         let initialization = self.initialization(frame, parameter)?;
-        let with_kind = |path: &str| match tensor {
-            "" => path.to_owned(),
-            tensor => format!("{path}.{tensor}"),
-        };
         let name = |(name, layout): (String, Layout)| CheckpointName {
             name: with_kind(&name),
             transposed: role == Role::Matrix && layout == Layout::InOut,
@@ -115,6 +122,7 @@ impl Lowering<'_> {
         };
         let origin = self.origin(path, span);
         let (id, value) = self.graph.parameter(info, origin);
+        self.parameters.insert(with_kind(path), (id, value));
         if let Some((rule, alternative, checkpoint)) = joined {
             let member = Member {
                 rule,
@@ -127,6 +135,25 @@ impl Lowering<'_> {
             self.joined.entry(checkpoint.name).or_default().push(member);
         }
         Ok((id, value))
+    }
+
+    /// The parameter of the first turn, which must be of the same size.
+    fn shared_parameter(
+        &self,
+        made: (ParameterId, Tensor),
+        extents: &[u64],
+        span: Span,
+    ) -> Result<(ParameterId, Tensor), Diagnostic> {
+        let first = &self.graph.ty(made.1).shape;
+        if first.extents() == extents {
+            return Ok(made);
+        }
+        Err(Diagnostic::error(
+            codes::SHAPE_MISMATCH,
+            "the turns of a repeat that shares its parameters need them in different sizes",
+        )
+        .at(span, format!("{} here, {first} in the first turn", Shape::of(extents)))
+        .help("make the sizes independent of the index, or take `shared` away"))
     }
 
     /// How a parameter starts: as the call says, else as the last `use` of its kind says, else its kind's default.

@@ -115,9 +115,9 @@ impl Lowering<'_> {
         Ok(result)
     }
 
-    /// How each operand meets the elements of the largest: as one of its shape, one row for all rows, one number for each
-    /// row, or one number. A row as wide as all heads together meets them merged; then the width is given by which the
-    /// result is split again.
+    /// How each operand meets the elements of the largest: as one of its shape, one row or a block of rows that repeats, one
+    /// number for each row or for each of a block that repeats, or one number. A row as wide as all heads together meets
+    /// them merged; then the width is given by which the result is split again.
     fn broadcast(
         &mut self,
         frame: &Frame,
@@ -141,17 +141,16 @@ impl Lowering<'_> {
         let mut merged = false;
         for (at, &(tensor, used)) in operands.iter().enumerate() {
             let other = &self.graph.ty(tensor).shape;
-            let row = other.ndim() == 1 && shape.ndim() > 1;
             program.inputs[at] = if other.same_extents(&shape) {
                 InputForm::Elements
             } else if other.ndim() == 0 {
                 InputForm::Scalar
-            } else if row && other.width() == shape.width() {
+            } else if other.ends(&shape) {
                 InputForm::Row
-            } else if row && Some(other.width()) == merged_width {
+            } else if other.ndim() == 1 && Some(other.width()) == merged_width {
                 merged = true;
                 InputForm::Row
-            } else if other.same_extents(&shape.with_width(Axis::anonymous(1))) {
+            } else if other.ends(&shape.with_width(Axis::anonymous(1))) {
                 InputForm::Column
             } else {
                 return Err(self.cannot_meet((largest, largest_span), (tensor, used)));
@@ -163,7 +162,10 @@ impl Lowering<'_> {
         for at in 0..tensors.len() {
             let fits = match program.inputs[at] {
                 InputForm::Elements | InputForm::Scalar => true,
-                InputForm::Row => Some(self.graph.ty(tensors[at]).shape.width()) == merged_width,
+                InputForm::Row => {
+                    let other = &self.graph.ty(tensors[at]).shape;
+                    other.ndim() == 1 && Some(other.width()) == merged_width
+                }
                 InputForm::Column => false,
             };
             if !fits {
@@ -199,8 +201,9 @@ impl Lowering<'_> {
         }
         let calls = [made(first.0), made(other.0)].into_iter().flatten();
         self.blame_settings(diagnostic, calls).help(
-            "make both the same, in the body or by the settings their sizes come from; a row of the innermost width, one \
-             over all heads, one number for each row and a single number meet any value",
+            "make both the same, in the body or by the settings their sizes come from; a value meets any other that ends \
+             with its axes, or with its axes but 1 in place of the innermost, a row as wide as all heads, and a single \
+             number",
         )
     }
 

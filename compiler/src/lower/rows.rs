@@ -8,6 +8,7 @@ use colac_plan::{DType, Op};
 
 use crate::diagnostics::{Diagnostic, Span};
 use crate::graph::{Value as Tensor, View};
+use crate::language::codes as language_codes;
 use crate::language::expression::Value;
 use crate::lower::call::Arguments;
 use crate::lower::parameter::Parameter;
@@ -17,7 +18,7 @@ use crate::lower::{Bound, Frame, Lowering, codes};
 const MOST_PARTS: u64 = 128;
 
 impl Lowering<'_> {
-    /// `parameter(width)`: a learned row, or a learned number.
+    /// `parameter(width, rows)`: a learned row, a learned table, or a learned number.
     pub(super) fn learned(
         &mut self,
         frame: &mut Frame,
@@ -29,7 +30,19 @@ impl Lowering<'_> {
             Some(written) => Some(self.extent(frame, written)?),
             None => None,
         };
-        let extents: Vec<u64> = width.into_iter().collect();
+        let rows = match arguments.optional("rows") {
+            Some(written) if width.is_none() => {
+                return Err(Diagnostic::error(
+                    language_codes::ARGUMENTS,
+                    "a table needs the width of its rows",
+                )
+                .at(written.span, "no `width` beside it")
+                .help("add width = …; one number for each row is width = 1"));
+            }
+            Some(written) => Some(self.extent(frame, written)?),
+            None => None,
+        };
+        let extents: Vec<u64> = rows.into_iter().chain(width).collect();
         let width = width.unwrap_or(1);
         let (_, value) = self.parameter(
             frame,
@@ -41,7 +54,7 @@ impl Lowering<'_> {
                 role: Role::Vector,
                 default: None,
                 init: arguments.optional("init"),
-                features: (width, width),
+                features: (width, rows.unwrap_or(width)),
                 span,
             },
         )?;
@@ -93,7 +106,7 @@ impl Lowering<'_> {
         self.joined(frame, &parts, path, span).map(Some)
     }
 
-    fn joined(
+    pub(super) fn joined(
         &mut self,
         frame: &Frame,
         parts: &[Tensor],

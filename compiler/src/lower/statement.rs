@@ -63,20 +63,28 @@ impl Lowering<'_> {
         let outside = (frame.path.clone(), frame.scope, frame.names.len());
         let path = frame.join(&repeat.label.text);
         for index in 0..count {
-            frame.path = format!("{path}.{index}");
             let label = repeat.label.text.clone();
-            frame.scope = Some(self.graph.add_scope(Scope {
-                path: frame.path.clone(),
-                label,
-                index,
-                parent: outside.1,
-            }));
+            let turn = format!("{path}.{index}");
+            // Where parameters are shared, paths do not tell turns apart; scopes do.
+            let scope = match outside.1.filter(|_| self.sharing > 0) {
+                Some(outer) => {
+                    format!("{}.{label}.{index}", self.graph.scopes()[outer.0 as usize].path)
+                }
+                None => turn.clone(),
+            };
+            frame.path = if repeat.shared { path.clone() } else { turn };
+            frame.scope =
+                Some(self.graph.add_scope(Scope { path: scope, label, index, parent: outside.1 }));
             if let Some(name) = &repeat.index {
                 let index = i64::try_from(index)
                     .map_err(|_| too_large(repeat.label.span, "too many turns"))?;
                 frame.names.push((name.text.clone(), Bound::Setting(Value::Integer(index))));
             }
+            let (shares, replays) =
+                (u32::from(repeat.shared), u32::from(repeat.shared && index > 0));
+            (self.sharing, self.replaying) = (self.sharing + shares, self.replaying + replays);
             self.statements(frame, &repeat.statements);
+            (self.sharing, self.replaying) = (self.sharing - shares, self.replaying - replays);
             frame.names.truncate(outside.2);
             // What is wrong in one turn is wrong in the next; a model of too many nodes would exhaust the memory.
             if self.diagnostics.has_errors() {

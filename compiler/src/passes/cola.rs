@@ -137,7 +137,7 @@ fn decide<'a>(
     }
     let weight = graph.parameter_node(site.weight).expect("a listed linear has its weight");
     let readers = graph.uses(Value::of(weight));
-    if readers.iter().any(|&(node, _)| node != site.node) {
+    if readers.iter().any(|&(node, _)| !site.nodes().any(|own| own == node)) {
         let mut diagnostic = Diagnostic::error(
             codes::SHARED_WEIGHT,
             format!(
@@ -181,7 +181,6 @@ fn decide<'a>(
 fn rewrite(graph: &mut Graph, site: &LinearSite, rank: u64, activation: &Activation) {
     let node = graph.node(site.node);
     let (scope, span) = (node.scope, node.origin.span);
-    let input = graph.operands(site.node)[0];
     let old = graph.parameter_info(site.weight).clone();
     let (inputs, outputs) = extents(graph, site);
     // Two square roots are correctly rounded everywhere, a platform's powf is not.
@@ -209,19 +208,22 @@ fn rewrite(graph: &mut Graph, site: &LinearSite, rank: u64, activation: &Activat
     let width = |extent| Axis::anonymous(extent);
     let a = factor("cola_a", Role::LowRankDown, [Axis::new("rank", rank), width(inputs)]);
     let b = factor("cola_b", Role::LowRankUp, [width(outputs), Axis::new("rank", rank)]);
-    let mut add = |op: Op, operands: &[Value], part: &str| {
-        let results = graph.op(op, operands, origin(part), Phase::Forward, scope);
-        results.expect("the factors have the widths of the linear they replace")[0]
-    };
-    let z = add(Op::Linear, &[input, a], "down");
-    let hidden = if activation.is_identity() {
-        z
-    } else {
-        add(Op::Pointwise { program: activation.program() }, &[z], "activation")
-    };
-    let y = add(Op::Linear, &[hidden, b], "up");
-    graph.replace(Value::of(site.node), y);
-    graph.remove(site.node);
+    for node in site.nodes() {
+        let (input, scope) = (graph.operands(node)[0], graph.node(node).scope);
+        let mut add = |op: Op, operands: &[Value], part: &str| {
+            let results = graph.op(op, operands, origin(part), Phase::Forward, scope);
+            results.expect("the factors have the widths of the linear they replace")[0]
+        };
+        let z = add(Op::Linear, &[input, a], "down");
+        let hidden = if activation.is_identity() {
+            z
+        } else {
+            add(Op::Pointwise { program: activation.program() }, &[z], "activation")
+        };
+        let y = add(Op::Linear, &[hidden, b], "up");
+        graph.replace(Value::of(node), y);
+        graph.remove(node);
+    }
     let weight = graph.parameter_node(site.weight).expect("a listed linear has its weight");
     graph.remove(weight);
     graph.linears.retain(|other| other.node != site.node);

@@ -38,7 +38,12 @@ pub fn remove_dead(graph: &mut Graph) {
     let mut dead: Vec<NodeId> =
         graph.order().into_iter().filter(|id| !needed[id.0 as usize]).collect();
     dead.reverse();
-    graph.linears.retain(|site| needed[site.node.0 as usize]);
+    graph.linears.retain_mut(|site| {
+        let mut nodes = site.nodes().filter(|id| needed[id.0 as usize]);
+        let Some(node) = nodes.next() else { return false };
+        (site.node, site.further) = (node, nodes.collect());
+        true
+    });
     graph.bypassable.retain(|id| needed[id.0 as usize]);
     for id in dead {
         graph.remove(id);

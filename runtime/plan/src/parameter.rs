@@ -130,4 +130,21 @@ pub enum RopeScaling {
         /// Positions of the rows that a model began with.
         original_length: u64,
     },
+    /// By the number of a frequency (YaRN; arXiv 2309.00071, section 3): those that turn `beta_fast` times and more within
+    /// the original length stay, those that turn `beta_slow` times and less are divided by `factor`, between both a ramp
+    /// over their numbers mixes. With `n(β) = pairs · ln(original_length/(2πβ)) / ln(theta)`, the ramp leads from
+    /// `⌊n(beta_fast)⌋`, at least 0, to `⌈n(beta_slow)⌉`, at most `2 · pairs - 1`. Cosines and sines are multiplied by
+    /// `attention_factor`.
+    Yarn {
+        /// What low frequencies are divided by.
+        factor: Real,
+        /// Turns within the original length from which on a frequency stays.
+        beta_fast: Real,
+        /// Turns within the original length up to which a frequency is divided.
+        beta_slow: Real,
+        /// Positions of the rows that a model began with.
+        original_length: u64,
+        /// Factor on the tables.
+        attention_factor: Real,
+    },
 }

@@ -17,9 +17,12 @@ use crate::dtype::DType;
 pub enum InputForm {
     /// One element for each element of the output: the output's shape.
     Elements,
-    /// One row `[n]`, the same for all rows: a bias, a gain.
+    /// One row `[n]`, the same for all rows: a bias, a gain. Or a block of rows that repeats: the last axes of the output's
+    /// shape, such as a table `[seq, n]` over `[batch, seq, n]`. Row `r` of the output meets row `r mod k` of its `k` rows.
     Row,
-    /// One number for each row: the output's shape without its innermost axis, or with one element along it.
+    /// One number for each row: the output's shape without its innermost axis, or with one element along it. Or one number
+    /// for each row of a block that repeats: the last axes of the latter, such as `[heads, 1]` over `[.., heads, n]`. Row
+    /// `r` of the output meets number `r mod k` of its `k` numbers.
     Column,
     /// One number for all: shape `[]`.
     Scalar,

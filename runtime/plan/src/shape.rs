@@ -91,6 +91,12 @@ impl Shape {
             && self.0.iter().zip(&other.0).all(|(a, b)| a.extent == b.extent)
     }
 
+    /// Whether these are the last axes of another shape, or all of them, by their extents.
+    pub fn ends(&self, other: &Shape) -> bool {
+        let before = other.ndim().checked_sub(self.ndim());
+        before.is_some_and(|n| self.0.iter().zip(&other.0[n..]).all(|(a, b)| a.extent == b.extent))
+    }
+
     /// This shape with another innermost axis.
     pub fn with_width(&self, axis: Axis) -> Shape {
         let mut axes = self.leading().to_vec();

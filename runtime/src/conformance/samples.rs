@@ -358,7 +358,31 @@ fn pointwise() -> Vec<Sample> {
             samples.push(Sample::new(format!("{name} {extents:?}"), op, operands, results));
         }
     }
+    samples.extend(repeating_blocks());
     samples
+}
+
+/// Rows and numbers that belong to the last axes of the output and repeat over those before.
+fn repeating_blocks() -> impl Iterator<Item = Sample> {
+    // The output, the row's shape, the column's shape.
+    let cases: [(&[u64], &[u64], &[u64]); 5] = [
+        (&[3, 5, 17], &[5, 17], &[5, 1]),
+        (&[2, 3, 4, 129], &[4, 129], &[3, 4, 1]),
+        (&[2, 3, 4, 7], &[3, 4, 7], &[1]),
+        (&[4, 2, 1500], &[2, 1500], &[2, 1]),
+        (&[2, 3, 1], &[3, 1], &[3, 1]),
+    ];
+    cases.into_iter().map(|(extents, row, column)| {
+        let operands = vec![
+            real("row", row, 4.0),
+            real("x", extents, 4.0),
+            real("column", column, 4.0),
+            real("number", &[], 4.0),
+        ];
+        let op = Op::Pointwise { program: forms() };
+        let name = format!("forms {extents:?}, row {row:?}, column {column:?}");
+        Sample::new(name, op, operands, vec![TensorType::f32(extents)])
+    })
 }
 
 fn column_sum() -> Vec<Sample> {

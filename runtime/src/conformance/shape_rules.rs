@@ -92,11 +92,18 @@ fn free(op: &Op, types: &[TensorType], operand: usize, axis: usize) -> bool {
                 || (operand == 2 && width)
         }
         Op::Pointwise { program } => {
-            let count = |form| program.inputs.iter().filter(|input| **input == form).count();
-            let bound = if width { InputForm::Row } else { InputForm::Column };
-            program.inputs[operand] == InputForm::Elements
-                && count(InputForm::Elements) == 1
-                && count(bound) == 0
+            let mut longer = types[operand].clone();
+            longer.shape.0[axis].extent += 1;
+            let others =
+                program.inputs.iter().zip(types).enumerate().filter(|(i, _)| *i != operand);
+            let mut fits = others.map(|(_, (form, other))| {
+                let rows = &longer.shape.0[..longer.shape.ndim() - 1];
+                let statistic = other.shape.same_extents(&Shape(rows.to_vec()));
+                *form == InputForm::Scalar
+                    || (*form == InputForm::Column && statistic)
+                    || repeats(*form, other, &longer)
+            });
+            program.inputs[operand] == InputForm::Elements && fits.all(|fits| fits)
         }
         Op::HeadLoss { bias, .. } | Op::HeadLossWithGradient { bias, .. } => {
             operand == 1 && axis == 0 && !bias
@@ -105,8 +112,21 @@ fn free(op: &Op, types: &[TensorType], operand: usize, axis: usize) -> bool {
     }
 }
 
+/// Whether an operand of a pointwise program belongs to the last axes of the results, and not to all of their rows.
+fn repeats(form: InputForm, operand: &TensorType, result: &TensorType) -> bool {
+    let (operand, result) = (operand.shape.extents(), result.shape.extents());
+    match form {
+        InputForm::Row => !operand.is_empty() && result.ends_with(&operand),
+        InputForm::Column => {
+            let single = [&result[..result.len() - 1], &[1]].concat();
+            !operand.is_empty() && single.ends_with(&operand)
+        }
+        InputForm::Elements | InputForm::Scalar => false,
+    }
+}
+
 /// Another element format is never taken, a longer axis where it is free and nowhere else; one axis more or less may
-/// leave the results as they were only for operations that sum over all rows.
+/// leave the results as they were only for operations that sum over all rows, and for operands that repeat over rows.
 #[test]
 fn wrong_operands_are_refused() {
     for sample in samples::all() {
@@ -125,12 +145,16 @@ fn wrong_operands_are_refused() {
                 }
                 Change::OneAxisLess | Change::OneAxisMore => {
                     let unchanged = accepted.is_some_and(|results| results == sample.results);
-                    let sums = match sample.op {
+                    let allowed = match &sample.op {
                         Op::ColumnSum => changed[0].shape.ndim() > 0,
                         Op::Sum => true,
+                        Op::Pointwise { program } => {
+                            let form = program.inputs[operand];
+                            repeats(form, &changed[operand], &sample.results[0])
+                        }
                         _ => false,
                     };
-                    assert!(!unchanged || sums, "{what}");
+                    assert!(!unchanged || allowed, "{what}");
                 }
             }
         }

@@ -217,8 +217,13 @@ impl Pointwise {
                     unsafe {
                         match form {
                             InputForm::Elements => Source::Slice(rows.part(row, columns.clone())),
-                            InputForm::Row => Source::Slice(rows.part(0, columns.clone())),
-                            InputForm::Column => Source::Splat(rows.part(0, row..row + 1)[0]),
+                            InputForm::Row => {
+                                Source::Slice(rows.part(row % rows.rows, columns.clone()))
+                            }
+                            InputForm::Column => {
+                                let number = row % rows.width;
+                                Source::Splat(rows.part(0, number..number + 1)[0])
+                            }
                             InputForm::Scalar => Source::Splat(rows.scalar()),
                         }
                     }

@@ -433,10 +433,8 @@ impl Preparation<'_> {
     /// What the inputs of a program read, from an operand on.
     fn inputs(&self, forms: &[InputForm], first: usize) -> Result<Vec<Rows>, CpuError> {
         let read = forms.iter().zip(first..).map(|(form, operand)| match form {
-            InputForm::Elements => self.view(false, operand, Rows::new),
-            InputForm::Row | InputForm::Column | InputForm::Scalar => {
-                self.view(false, operand, Rows::packed)
-            }
+            InputForm::Elements | InputForm::Row => self.view(false, operand, Rows::new),
+            InputForm::Column | InputForm::Scalar => self.view(false, operand, Rows::packed),
         });
         read.collect()
     }

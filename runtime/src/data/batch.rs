@@ -20,8 +20,10 @@ use crate::train::rows::{IGNORED_LABEL, ValidationRows};
 ///
 /// - [`BatchMode::Pack`]: the corpus is one stream, documents one behind the other. Row r has the ids `r·S .. r·S + S`
 ///   of the stream and the labels `r·S + 1 .. r·S + S + 1`. Every token but the first of the corpus is a label once.
-/// - [`BatchMode::Pad`]: row r is document r, cut after S ids. The last id of a row predicts nothing, not even the id
-///   that was cut off: S - 1 predictions from S ids, as the published training code has it.
+/// - [`BatchMode::Pad`]: row r is document r. One that is longer than S ids is cut so that the id that ends it still
+///   stands last: its first S - 1 ids and that one. This is what a tokenizer gives the published training code, which
+///   truncates first and appends the end of the text then. The last id of a row predicts nothing, not even an id that
+///   was cut off: S - 1 predictions from S ids, as that code has it.
 ///
 /// Places without an id hold the end-of-text id, or 0 if there is none, under the label [`IGNORED_LABEL`]; causal
 /// attention keeps them from everything before them.
@@ -97,6 +99,26 @@ impl Rows {
         let (valid, ignored) = labels.split_at_mut(self.valid_labels(row) as usize);
         self.corpus.copy_ids(range.start + 1, valid);
         ignored.fill(IGNORED_LABEL);
+        if let Some(end) = self.cut_off_end(row) {
+            for last in [ids.last_mut(), valid.last_mut()].into_iter().flatten() {
+                *last = end;
+            }
+        }
+    }
+
+    /// The id that ends the text of a row's document, if the row in mode `Pad` is too short for it.
+    fn cut_off_end(&self, row: u64) -> Option<i32> {
+        if self.mode != BatchMode::Pad {
+            return None;
+        }
+        let document = self.corpus.document(row);
+        if document.end <= self.ids(row).end {
+            return None;
+        }
+        let mut last = [0];
+        self.corpus.copy_ids(document.end - 1, &mut last);
+        // Where the end of a text stands before the next one, as in files of llm.c, documents do not end with it.
+        (Some(last[0] as u32) == self.corpus.end_of_text()).then_some(last[0])
     }
 
     /// Splits the buffers of a batch into rows.
@@ -291,11 +313,12 @@ mod tests {
         assert_eq!(batches.row_count(), 4);
         let (tokens, labels) = evaluate(&batches, 0, 5);
         let none = IGNORED_LABEL;
-        assert_eq!(tokens, [10, 11, 9, 9, 9, 9, 9, 9, 30, 31, 32, 33, 40, 41, 42, 9, 9, 9, 9, 9]);
+        // The third document is cut and keeps its end, the fourth fits.
+        assert_eq!(tokens, [10, 11, 9, 9, 9, 9, 9, 9, 30, 31, 32, 9, 40, 41, 42, 9, 9, 9, 9, 9]);
         assert_eq!(
             labels,
             [
-                11, 9, none, none, none, none, none, none, 31, 32, 33, none, 41, 42, 9, none, none,
+                11, 9, none, none, none, none, none, none, 31, 32, 9, none, 41, 42, 9, none, none,
                 none, none, none
             ]
         );
@@ -308,6 +331,17 @@ mod tests {
             (training.rows_per_epoch(), training.valid_labels(0..4), training.valid_labels(4..12)),
             (4, 8, 16)
         );
+    }
+
+    /// Files of llm.c have the end of a text before the next one: there is no end to keep.
+    #[test]
+    fn a_cut_document_without_an_end_gets_none() {
+        let corpus = corpus(&[&[9, 11, 12, 13, 14], &[9, 21]]);
+        let batches = EvaluationBatches::new(corpus, BatchMode::Pad, 3).unwrap();
+        let (tokens, labels) = evaluate(&batches, 0, 2);
+        let none = IGNORED_LABEL;
+        assert_eq!(tokens, [9, 11, 12, 9, 21, 9]);
+        assert_eq!(labels, [11, 12, none, 21, none, none]);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! Owns the formulas. Computed in f64, rounded once to f32; an executor rounds to the tensor's storage.
 
-use colac_plan::Plan;
 use colac_plan::parameter::{Constant, ConstantContent, RopeScaling};
+use colac_plan::{Plan, Real};
 
 use crate::executor::Executor;
 
@@ -38,19 +38,40 @@ pub fn constant_values(plan: &Plan, constant: &Constant) -> Table {
             return Table::Integer((0..rows).flat_map(|_| 0..width as i32).collect());
         }
     };
-    Table::Real(rope_table(rows, &frequencies(theta.get(), width, scaling), function))
+    let factor = match scaling {
+        RopeScaling::Yarn { attention_factor, .. } => attention_factor.get(),
+        RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Bands { .. } => 1.0,
+    };
+    let frequencies = frequencies(theta.get(), width, scaling);
+    Table::Real(rope_table(rows, &frequencies, |angle| factor * function(angle)))
 }
 
 /// `theta^(-i/pairs)` for each pair, scaled; arXiv 2104.09864.
 fn frequencies(theta: f64, pairs: u64, scaling: RopeScaling) -> Vec<f64> {
     let own = |i: u64| libm::pow(theta, -2.0 * i as f64 / (2.0 * pairs as f64));
+    if let RopeScaling::Yarn { factor, beta_fast, beta_slow, original_length, .. } = scaling {
+        let turns = |beta: Real| original_length as f64 / (beta.get() * std::f64::consts::TAU);
+        let number = |beta| pairs as f64 * libm::log(turns(beta)) / libm::log(theta);
+        let first = number(beta_fast).floor().max(0.0);
+        let last = number(beta_slow).ceil().min(2.0 * pairs as f64 - 1.0);
+        // A ramp without any length is a step, as in published code.
+        let length = if first == last { 0.001 } else { last - first };
+        let divided = |i: u64| ((i as f64 - first) / length).clamp(0.0, 1.0);
+        return (0..pairs).map(|i| mixed(own(i), factor, 1.0 - divided(i))).collect();
+    }
     (0..pairs).map(|i| scaled(own(i), scaling)).collect()
 }
 
-/// A frequency as [`RopeScaling`] changes it.
+/// A frequency of which so much is kept, while the rest is divided.
+fn mixed(frequency: f64, factor: Real, kept: f64) -> f64 {
+    (1.0 - kept) * (frequency / factor.get()) + kept * frequency
+}
+
+/// A frequency as [`RopeScaling`] changes it by its wavelength alone.
 fn scaled(frequency: f64, scaling: RopeScaling) -> f64 {
     match scaling {
-        RopeScaling::None => frequency,
+        // It goes by the number of the frequency, not by its wavelength.
+        RopeScaling::None | RopeScaling::Yarn { .. } => frequency,
         RopeScaling::Linear { factor } => frequency / factor.get(),
         RopeScaling::Bands {
             factor,
@@ -62,13 +83,13 @@ fn scaled(frequency: f64, scaling: RopeScaling) -> f64 {
             let turns = original_length as f64 * frequency / std::f64::consts::TAU;
             // Below `low` nothing of the frequency itself stays, above `high` all of it.
             let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
-            (1.0 - kept) * (frequency / factor.get()) + kept * frequency
+            mixed(frequency, factor, kept)
         }
     }
 }
 
 /// `function(position · frequency)`, `[positions, pairs]`.
-fn rope_table(positions: u64, frequencies: &[f64], function: fn(f64) -> f64) -> Vec<f32> {
+fn rope_table(positions: u64, frequencies: &[f64], function: impl Fn(f64) -> f64) -> Vec<f32> {
     let angles =
         (0..positions).flat_map(|position| frequencies.iter().map(move |f| position as f64 * f));
     angles.map(|angle| function(angle) as f32).collect()
@@ -110,7 +131,6 @@ mod tests {
     /// `{factor 4}` and `{factor 8, low 1, high 4, original length 64}`.
     #[test]
     fn scaled_frequencies_are_those_of_published_code() {
-        use colac_plan::Real;
         let linear = frequencies(500_000.0, 8, RopeScaling::Linear { factor: Real::new(4.0) });
         let bands = frequencies(
             500_000.0,
@@ -149,5 +169,31 @@ mod tests {
         ];
         close(&linear, divided);
         close(&bands, mixed);
+    }
+
+    /// Numbers of transformers 4.48.3, `ROPE_INIT_FUNCTIONS["yarn"]`, computed again in 64 bits: head_dim 16, base 500000,
+    /// factor 8, betas 32 and 1, original length 2048, where frequencies 1 to 4 make up the ramp.
+    #[test]
+    fn yarn_ramps_over_the_numbers_of_frequencies() {
+        let scaling = RopeScaling::Yarn {
+            factor: Real::new(8.0),
+            beta_fast: Real::new(32.0),
+            beta_slow: Real::new(1.0),
+            original_length: 2048,
+            attention_factor: Real::new(1.5),
+        };
+        let expected = [
+            1.0,
+            0.19392274474868576,
+            0.026637605242695286,
+            0.0030386103071737953,
+            0.00017677669529663688,
+            3.428102195952591e-05,
+            6.647869871181236e-06,
+            1.2891731721515574e-06,
+        ];
+        for (found, expected) in frequencies(500_000.0, 8, scaling).iter().zip(expected) {
+            assert!((found / expected - 1.0).abs() < 1e-12, "{found} for {expected}");
+        }
     }
 }

@@ -17,8 +17,8 @@ pub(super) fn run(program: &Program, operands: &[Value]) -> Vec<Vec<f64>> {
             .zip(operands)
             .map(|(form, operand)| match form {
                 InputForm::Elements => operand.elements[element],
-                InputForm::Row => operand.elements[column],
-                InputForm::Column => operand.elements[row],
+                InputForm::Row => operand.row(row % operand.rows())[column],
+                InputForm::Column => operand.elements[row % operand.elements.len()],
                 InputForm::Scalar => operand.elements[0],
             })
             .collect();

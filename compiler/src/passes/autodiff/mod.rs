@@ -20,6 +20,7 @@ mod pointwise;
 use std::collections::BTreeMap;
 
 use colac_plan::op::LogitTransform;
+use colac_plan::parameter::ConstantContent;
 use colac_plan::pointwise::{InputForm, Program};
 use colac_plan::program::Phase;
 use colac_plan::{DType, Op, Shape, TensorType};
@@ -156,16 +157,27 @@ impl Backward<'_> {
     fn read_by_elements(&mut self, id: NodeId, parameter: ParameterId) -> Result<(), Diagnostic> {
         let Some(d) = self.gradient(id, 0) else { return Ok(()) };
         let sum = match self.graph.ty(d).shape.ndim() {
-            0 => Op::Sum,
-            1 => Op::ColumnSum,
+            0 => self.add(id, Op::Sum, &[d])[0],
+            1 => self.add(id, Op::ColumnSum, &[d])[0],
+            2 => self.table_gradient(id, d),
             _ => {
-                let reason = "only rows and numbers may be read as values";
+                let reason = "only tables, rows and numbers may be read as values";
                 return Err(self.unsupported(id, reason));
             }
         };
-        let sum = self.add(id, sum, &[d])[0];
         self.graph.add_output(Output::Gradient(parameter), sum);
         Ok(())
+    }
+
+    /// The gradient of a table `[rows, width]` of which each row met the rows of `gradient` at its place: the table was
+    /// read at the ids 0, 1, 2 …
+    fn table_gradient(&mut self, id: NodeId, gradient: Value) -> Value {
+        let shape = self.graph.ty(gradient).shape.clone();
+        let rows = shape.0[shape.ndim() - 2].extent;
+        let ids = TensorType::new(DType::I32, Shape(shape.leading().to_vec()));
+        let (origin, _) = self.place(id);
+        let ids = self.graph.constant(ConstantContent::Positions, ids, origin);
+        self.add(id, Op::EmbeddingBackward { rows }, &[ids, gradient])[0]
     }
 
     fn operation(&mut self, id: NodeId, op: &Op, operands: &[Value]) -> Result<(), Diagnostic> {
@@ -351,19 +363,18 @@ impl Backward<'_> {
             let Some(gradient) = position.map(|p| gradients[p]) else { continue };
             match program.inputs[input] {
                 InputForm::Elements => self.contribute(operands[input], gradient),
-                InputForm::Row => {
-                    let sum = self.add(id, Op::ColumnSum, &[gradient])[0];
-                    self.summed_gradient(operands[input], sum);
-                }
+                InputForm::Row => self.sum_over_rows(id, gradient, operands[input]),
                 InputForm::Column => {
                     let sum = self.add(id, Op::RowSum { mean: false }, &[gradient])[0];
-                    let same = |a: Value, b: Value| {
-                        self.graph.ty(a).shape.same_extents(&self.graph.ty(b).shape)
-                    };
-                    if !same(sum, operands[input]) {
+                    let (found, wanted) =
+                        (self.graph.ty(sum).shape.clone(), &self.graph.ty(operands[input]).shape);
+                    if found.same_extents(wanted) {
+                        self.contribute(operands[input], sum);
+                    } else if wanted.ends(&found) {
+                        self.sum_over_rows(id, sum, operands[input]);
+                    } else {
                         return Err(self.unsupported(id, "a statistic of rows has no derivative"));
                     }
-                    self.contribute(operands[input], sum);
                 }
                 InputForm::Scalar => {
                     let sum = self.add(id, Op::Sum, &[gradient])[0];
@@ -372,6 +383,34 @@ impl Backward<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The gradient of a value whose shape are the last axes of those of `gradient`: its sum over the axes before. They
+    /// are merged to rows of all that is summed, and what comes out is split again.
+    fn sum_over_rows(&mut self, id: NodeId, gradient: Value, value: Value) {
+        let axes = self.graph.ty(value).shape.extents();
+        let (origin, scope) = self.place(id);
+        if let ([_, _], NodeKind::Parameter(_)) = (&axes[..], &self.graph.node(value.node).kind) {
+            let sum = self.table_gradient(id, gradient);
+            return self.summed_gradient(value, sum);
+        }
+        let mut merged = gradient;
+        for _ in 1..axes.len() {
+            let made =
+                self.graph.view(View::MergeHeads, merged, origin.clone(), Phase::Backward, scope);
+            merged = made.expect("the value has fewer axes than the gradient");
+        }
+        let mut sum = self.add(id, Op::ColumnSum, &[merged])[0];
+        if let [_] = axes[..] {
+            return self.summed_gradient(value, sum);
+        }
+        for axis in 1..axes.len() {
+            let head_dim = axes[axis..].iter().product();
+            let view = View::SplitHeads { head_dim };
+            let made = self.graph.view(view, sum, origin.clone(), Phase::Backward, scope);
+            sum = made.expect("the axes divide their product");
+        }
+        self.contribute(value, sum);
     }
 
     /// A gradient made by an operation that may add to what is there: of a parameter an output of the graph, of a computed

@@ -522,14 +522,13 @@ fn pointwise(
                 o.agree("shapes", first, operand, input.same_extents(shape))?;
             }
             InputForm::Row => {
-                let fits = input.ndim() == 1 && input.width() == shape.width();
-                o.agree("widths", first, operand, fits)?;
+                o.agree("widths", first, operand, input.ndim() > 0 && input.ends(shape))?;
             }
             InputForm::Column => {
-                // With an innermost axis of one element, or without that axis.
+                // Without the innermost axis, or with one element along it and as many of the axes before it.
                 let rows = Shape(shape.leading().to_vec());
                 let single = shape.with_width(Axis::anonymous(1));
-                let fits = input.same_extents(&rows) || input.same_extents(&single);
+                let fits = input.same_extents(&rows) || (input.ndim() > 0 && input.ends(&single));
                 o.agree("rows", first, operand, fits)?;
             }
             InputForm::Scalar => o.form(operand, input.ndim() == 0, "a single number")?,

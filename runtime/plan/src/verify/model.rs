@@ -190,6 +190,14 @@ fn scales(scaling: RopeScaling) -> bool {
                 && low.get() < high.get()
                 && original_length > 0
         }
+        RopeScaling::Yarn { factor, beta_fast, beta_slow, original_length, attention_factor } => {
+            positive(factor)
+                && positive(beta_slow)
+                && positive(beta_fast)
+                && beta_slow.get() < beta_fast.get()
+                && original_length > 0
+                && positive(attention_factor)
+        }
     }
 }
 

@@ -50,8 +50,8 @@ pub(super) fn after(
         for (form, operand) in program.inputs[1..].iter().zip(&o[first..]) {
             let value = match form {
                 InputForm::Elements => operand.elements[element],
-                InputForm::Row => operand.elements[element % width],
-                InputForm::Column => operand.elements[element / width],
+                InputForm::Row => operand.elements[element % operand.elements.len()],
+                InputForm::Column => operand.elements[element / width % operand.elements.len()],
                 InputForm::Scalar => operand.elements[0],
             };
             inputs.push(Approximate { value, error: 0.0 });

@@ -37,8 +37,8 @@ pub(super) fn of(program: &Program, operands: &[Value]) -> Vec<Vec<f64>> {
         let inputs: Vec<f64> = (program.inputs.iter().zip(operands))
             .map(|(form, operand)| match form {
                 InputForm::Elements => operand.elements[element],
-                InputForm::Row => operand.elements[element % width],
-                InputForm::Column => operand.elements[element / width],
+                InputForm::Row => operand.elements[element % operand.elements.len()],
+                InputForm::Column => operand.elements[element / width % operand.elements.len()],
                 InputForm::Scalar => operand.elements[0],
             })
             .collect();
