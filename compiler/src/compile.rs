@@ -15,7 +15,7 @@ use crate::language::expression::Value;
 use crate::language::huggingface;
 use crate::lower::{self, Model};
 use crate::passes::{self, PASSES};
-use crate::spec::{Resolution, Spec, SpecInput};
+use crate::spec::{Precision, Resolution, Spec, SpecInput};
 
 /// A dump is asked for after a pass that does not exist.
 const UNKNOWN_PASS: &str = "compile::unknown_pass";
@@ -120,10 +120,10 @@ fn compile_with(
         passes::group::run(&mut graph);
     }
     dumper.after("group", &graph)?;
-    passes::precision::run(&mut graph, passes::precision::Precision::F32);
+    passes::precision::run(&mut graph, spec.precision.value);
     dumper.after("precision", &graph)?;
 
-    let mut training = training(&graph)?;
+    let mut training = training(&graph, spec.precision.value)?;
     dumper.after("autodiff", &training)?;
     passes::recompute::run(&mut training, &spec.recompute, &mut diagnostics);
     if diagnostics.has_errors() {
@@ -150,6 +150,7 @@ fn compile_with(
     let details = Details {
         name: spec.name.value.clone(),
         form,
+        precision: spec.precision.value,
         linears,
         recipe: spec.recipe.clone(),
         origin: Origin {
@@ -255,11 +256,12 @@ fn check_vocabulary(config: &Config, diagnostics: &mut Diagnostics) {
 }
 
 /// Forward and backward of one micro-batch.
-fn training(graph: &Graph) -> Result<Graph, Diagnostics> {
+fn training(graph: &Graph, precision: Precision) -> Result<Graph, Diagnostics> {
     let mut training = graph.clone();
     training.retain_outputs(|output| output == Output::Loss);
     passes::simplify::remove_dead(&mut training);
     passes::autodiff::run(&mut training)?;
+    passes::precision::parameter_gradients(&mut training, precision);
     passes::simplify::run(&mut training);
     Ok(training)
 }
