@@ -3,91 +3,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may end where something is not as it must be")]
 
+#[path = "common/hand.rs"]
+mod hand;
+
 use std::cell::Cell;
 
-use colac_compiler::graph::{
-    Graph, Input, NodeId, NodeKind, Origin, Output, ParameterInfo, PrintOptions, Value, View,
-};
+use colac_compiler::graph::{Graph, Input, NodeId, NodeKind, Output, PrintOptions, Value, View};
 use colac_compiler::passes::{autodiff, codes, memory, precision, schedule, simplify};
 use colac_compiler::spec::Precision;
 use colac_plan::op::Real;
-use colac_plan::parameter::{CheckpointName, Initialization, Role};
-use colac_plan::pointwise::{Binary, Builder, InputForm, Program, Unary};
+use colac_plan::pointwise::{Binary, Builder, InputForm, Program};
 use colac_plan::program::Phase;
 use colac_plan::{DType, Op, Shape, TensorType};
+use hand::{Hand, sigmoid};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-
-// --- graphs made by hand --------------------------------------------------------------------
-
-/// A graph under construction whose values are `[2, 3, width]`.
-struct Hand {
-    graph: Graph,
-    parameters: usize,
-}
-
-impl Hand {
-    fn new() -> Hand {
-        Hand { graph: Graph::new(), parameters: 0 }
-    }
-
-    fn origin() -> Origin {
-        Origin { path: String::new(), span: None, pass: "test" }
-    }
-
-    fn parameter(&mut self, extents: &[u64]) -> Value {
-        self.parameters += 1;
-        let path = format!("p{}.weight", self.parameters);
-        let info = ParameterInfo {
-            path: path.clone(),
-            ty: TensorType::f32(extents),
-            initialization: Initialization::Constant { value: Real::new(0.0) },
-            role: Role::Matrix,
-            checkpoint: CheckpointName { name: path, transposed: false, part: None },
-            unjoined: None,
-            scope: None,
-        };
-        self.graph.parameter(info, Hand::origin()).1
-    }
-
-    fn ops(&mut self, op: Op, operands: &[Value], phase: Phase) -> Vec<Value> {
-        self.graph.op(op, operands, Hand::origin(), phase, None).unwrap()
-    }
-
-    fn op(&mut self, op: Op, operands: &[Value]) -> Value {
-        self.ops(op, operands, Phase::Forward)[0]
-    }
-
-    /// Rows of a table: a value that needs an operation.
-    fn source(&mut self, width: u64) -> Value {
-        let ids = TensorType::new(DType::I32, Shape::of(&[2, 3]));
-        let tokens = self.graph.input(Input::Tokens, ids, Hand::origin());
-        let table = self.parameter(&[5, width]);
-        self.op(Op::Embedding, &[tokens, table])
-    }
-
-    fn linear(&mut self, x: Value, width: u64) -> Value {
-        let inputs = self.graph.ty(x).shape.width();
-        let weight = self.parameter(&[width, inputs]);
-        self.op(Op::Linear, &[x, weight])
-    }
-
-    fn pointwise(&mut self, program: Program, operands: &[Value]) -> Value {
-        self.op(Op::Pointwise { program }, operands)
-    }
-
-    fn add(&mut self, a: Value, b: Value) -> Value {
-        self.pointwise(Program::sum(2), &[a, b])
-    }
-
-    fn view(&mut self, view: View, x: Value) -> Value {
-        self.graph.view(view, x, Hand::origin(), Phase::Forward, None).unwrap()
-    }
-}
-
-fn sigmoid() -> Program {
-    Program::unary(|builder, x| builder.unary(Unary::Sigmoid, x))
-}
 
 // --- simplify -------------------------------------------------------------------------------
 

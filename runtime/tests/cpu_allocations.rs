@@ -99,6 +99,27 @@ fn operations() -> Vec<(Op, Vec<TensorType>)> {
             vec![x.clone(), x.clone(), f32(&[n]), f32(&[b, s]), f32(&[b, s])],
         ),
         (
+            Op::RmsNorm { epsilon: Real::new(1e-6), gain: true, prologue: Some(Program::sum(2)) },
+            vec![x.clone(), x.clone(), f32(&[n])],
+        ),
+        (
+            Op::RmsNormBackward { gain: true, epilogue: Some(Program::sum(2)) },
+            vec![x.clone(), x.clone(), f32(&[n]), f32(&[b, s]), x.clone()],
+        ),
+        (
+            Op::LayerNorm {
+                epsilon: Real::new(1e-5),
+                gain: true,
+                bias: true,
+                prologue: Some(Program::sum(2)),
+            },
+            vec![x.clone(), x.clone(), f32(&[n]), f32(&[n])],
+        ),
+        (
+            Op::LayerNormBackward { gain: true, bias: true, epilogue: Some(Program::sum(2)) },
+            vec![x.clone(), x.clone(), f32(&[n]), f32(&[b, s]), f32(&[b, s]), x.clone()],
+        ),
+        (
             Op::Dropout { probability: Real::new(0.1), key: 7 },
             vec![x.clone(), TensorType::new(DType::I32, Shape::of(&[4]))],
         ),

@@ -54,8 +54,10 @@ pub fn run(graph: &mut Graph) {
             sharing.entry(key).or_default().push(member);
         }
     }
-    for ((input, scope, _), members) in sharing {
+    for ((_, scope, _), members) in sharing {
         for members in members.chunks(MOST_MEMBERS).filter(|members| members.len() > 1) {
+            // Where it was made by a group, it has become a part of another value by now.
+            let input = graph.operands(members[0].linear)[0];
             group(graph, input, scope, members);
         }
     }

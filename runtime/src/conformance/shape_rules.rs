@@ -197,6 +197,10 @@ fn wrong_attributes_are_refused() {
     };
     let head = vec![f32(&[1, 5, 4]), f32(&[7, 4]), i32(&[1, 5])];
     let row_only = Program { inputs: vec![InputForm::Row], ..Program::sum(1) };
+    let mut twice = Program::sum(1);
+    twice.outputs.push(twice.outputs[0]);
+    let mut column_first = Program::sum(2);
+    column_first.inputs[0] = InputForm::Column;
     let cases = [
         ("three heads over two groups", attention(Mask::Full), qkv(3, 2)),
         ("a cap of zero", capped(0.0), qkv(2, 2)),
@@ -221,6 +225,31 @@ fn wrong_attributes_are_refused() {
             "a negative epsilon",
             Op::LayerNorm { epsilon: Real::new(-1.0), gain: false, bias: false, prologue: None },
             vec![f32(&[2, 3])],
+        ),
+        (
+            "two results of a prologue",
+            Op::RmsNorm { epsilon: one, gain: false, prologue: Some(twice.clone()) },
+            vec![f32(&[2, 3])],
+        ),
+        (
+            "two results of an epilogue",
+            Op::RmsNormBackward { gain: false, epilogue: Some(twice) },
+            vec![f32(&[2, 3]), f32(&[2, 3]), f32(&[2])],
+        ),
+        (
+            "an epilogue that does not begin with the gradient",
+            Op::RmsNormBackward { gain: false, epilogue: Some(column_first) },
+            vec![f32(&[2, 3]), f32(&[2, 3]), f32(&[2]), f32(&[2, 3])],
+        ),
+        (
+            "a prologue over a row alone",
+            Op::LayerNorm {
+                epsilon: one,
+                gain: false,
+                bias: false,
+                prologue: Some(row_only.clone()),
+            },
+            vec![f32(&[3])],
         ),
         (
             "a probability of 1",

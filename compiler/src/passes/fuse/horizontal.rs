@@ -1,14 +1,15 @@
 //! Programs that read the same values become one with the results of both.
 //!
 //! ```text
-//! before   %7 = pointwise %1 { a * sigmoid(a) }      recompute
-//!          %9 = pointwise %1, %8 { … a … b … }       backward
-//! after    %9 = pointwise %1, %8 { … a … b …; a * sigmoid(a) }
+//! before   %4 = pointwise %1 { a * sigmoid(a) } after %2     recompute
+//!          %5 = pointwise %1, %3 { a * b }                   backward
+//! after    %5 = pointwise %1, %3 { a * b; a * sigmoid(a) } after %2
 //! ```
 //!
 //! One of the two must read nothing that the other does not, so that no value has to wait for a stranger. They belong to
-//! one region, or one to a recompute region whose value only the backward pass reads, like the σ(z) of the example, that a
-//! weight's gradient needs: then the result belongs to the backward pass. No path may lead from one to the other.
+//! one region, or one to a recompute region whose value only the backward pass reads, like the σ(z) that a weight's
+//! gradient needs in the example: then the result belongs to the backward pass. The later one may read the earlier one,
+//! but nothing else that depends on it.
 
 use colac_plan::Op;
 use colac_plan::pointwise::InputForm;

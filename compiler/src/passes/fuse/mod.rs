@@ -106,6 +106,7 @@ pub fn run(graph: &mut Graph, rules: &[FuseRule]) -> Vec<Outcome> {
     if rules.is_empty() {
         return outcomes;
     }
+    simplify::remove_dead(graph);
     let mut bytes = planned(graph);
     let mut fusion = Fusion { order: Order::new(graph), graph: std::mem::take(graph) };
     let mut refused: BTreeSet<(FuseRule, String)> = BTreeSet::new();
@@ -121,6 +122,8 @@ pub fn run(graph: &mut Graph, rules: &[FuseRule]) -> Vec<Outcome> {
                         joined += usize::from((rule.join)(&mut fusion, node, partner));
                     }
                 }
+                // What was made again may have been the last reader of something.
+                simplify::remove_dead(&mut fusion.graph);
                 let after = if joined == 0 { bytes } else { planned(&fusion.graph) };
                 if joined == 0 || after > bytes {
                     fusion = saved;
@@ -139,7 +142,6 @@ pub fn run(graph: &mut Graph, rules: &[FuseRule]) -> Vec<Outcome> {
         }
     }
     *graph = fusion.graph;
-    simplify::remove_dead(graph);
     outcomes
 }
 

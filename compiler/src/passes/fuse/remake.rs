@@ -1,9 +1,9 @@
 //! A program makes a value again that is a function of what it reads anyway.
 //!
 //! ```text
-//! before   %2 = pointwise %1 { a * sigmoid(a) }        after   %2 = pointwise %1 { a * sigmoid(a) }
-//!          …                                                   …
-//!          %9 = pointwise %1, %2, %8 { … a … b … }             %9 = pointwise %1, %8 { … a … a * sigmoid(a) … }
+//! before   %1 = pointwise %0 { a * sigmoid(a) }          after   %1 = pointwise %0 { a * sigmoid(a) }
+//!          %2 = linear %1, @w                                    %2 = linear %1, @w
+//!          %3 = pointwise %0, %1, %2 { a + b + c }               %3 = pointwise %0, %2 { a + a * sigmoid(a) + b }
 //! ```
 //!
 //! One value less is read, and if no other reader is left, it is not kept between the two. So the backward pass of a
