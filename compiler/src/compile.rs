@@ -469,7 +469,9 @@ impl Dumper {
             let place = |value| match scheduled.graph.home(value) {
                 Some(Home::Join { start, .. }) => Some(format!("in its join from {start}")),
                 Some(Home::Operand(_)) => Some("on its operand".to_owned()),
-                None => scheduled.placement.offsets.get(&value).map(|offset| format!("at {offset}")),
+                None => {
+                    scheduled.placement.offsets.get(&value).map(|offset| format!("at {offset}"))
+                }
             };
             self.text = Some(scheduled.graph.print_ordered(&scheduled.order, &place, options));
         }

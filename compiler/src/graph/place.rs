@@ -102,8 +102,22 @@ impl Graph {
         strides_in(&self.ty(whole).shape, &self.ty(value).shape)
     }
 
-    /// Every home is one that can be: of a result whose maker writes there, in a join that reads it or on an operand.
+    /// Every home is one that can be: of a result whose maker writes there, in a join that reads it or on an operand. All
+    /// that a join reads is at home in it, so that no column is left unwritten.
     pub(super) fn verify_homes(&self) -> Result<(), GraphError> {
+        for node in self.nodes().filter(|node| node.kind == NodeKind::View(View::Join)) {
+            let whole = Value::of(node.id);
+            let mut end = 0;
+            for part in self.operands(node.id) {
+                let at_home =
+                    |value: &Value| self.home(*value) == Some(Home::Join { whole, start: end });
+                if !self.makers(part).iter().all(at_home) {
+                    let reason = format!("the part at {end} lies elsewhere");
+                    return Err(GraphError { path: node.origin.path.clone(), reason });
+                }
+                end += self.ty(part).shape.width();
+            }
+        }
         for (&value, &home) in &self.homes {
             let path = || self.node(value.node).origin.path.clone();
             let fail = |reason: &str| Err(GraphError { path: path(), reason: reason.into() });
