@@ -92,8 +92,8 @@ fn bytes_moved_and_timeline_agree_with_the_plan() {
         );
         assert_eq!(Some(curve.peak), memory.peak.operation.map(|place| place.index), "{name}");
         assert_eq!(curve.phases.iter().map(|run| run.count).sum::<usize>(), curve.kept_bytes.len());
-        for line in curve.text(60).lines() {
-            assert!(line.chars().count() <= 2 + 11 + 2 + 60, "{name}: {line}");
+        for line in curve.text(80).lines() {
+            assert!(line.chars().count() <= 2 + 11 + 2 + 80, "{name}: {line}");
         }
     }
 }
@@ -208,6 +208,26 @@ fn policies_are_compared_with_the_plan_itself() {
         assert!(row.kept_bytes <= none.kept_bytes, "{}", row.policy);
         assert!(row.step_nanoseconds >= none.step_nanoseconds, "{}", row.policy);
     }
+}
+
+/// Exceptions and budgets of a plan's own policy do not stand in the way of the others.
+#[test]
+fn a_plan_of_its_own_kind_is_compared_with_every_policy() {
+    let text = std::fs::read_to_string("../specs/llama-nano.toml").unwrap();
+    let exception = "[recompute]\npolicy = \"block\"\n\n[[recompute.override]]\ntargets = \"layers.0.**\"\npolicy = \"none\"\n";
+    let request = Request {
+        input: SpecInput::Text { name: "mixed.toml".into(), text: format!("{text}\n{exception}") },
+        settings: Vec::new(),
+        full_rank: false,
+        dump: None,
+    };
+    let mixed = compile(request, &mut Sources::default()).unwrap().plan;
+    let (rows, refused) =
+        policies::compare(&mixed, &policies::all(), None, &mut Sources::default());
+    assert!(refused.is_empty(), "{refused:?}");
+    assert_eq!(rows.len(), policies::all().len() + 1);
+    assert!(rows[0].current && rows[0].activation_bytes == mixed.bytes(Segment::Activations));
+    assert!(rows[1..].iter().all(|row| !row.current));
 }
 
 #[test]
