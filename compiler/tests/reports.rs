@@ -291,3 +291,23 @@ fn predictions_say_what_they_rest_on_and_follow_the_work() {
     assert_eq!(h100.recompute.nanoseconds, 0);
     assert!(block.total.nanoseconds > h100.total.nanoseconds);
 }
+
+/// Every operation that moves bytes and has no products may have a bandwidth of its own in a profile.
+#[test]
+fn profiles_know_the_operations_of_plans() {
+    let mut names = std::collections::BTreeSet::new();
+    for (_, plan) in plans() {
+        let rows = Inspection::new(&plan).operations;
+        names.extend(rows.iter().filter(|row| row.flops == 0).map(|row| row.op));
+    }
+    assert!(names.contains("rms_norm") && names.contains("layer_norm") && names.len() > 10);
+    let text = device::write(&profile("h100"));
+    for name in names {
+        let own = format!(
+            "streams = [\n  {{ operation = \"{name}\", gigabytes = 1.0, how = \"assumed\" }},"
+        );
+        let text = text.replace("streams = [", &own);
+        let read = device::read("own.toml", &text, &mut Sources::default()).unwrap();
+        assert_eq!(read.stream_rate(name, 1 << 20).value, 1_000_000_000, "{name}");
+    }
+}
