@@ -10,7 +10,6 @@ use colac_plan::profile::Profile;
 use colac_plan::{Plan, Segment};
 use serde::Serialize;
 
-use crate::compile::recompile;
 use crate::diagnostics::{Diagnostics, Sources};
 use crate::policies;
 use crate::view::{Inspection, MemoryReport};
@@ -166,8 +165,8 @@ fn try_policy(
 ) -> Result<Tried, Diagnostics> {
     let mut tried = Tried { rows: Vec::new(), smallest: None };
     for &size in sizes {
-        let settings = vec![policies::setting(policy), format!("train.micro_batch={size}")];
-        let variant = recompile(plan, settings, sources)?.plan;
+        let settings = [format!("train.micro_batch={size}")];
+        let variant = policies::with_policy(plan, policy, &settings, sources)?;
         if tried.smallest.is_none() {
             tried.smallest = Some(smallest(policy, &variant));
         }

@@ -40,13 +40,34 @@ pub struct PolicyRow {
     pub basis: Option<&'static str>,
 }
 
-/// The setting that gives a plan's spec another policy.
+/// The setting that gives a spec a policy.
 pub fn setting(policy: &str) -> String {
     format!("recompute.policy=\"{policy}\"")
 }
 
-/// One row for each policy, in the order given. Policies that this plan cannot have are left out, with what is said
-/// about them.
+/// A plan as it would be with one policy for the whole model, whatever its own section `[recompute]` says, and with other
+/// settings beside.
+///
+/// # Errors
+/// As [`recompile`].
+pub fn with_policy(
+    plan: &Plan,
+    policy: &str,
+    settings: &[String],
+    sources: &mut Sources,
+) -> Result<Plan, Diagnostics> {
+    let mut plan = plan.clone();
+    // A budget or exceptions of the plan's own policy mean nothing to another one.
+    if let Ok(mut spec) = plan.origin.resolved_spec.parse::<toml::Table>() {
+        spec.remove("recompute");
+        plan.origin.resolved_spec = spec.to_string();
+    }
+    let settings = [&[setting(policy)], settings].concat();
+    recompile(&plan, settings, sources).map(|compiled| compiled.plan)
+}
+
+/// One row for each policy, in the order given, and before them one for the plan itself where none of them gives it.
+/// Policies that this plan cannot have are left out, with what is said about them.
 pub fn compare(
     plan: &Plan,
     policies: &[&str],
@@ -55,10 +76,13 @@ pub fn compare(
 ) -> (Vec<PolicyRow>, Vec<(String, Diagnostics)>) {
     let (mut rows, mut refused) = (Vec::new(), Vec::new());
     for &policy in policies {
-        match recompile(plan, vec![setting(policy)], sources) {
-            Ok(compiled) => rows.push(row(plan, policy, &compiled.plan, profile)),
+        match with_policy(plan, policy, &[], sources) {
+            Ok(other) => rows.push(row(plan, policy, &other, profile)),
             Err(diagnostics) => refused.push((policy.to_owned(), diagnostics)),
         }
+    }
+    if rows.iter().all(|row: &PolicyRow| !row.current) {
+        rows.insert(0, row(plan, "as it is", plan, profile));
     }
     (rows, refused)
 }

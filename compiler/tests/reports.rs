@@ -92,8 +92,8 @@ fn bytes_moved_and_timeline_agree_with_the_plan() {
         );
         assert_eq!(Some(curve.peak), memory.peak.operation.map(|place| place.index), "{name}");
         assert_eq!(curve.phases.iter().map(|run| run.count).sum::<usize>(), curve.kept_bytes.len());
-        for line in curve.text(60).lines() {
-            assert!(line.chars().count() <= 2 + 11 + 2 + 60, "{name}: {line}");
+        for line in curve.text(80).lines() {
+            assert!(line.chars().count() <= 2 + 11 + 2 + 80, "{name}: {line}");
         }
     }
 }
@@ -210,6 +210,26 @@ fn policies_are_compared_with_the_plan_itself() {
     }
 }
 
+/// Exceptions and budgets of a plan's own policy do not stand in the way of the others.
+#[test]
+fn a_plan_of_its_own_kind_is_compared_with_every_policy() {
+    let text = std::fs::read_to_string("../specs/llama-nano.toml").unwrap();
+    let exception = "[recompute]\npolicy = \"block\"\n\n[[recompute.override]]\ntargets = \"layers.0.**\"\npolicy = \"none\"\n";
+    let request = Request {
+        input: SpecInput::Text { name: "mixed.toml".into(), text: format!("{text}\n{exception}") },
+        settings: Vec::new(),
+        full_rank: false,
+        dump: None,
+    };
+    let mixed = compile(request, &mut Sources::default()).unwrap().plan;
+    let (rows, refused) =
+        policies::compare(&mixed, &policies::all(), None, &mut Sources::default());
+    assert!(refused.is_empty(), "{refused:?}");
+    assert_eq!(rows.len(), policies::all().len() + 1);
+    assert!(rows[0].current && rows[0].activation_bytes == mixed.bytes(Segment::Activations));
+    assert!(rows[1..].iter().all(|row| !row.current));
+}
+
 #[test]
 fn what_fits_a_memory_fits_a_larger_one() {
     let plan = plan("llama-nano", &[], false);
@@ -270,4 +290,24 @@ fn predictions_say_what_they_rest_on_and_follow_the_work() {
     assert!(block.recompute.nanoseconds > 0);
     assert_eq!(h100.recompute.nanoseconds, 0);
     assert!(block.total.nanoseconds > h100.total.nanoseconds);
+}
+
+/// Every operation that moves bytes and has no products may have a bandwidth of its own in a profile.
+#[test]
+fn profiles_know_the_operations_of_plans() {
+    let mut names = std::collections::BTreeSet::new();
+    for (_, plan) in plans() {
+        let rows = Inspection::new(&plan).operations;
+        names.extend(rows.iter().filter(|row| row.flops == 0).map(|row| row.op));
+    }
+    assert!(names.contains("rms_norm") && names.contains("layer_norm") && names.len() > 10);
+    let text = device::write(&profile("h100"));
+    for name in names {
+        let own = format!(
+            "streams = [\n  {{ operation = \"{name}\", gigabytes = 1.0, how = \"assumed\" }},"
+        );
+        let text = text.replace("streams = [", &own);
+        let read = device::read("own.toml", &text, &mut Sources::default()).unwrap();
+        assert_eq!(read.stream_rate(name, 1 << 20).value, 1_000_000_000, "{name}");
+    }
 }

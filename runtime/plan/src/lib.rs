@@ -5,7 +5,9 @@
 //!
 //! Owns the definition of operations ([`op`], [`pointwise`]), types ([`dtype`], [`shape`]), layout ([`tensor`]),
 //! programs ([`program`]), parameters ([`parameter`]), the recipe ([`recipe`]), the file format ([`mod@file`]) and the
-//! verifier ([`verify`]). Must not know specs, graphs, passes, devices or files other than its own.
+//! verifier ([`verify`]). Beside the plan it owns what is computed from plans alone: how long one takes on a device
+//! ([`predict`]) whose rates are known ([`profile`]). Must not know specs, graphs, passes, devices or files other than its
+//! own.
 
 pub mod dtype;
 pub mod file;
