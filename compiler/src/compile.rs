@@ -477,3 +477,21 @@ impl Dumper {
         }
     }
 }
+
+/// The training graph of an architecture before anything is made again, for tests of passes. Settings are those of
+/// `[model]`.
+#[cfg(test)]
+pub(crate) fn training_graph(architecture: &str, settings: &[&str]) -> Graph {
+    let mut spec = "name = \"test\"\narchitecture = \"./none.toml\"\n[model]\n".to_owned();
+    settings.iter().for_each(|setting| spec.push_str(&format!("{setting}\n")));
+    spec.push_str("[train]\nsequence_length = 8\nmicro_batch = 2\nsteps = 1\n");
+    spec.push_str("[optimizer]\nlearning_rate = 0.1\n");
+    let input = SpecInput::Text { name: "test".into(), text: spec };
+    let mut sources = Sources::default();
+    let mut dumper = Dumper::new(None).expect("nothing is dumped");
+    let front = front(input, &[], false, Some(architecture), &mut dumper, &mut sources);
+    let mut graph = front.expect("the test's architecture is right").graph;
+    passes::simplify::run(&mut graph);
+    passes::precision::run(&mut graph, Precision::F32);
+    training(&graph, Precision::F32).expect("the test's architecture has derivatives")
+}

@@ -71,16 +71,17 @@ pub fn choose(
         tried.push(attempt(Some(&keep), description));
     }
     let placements = Placements::of(graph, &blocks);
-    let mut place = |index: usize| {
-        let placement = &placements.list[index];
-        attempt(Some(&placements.keep(placement)), placements.describe(placement))
-    };
-    let count = placements.list.len();
-    if count * graph.len() <= MOST_NODES_PLANNED {
-        tried.extend((0..count).map(&mut place));
-    } else {
-        // The list goes from few bytes to many: what fits is at its beginning, and its last that fits is the best.
-        let (mut fits, mut above) = (0, count);
+    for list in &placements.lists {
+        let mut place = |index: usize| {
+            let placement = &list[index];
+            attempt(Some(&placements.keep(placement)), placements.describe(placement))
+        };
+        if list.len() * graph.len() <= MOST_NODES_PLANNED {
+            tried.extend((0..list.len()).map(&mut place));
+            continue;
+        }
+        // A list goes from few bytes to many: what fits is at its beginning, and its last that fits is the best.
+        let (mut fits, mut above) = (0, list.len());
         while fits < above {
             let middle = fits + (above - fits) / 2;
             let one = place(middle);

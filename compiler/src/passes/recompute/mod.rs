@@ -29,6 +29,8 @@
 
 pub mod auto;
 
+#[cfg(test)]
+mod auto_tests;
 mod blocks;
 mod keep;
 mod placements;

@@ -4,9 +4,11 @@
 //! bytes that live, and the price of making the rest again. Blocks that are alike have the same best choices, those that
 //! no other beats in both. From the choice that keeps least in every block, single blocks are then upgraded, the
 //! upgrade that saves most for its bytes first, later blocks before earlier ones (their backward pass begins while all
-//! others still live). What comes of it is one list, from little memory to little work.
+//! others still live). What comes of it is a list, from little memory to little work. A second one begins with the last
+//! block keeping all: at the end of the forward pass its values live anyway, and then nothing is made again beside all
+//! that the other blocks keep. A small model has all combinations of all choices in its list.
 //!
-//! Owns that list. Must not know budgets: the list does not depend on one, so that more memory never means more work.
+//! Owns these lists. Must not know budgets: no list depends on one, so that more memory never means more work.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +25,9 @@ const MOST_COMBINATIONS: usize = 600;
 
 /// Which of a block's kinds keep their results, in the order of [`Block::kinds`].
 type Choice = Vec<bool>;
+
+/// A choice with the bytes that live and the price of the rest.
+type Rated = (Choice, u64, u64);
 
 /// One way to place what lives, for all blocks.
 #[derive(Clone, Debug)]
@@ -51,25 +56,24 @@ pub(super) struct Placements<'g> {
     blocks: &'g Blocks,
     parts: Vec<Block>,
     prices: BTreeMap<NodeId, u64>,
-    /// The list.
-    pub(super) list: Vec<Placement>,
+    /// The lists, each from the least bytes on.
+    pub(super) lists: Vec<Vec<Placement>>,
 }
 
 impl<'g> Placements<'g> {
     /// Finds them.
     pub(super) fn of(graph: &'g Graph, blocks: &'g Blocks) -> Placements<'g> {
         let prices = blocks.forward().iter().map(|&id| (id, price(graph, id))).collect();
-        let list = Vec::new();
-        let mut placements = Placements { graph, blocks, parts: Vec::new(), prices, list };
+        let lists = Vec::new();
+        let mut placements = Placements { graph, blocks, parts: Vec::new(), prices, lists };
         placements.parts = placements.find_parts();
-        let mut fronts: BTreeMap<&[(String, u64, u64)], Vec<(Choice, u64, u64)>> = BTreeMap::new();
+        let mut known: BTreeMap<&[(String, u64, u64)], Vec<Rated>> = BTreeMap::new();
         for part in &placements.parts {
-            let front = || placements.front(part);
-            fronts.entry(&part.class).or_insert_with(front);
+            known.entry(&part.class).or_insert_with(|| placements.choices(part));
         }
-        let fronts: Vec<Vec<(Choice, u64, u64)>> =
-            placements.parts.iter().map(|part| fronts[&part.class[..]].clone()).collect();
-        placements.list = combined(&fronts);
+        let choices: Vec<Vec<Rated>> =
+            placements.parts.iter().map(|part| known[&part.class[..]].clone()).collect();
+        placements.lists = lists(&choices);
         placements
     }
 
@@ -180,8 +184,8 @@ impl<'g> Placements<'g> {
         (bytes, price)
     }
 
-    /// The choices of a block that no other beats, from the least bytes on.
-    fn front(&self, part: &Block) -> Vec<(Choice, u64, u64)> {
+    /// Choices of a block, from the least bytes on.
+    fn choices(&self, part: &Block) -> Vec<Rated> {
         let kinds = part.kinds.len();
         let mut tried: BTreeMap<Choice, (u64, u64)> = BTreeMap::new();
         let mut attempt = |choice: Choice| -> (u64, u64) {
@@ -221,16 +225,10 @@ impl<'g> Placements<'g> {
                 }
             }
         }
-        let mut all: Vec<(Choice, u64, u64)> =
+        let mut all: Vec<Rated> =
             tried.into_iter().map(|(choice, (bytes, price))| (choice, bytes, price)).collect();
         all.sort_by(|a, b| (a.1, a.2, &a.0).cmp(&(b.1, b.2, &b.0)));
-        let mut front: Vec<(Choice, u64, u64)> = Vec::new();
-        for one in all {
-            if front.last().is_none_or(|last| one.2 < last.2) {
-                front.push(one);
-            }
-        }
-        front
+        all
     }
 }
 
@@ -238,65 +236,89 @@ fn chosen<'a>(part: &'a Block, choice: &'a Choice) -> impl Iterator<Item = NodeI
     part.kinds.iter().zip(choice).filter(|(_, chosen)| **chosen).map(|(kind, _)| *kind)
 }
 
-/// The list of a model from the best choices of its blocks.
-fn combined(fronts: &[Vec<(Choice, u64, u64)>]) -> Vec<Placement> {
-    let combinations = fronts
-        .iter()
-        .try_fold(1usize, |product, front| product.checked_mul(front.len()))
-        .filter(|&count| count <= MOST_COMBINATIONS);
-    let placement = |picks: &[usize]| {
-        let picked = || fronts.iter().zip(picks).map(|(front, &pick)| &front[pick]);
-        Placement {
-            bytes: picked().map(|choice| choice.1).sum(),
-            price: picked().map(|choice| choice.2).sum(),
-            choices: picked().map(|choice| choice.0.clone()).collect(),
+/// The choices that no other beats in bytes and price; both lists are ordered by bytes.
+fn front(all: &[Rated]) -> Vec<Rated> {
+    let mut front: Vec<Rated> = Vec::new();
+    for one in all {
+        if front.last().is_none_or(|last| one.2 < last.2) {
+            front.push(one.clone());
+        }
+    }
+    front
+}
+
+/// The placement that takes one choice for each block.
+fn placement(choices: &[Vec<Rated>], picks: &[usize]) -> Placement {
+    let picked = || choices.iter().zip(picks).map(|(choices, &pick)| &choices[pick]);
+    Placement {
+        bytes: picked().map(|choice| choice.1).sum(),
+        price: picked().map(|choice| choice.2).sum(),
+        choices: picked().map(|choice| choice.0.clone()).collect(),
+    }
+}
+
+/// The lists of a model from the choices of its blocks.
+fn lists(choices: &[Vec<Rated>]) -> Vec<Vec<Placement>> {
+    let few = |choices: &[Vec<Rated>]| {
+        let sizes = choices.iter().map(Vec::len);
+        let count = sizes.fold(1usize, usize::saturating_mul);
+        (count <= MOST_COMBINATIONS).then_some(count)
+    };
+    let fronts: Vec<Vec<Rated>> = choices.iter().map(|all| front(all)).collect();
+    let (combined, count) = match (few(choices), few(&fronts)) {
+        (Some(count), _) => (choices, count),
+        (None, Some(count)) => (&fronts[..], count),
+        (None, None) => {
+            let mut picks = vec![0; fronts.len()];
+            let plain = chain(&fronts, picks.clone());
+            if let (Some(pick), Some(front)) = (picks.last_mut(), fronts.last()) {
+                *pick = front.len() - 1;
+            }
+            return vec![plain, chain(&fronts, picks)];
         }
     };
-    let mut list = Vec::new();
-    if let Some(count) = combinations {
-        for number in 0..count {
-            let mut rest = number;
-            let picks: Vec<usize> = fronts
-                .iter()
-                .map(|front| {
-                    let pick = rest % front.len();
-                    rest /= front.len();
-                    pick
-                })
-                .collect();
-            list.push(placement(&picks));
-        }
-        list.sort_by_key(|one| (one.bytes, one.price));
-        return list;
-    }
-    let mut picks = vec![0; fronts.len()];
-    list.push(placement(&picks));
+    let mut list: Vec<Placement> = (0..count)
+        .map(|mut number| {
+            let pick = |choices: &Vec<Rated>| {
+                let pick = number % choices.len();
+                number /= choices.len();
+                pick
+            };
+            let picks: Vec<usize> = combined.iter().map(pick).collect();
+            placement(combined, &picks)
+        })
+        .collect();
+    list.sort_by_key(|one| (one.bytes, one.price));
+    vec![list]
+}
+
+/// Upgrades single blocks, the upgrade that saves most for its bytes first, until all keep everything.
+fn chain(fronts: &[Vec<Rated>], mut picks: Vec<usize>) -> Vec<Placement> {
+    let mut list = vec![placement(fronts, &picks)];
     let steps: Vec<Vec<usize>> = fronts.iter().map(|front| hull(front)).collect();
-    let mut at = vec![0; fronts.len()];
     loop {
-        let upgrade = |block: usize| -> Option<(u128, u128)> {
-            let next = *steps[block].get(at[block] + 1)?;
+        let upgrade = |block: usize| -> Option<(usize, u128, u128)> {
+            let next = steps[block].iter().copied().find(|&step| step > picks[block])?;
             let (now, then) = (&fronts[block][picks[block]], &fronts[block][next]);
-            Some((u128::from(now.2 - then.2), u128::from(then.1 - now.1)))
+            Some((next, u128::from(now.2 - then.2), u128::from(then.1 - now.1)))
         };
-        let mut best: Option<(usize, u128, u128)> = None;
+        let mut best: Option<(usize, usize, u128, u128)> = None;
         for block in 0..fronts.len() {
             // Of blocks that are alike the last is first.
-            if let Some((gain, loss)) = upgrade(block)
-                && best.is_none_or(|(_, g, l)| gain * l.max(1) >= g * loss.max(1))
+            if let Some((next, gain, loss)) = upgrade(block)
+                && best.is_none_or(|(_, _, g, l)| gain * l.max(1) >= g * loss.max(1))
             {
-                best = Some((block, gain, loss));
+                best = Some((block, next, gain, loss));
             }
         }
-        let Some((block, ..)) = best else { return list };
-        at[block] += 1;
-        picks[block] = steps[block][at[block]];
-        list.push(placement(&picks));
+        let Some((block, next, ..)) = best else { return list };
+        picks[block] = next;
+        list.push(placement(fronts, &picks));
     }
 }
 
 /// The choices of a front between which each step saves less for its bytes than the one before: its lower convex hull.
-fn hull(front: &[(Choice, u64, u64)]) -> Vec<usize> {
+fn hull(front: &[Rated]) -> Vec<usize> {
     let mut hull: Vec<usize> = Vec::new();
     let slope = |a: usize, b: usize| {
         (u128::from(front[a].2 - front[b].2), u128::from(front[b].1 - front[a].1))
