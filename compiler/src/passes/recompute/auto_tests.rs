@@ -6,7 +6,7 @@ use crate::compile;
 use crate::graph::{Graph, NodeId, Value};
 use crate::passes::recompute::auto::choose;
 use crate::passes::recompute::blocks::Blocks;
-use crate::passes::recompute::keep::{self, Keep, needed};
+use crate::passes::recompute::keep::{Keep, needed};
 use crate::passes::recompute::{rebuild, total_price};
 use crate::passes::{memory, place, schedule, simplify};
 

@@ -64,8 +64,8 @@ impl<'g> Placements<'g> {
     /// Finds them.
     pub(super) fn of(graph: &'g Graph, blocks: &'g Blocks) -> Placements<'g> {
         let prices = blocks.forward().iter().map(|&id| (id, price(graph, id))).collect();
-        let lists = Vec::new();
-        let mut placements = Placements { graph, blocks, parts: Vec::new(), prices, lists };
+        let (parts, none) = (Vec::new(), Vec::new());
+        let mut placements = Placements { graph, blocks, parts, prices, lists: none };
         placements.parts = placements.find_parts();
         let mut known: BTreeMap<&[(String, u64, u64)], Vec<Rated>> = BTreeMap::new();
         for part in &placements.parts {
