@@ -276,7 +276,7 @@ const PARTS: u64 = 64;
 fn octaves(number: u64) -> u64 {
     let number = number.max(1);
     let whole = number.ilog2();
-    let rest = u128::from(number - (1 << whole)) * u128::from(PARTS) >> whole;
+    let rest = (u128::from(number - (1 << whole)) * u128::from(PARTS)) >> whole;
     u64::from(whole) * PARTS + rest as u64
 }
 

@@ -263,8 +263,9 @@ impl Pointwise {
                     Source::Splat(x) => y.fill(x),
                 },
                 Step::Load(operand) => {
-                    let (form, rows) = &self.operands[operand];
-                    let row = if *form == InputForm::Row { 0 } else { row };
+                    let (_, rows) = &self.operands[operand];
+                    // A row, or a block of rows, repeats.
+                    let row = row % rows.rows;
                     // SAFETY: as above. What is not f32 is converted into the register that it is loaded to.
                     unsafe { rows.part(row, columns.clone(), y) };
                 }

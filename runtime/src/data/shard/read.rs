@@ -8,7 +8,7 @@ use memmap2::Mmap;
 
 use super::Manifest;
 use super::format::{HEADER_BYTES, Header, Layout, NO_END_OF_TEXT, check_sizes};
-use crate::data::error::DataError;
+use crate::data::error::{DataError, one_line};
 use crate::data::tokenizer::VocabularyHash;
 
 /// The ids of a shard as they lie in the file.
@@ -86,8 +86,9 @@ impl ShardHeader {
 }
 
 fn read_manifest(bytes: &[u8], path: &Path) -> Result<Manifest, DataError> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| DataError::damaged(path, format!("its manifest is not readable: {error}")))
+    serde_json::from_slice(bytes).map_err(|error| {
+        DataError::damaged(path, format!("its manifest is not readable: {}", one_line(error)))
+    })
 }
 
 impl TokenShard {

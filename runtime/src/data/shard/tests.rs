@@ -205,7 +205,14 @@ fn well_hashed_nonsense_is_refused() {
     }
     let mut wrong = payload.to_vec();
     wrong[layout.manifest.start - HEADER_BYTES] = b'[';
-    assert!(refuse(&wrong, header).contains("its manifest is not readable"));
+    assert!(refuse(&wrong, header.clone()).contains("its manifest is not readable"));
+    // The parser's message names a key that has a line break.
+    let key = br#"{"a\nb": 1}"#;
+    let (start, end) = (layout.manifest.start - HEADER_BYTES, layout.manifest.end - HEADER_BYTES);
+    wrong[start..end].fill(b' ');
+    wrong[start..start + key.len()].copy_from_slice(key);
+    let message = refuse(&wrong, header);
+    assert!(message.contains("unknown field") && !message.contains('\n'), "{message}");
 }
 
 #[test]
