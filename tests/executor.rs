@@ -36,8 +36,24 @@ const SETTINGS: &[&str] = &[
     "checkpoint.every=20",
 ];
 
+const PRECISIONS: [&str; 3] = ["f32", "bf16", "bf16-pure"];
+
 fn small(full_rank: bool) -> Arc<Plan> {
-    common::plan("llama-nano", SETTINGS, full_rank)
+    stored(full_rank, "f32")
+}
+
+fn stored(full_rank: bool, precision: &str) -> Arc<Plan> {
+    let precision = format!("train.precision={precision}");
+    common::plan("llama-nano", &[SETTINGS, &[&precision]].concat(), full_rank)
+}
+
+/// Both forms in every precision.
+fn plans() -> impl Iterator<Item = (String, Arc<Plan>)> {
+    let forms =
+        PRECISIONS.into_iter().flat_map(|precision| [(precision, false), (precision, true)]);
+    forms.map(|(precision, full_rank)| {
+        (format!("{precision}, full_rank={full_rank}"), stored(full_rank, precision))
+    })
 }
 
 fn rows(plan: &Plan) -> FixedRows {
@@ -46,7 +62,7 @@ fn rows(plan: &Plan) -> FixedRows {
 
 /// Losses of some updates and the bits of all weights after them.
 fn run(plan: &Arc<Plan>, options: CpuOptions, updates: u64) -> (Vec<u64>, Vec<u32>) {
-    let mut executor = CpuExecutor::new(Arc::clone(plan), options).expect("the CPU runs f32 plans");
+    let mut executor = CpuExecutor::new(Arc::clone(plan), options).expect("the CPU runs it");
     assert_eq!(executor.segment_bytes(), plan.total_bytes());
     initialize(&mut executor);
     let (mut trainer, mut rows) = (Trainer::new(plan).expect("right batches"), rows(plan));
@@ -64,26 +80,24 @@ fn run(plan: &Arc<Plan>, options: CpuOptions, updates: u64) -> (Vec<u64>, Vec<u3
 /// after its last planned use, workspace before each operation.
 #[test]
 fn nothing_outside_the_planned_bytes_and_lives() {
-    for full_rank in [false, true] {
-        let plan = small(full_rank);
+    for (what, plan) in plans() {
         assert!(plan.bytes(Segment::Activations) > 0);
         let plain = run(&plan, CpuOptions { threads: 2, ..CpuOptions::default() }, 4);
         let guarded =
             CpuOptions { threads: 2, checking: true, arena: ArenaPlacement::BeforeProtectedPage };
-        assert_eq!(plain, run(&plan, guarded, 4), "full_rank={full_rank}");
+        assert_eq!(plain, run(&plan, guarded, 4), "{what}");
     }
 }
 
 #[test]
 fn threads_do_not_change_a_bit() {
-    for full_rank in [false, true] {
-        let plan = small(full_rank);
+    for (what, plan) in plans() {
         let one = run(&plan, CpuOptions { threads: 1, ..CpuOptions::default() }, 5);
         for threads in [2, 3] {
             assert_eq!(
                 one,
                 run(&plan, CpuOptions { threads, ..CpuOptions::default() }, 5),
-                "{threads} threads"
+                "{what}, {threads} threads"
             );
         }
     }
@@ -110,12 +124,16 @@ fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
 
 #[test]
 fn forty_steps_are_twenty_and_twenty_after_a_resume() {
-    let plan = small(false);
+    for precision in PRECISIONS {
+        halves_are_the_whole(&stored(false, precision));
+    }
+}
+
+fn halves_are_the_whole(plan: &Arc<Plan>) {
     let part = |run_dir: &Path, start: Start, stop_at: Option<u64>, threads: usize| {
         let options = CpuOptions { threads, ..CpuOptions::default() };
-        let mut executor =
-            CpuExecutor::new(Arc::clone(&plan), options).expect("the CPU runs f32 plans");
-        let mut rows = rows(&plan);
+        let mut executor = CpuExecutor::new(Arc::clone(plan), options).expect("the CPU runs it");
+        let mut rows = rows(plan);
         let options = Options {
             run_dir: run_dir.to_path_buf(),
             start,

@@ -56,9 +56,13 @@ fn memory_is_that_of_the_segments_and_near_its_bound() {
         for full_rank in [false, true] {
             let plan = common::plan(name, &[], full_rank);
             let memory = Inspection::new(&plan).memory;
-            let sum = memory.parameters + memory.gradients + memory.optimizer + memory.activations;
-            assert_eq!(sum + memory.workspace + memory.other, memory.total);
-            assert_eq!(memory.gradients, memory.parameters);
+            let state = memory.parameters + memory.master + memory.gradients + memory.optimizer;
+            let sum = state + memory.activations + memory.workspace + memory.other;
+            assert_eq!(sum, memory.total);
+            // bf16 with f32 masters: 2 + 4 + 4 + 8 bytes a parameter, padding included, and the step counter.
+            let elements = plan.tensor(plan.roles.parameters).ty.shape.elements();
+            assert_eq!(state, 18 * elements + 256, "{name}");
+            assert_eq!((memory.parameters, memory.master), (2 * elements, 4 * elements), "{name}");
             assert_eq!(memory.total, Segment::ALL.iter().map(|&s| plan.bytes(s)).sum::<u64>());
             assert!(memory.activations_lower_bound <= memory.activations);
             let overhead = memory.activations as f64 / memory.activations_lower_bound as f64;
@@ -88,6 +92,7 @@ fn the_report_has_its_fields_in_json() {
         "/memory/parameters",
         "/memory/gradients",
         "/memory/optimizer",
+        "/memory/master",
         "/memory/activations",
         "/memory/workspace",
         "/memory/total",

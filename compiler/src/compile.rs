@@ -18,7 +18,7 @@ use crate::lower::{self, Model};
 use crate::passes::codes::DOES_NOT_FIT;
 use crate::passes::recompute::auto::Chosen;
 use crate::passes::{self, PASSES, recompute};
-use crate::spec::{Budget, FuseRule, Resolution, Spec, SpecInput};
+use crate::spec::{Budget, FuseRule, Precision, Resolution, Spec, SpecInput};
 use crate::view::text;
 
 /// A dump is asked for after a pass that does not exist.
@@ -128,10 +128,10 @@ fn compile_with(
         passes::group::run(&mut graph);
     }
     dumper.after("group", &graph)?;
-    passes::precision::run(&mut graph, passes::precision::Precision::F32);
+    passes::precision::run(&mut graph, spec.precision.value);
     dumper.after("precision", &graph)?;
 
-    let mut training = training(&graph)?;
+    let mut training = training(&graph, spec.precision.value)?;
     dumper.after("autodiff", &training)?;
     let mut evaluate = only(&graph, u64::from(spec.recipe.evaluation.batch), Output::Loss)?;
     let mut logits = only(&graph, 1, Output::Logits)?;
@@ -147,6 +147,7 @@ fn compile_with(
     let details = Details {
         name: spec.name.value.clone(),
         form,
+        precision: spec.precision.value,
         linears,
         recompute: spec.recompute.policy.value.name().to_owned(),
         recipe: spec.recipe.clone(),
@@ -375,11 +376,12 @@ fn check_vocabulary(config: &Config, diagnostics: &mut Diagnostics) {
 }
 
 /// Forward and backward of one micro-batch.
-fn training(graph: &Graph) -> Result<Graph, Diagnostics> {
+fn training(graph: &Graph, precision: Precision) -> Result<Graph, Diagnostics> {
     let mut training = graph.clone();
     training.retain_outputs(|output| output == Output::Loss);
     passes::simplify::remove_dead(&mut training);
     passes::autodiff::run(&mut training)?;
+    passes::precision::parameter_gradients(&mut training, precision);
     passes::simplify::run(&mut training);
     Ok(training)
 }

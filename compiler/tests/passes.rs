@@ -8,7 +8,8 @@ use std::cell::Cell;
 use colac_compiler::graph::{
     Graph, Input, NodeId, NodeKind, Origin, Output, ParameterInfo, PrintOptions, Value, View,
 };
-use colac_compiler::passes::{autodiff, codes, memory, schedule, simplify};
+use colac_compiler::passes::{autodiff, codes, memory, precision, schedule, simplify};
+use colac_compiler::spec::Precision;
 use colac_plan::op::Real;
 use colac_plan::parameter::{CheckpointName, Initialization, Role};
 use colac_plan::pointwise::{Binary, Builder, InputForm, Program, Unary};
@@ -229,6 +230,55 @@ fn autodiff_refuses_a_loss_that_feeds_something_else() {
     hand.pointwise(sigmoid(), &[loss]);
     hand.graph.add_output(Output::Loss, loss);
     assert_eq!(autodiff::run(&mut hand.graph).unwrap_err().code, codes::NO_DERIVATIVE);
+}
+
+// --- precision ------------------------------------------------------------------------------
+
+/// A statistic that meets a formula, another statistic, and an operation that is neither: it stays f32, what is made of it
+/// and of its gradient is stored as each value is, and every operation gives what its rule says.
+#[test]
+fn precision_stores_statistics_in_f32_and_all_else_in_bf16() {
+    for precision in [Precision::F32, Precision::Bf16, Precision::Bf16Pure] {
+        let mut hand = Hand::new();
+        let x = hand.source(4);
+        let sums = hand.op(Op::RowSum { mean: true }, &[x]);
+        let root = hand.pointwise(sigmoid(), &[sums]);
+        let joined = hand.op(Op::Concat { width: 4, starts: vec![0, 2] }, &[root, sums]);
+        let mut builder = Builder::new();
+        let inputs = [InputForm::Elements, InputForm::Column, InputForm::Elements];
+        let [a, b, c] = inputs.map(|form| builder.input(form));
+        let product = builder.binary(Binary::Multiply, a, b);
+        let sum = builder.binary(Binary::Add, product, c);
+        let mixed = hand.pointwise(builder.finish(&[(sum, DType::F32)]), &[x, root, joined]);
+        let head = hand.parameter(&[5, 4]);
+        let ids = TensorType::new(DType::I32, Shape::of(&[2, 3]));
+        let labels = hand.graph.input(Input::Labels, ids, Hand::origin());
+        let loss = Op::HeadLoss { chunk: 2, bias: false, transform: None };
+        let loss = hand.op(loss, &[mixed, head, labels]);
+        hand.graph.add_output(Output::Loss, loss);
+        let mut graph = hand.graph;
+        precision::run(&mut graph, precision);
+        let activation = precision::storage(precision, precision::Class::Activation);
+        let formats = [x, sums, root, joined, mixed].map(|value| graph.ty(value).dtype);
+        assert_eq!(formats, [activation, DType::F32, DType::F32, activation, activation]);
+        autodiff::run(&mut graph).unwrap();
+        precision::parameter_gradients(&mut graph, precision);
+        graph.verify().unwrap();
+        for id in graph.order() {
+            let node = graph.node(id);
+            let NodeKind::Op(op) = &node.kind else { continue };
+            let operands: Vec<TensorType> =
+                graph.operands(id).into_iter().map(|value| graph.ty(value).clone()).collect();
+            let inferred = op.infer(&operands.iter().collect::<Vec<_>>()).unwrap();
+            for (index, (inferred, found)) in inferred.iter().zip(&node.results).enumerate() {
+                assert!(op.gives(index, inferred, found), "{precision:?}: {op:?} gives {found}");
+            }
+        }
+        let gradient = precision::storage(precision, precision::Class::Gradient);
+        let gradients = graph.outputs().iter().filter(|(o, _)| matches!(o, Output::Gradient(_)));
+        let formats: Vec<DType> = gradients.map(|(_, value)| graph.ty(*value).dtype).collect();
+        assert_eq!(formats, [gradient; 2], "{precision:?}");
+    }
 }
 
 // --- schedule and memory on random graphs ---------------------------------------------------

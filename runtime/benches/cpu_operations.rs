@@ -258,6 +258,7 @@ fn main() {
         epsilon: Real::new(1e-8),
         clip_norm: Real::new(0.5),
         ranges: vec![range],
+        master: false,
     };
     bench.operation("adamw", op, &[flat, f32(&[]), f32(&[]), f32(&[])], None);
 }

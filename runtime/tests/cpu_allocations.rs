@@ -69,6 +69,7 @@ fn operations() -> Vec<(Op, Vec<TensorType>)> {
         epsilon: Real::new(1e-8),
         clip_norm: Real::new(0.5),
         ranges: vec![range],
+        master: false,
     };
     let flat = f32(&[100_000]);
     let (mask, scale, half) = (Mask::Causal, Real::new(0.3), f32(&[s, 6]));
@@ -131,6 +132,46 @@ fn operations() -> Vec<(Op, Vec<TensorType>)> {
     ]
 }
 
+/// The first operand from which on all are f32 whatever the others are: statistics, tables, scalars.
+fn first_f32(op: &Op) -> usize {
+    match op {
+        Op::RmsNormBackward { .. } | Op::LayerNormBackward { .. } => 3,
+        Op::HeadLossWithGradient { .. } => 3,
+        Op::AttentionBackward { .. } => 5,
+        Op::Rope { .. } | Op::AdamW { .. } => 1,
+        _ => usize::MAX,
+    }
+}
+
+/// The operation on bf16 operands.
+fn in_bf16((op, mut operands): (Op, Vec<TensorType>)) -> (Op, Vec<TensorType>) {
+    for ty in operands.iter_mut().take(first_f32(&op)).filter(|ty| ty.dtype == DType::F32) {
+        ty.dtype = DType::Bf16;
+    }
+    (op, operands)
+}
+
+/// The update of master parameters and their copies.
+fn with_master((op, operands): (Op, Vec<TensorType>)) -> Option<(Op, Vec<TensorType>)> {
+    match op {
+        Op::AdamW { beta1, beta2, epsilon, clip_norm, ranges, .. } => {
+            Some((Op::AdamW { beta1, beta2, epsilon, clip_norm, ranges, master: true }, operands))
+        }
+        _ => None,
+    }
+}
+
+/// Result types with the gradients of parameters in bf16 where the operands are.
+fn results(op: &Op, operands: &[TensorType]) -> Vec<TensorType> {
+    let mut results = op.infer(&operands.iter().collect::<Vec<_>>()).unwrap();
+    if operands.iter().any(|ty| ty.dtype == DType::Bf16) {
+        for (_, ty) in results.iter_mut().enumerate().filter(|(index, _)| op.accumulates(*index)) {
+            ty.dtype = DType::Bf16;
+        }
+    }
+    results
+}
+
 #[test]
 fn a_run_allocates_nothing() {
     if cfg!(not(target_arch = "x86_64")) {
@@ -140,8 +181,10 @@ fn a_run_allocates_nothing() {
     for threads in [1, 3] {
         let mut plan = PlanBuilder::default();
         let mut inputs = Vec::new();
-        for (op, operands) in operations() {
-            let results = op.infer(&operands.iter().collect::<Vec<_>>()).unwrap();
+        let masters = operations().into_iter().filter_map(with_master);
+        let bf16 = operations().into_iter().map(in_bf16);
+        for (op, operands) in operations().into_iter().chain(bf16).chain(masters) {
+            let results = results(&op, &operands);
             let mut add = |segment, types: &[TensorType]| -> Vec<_> {
                 types.iter().map(|ty| plan.tensor(segment, ty.dtype, &ty.shape.extents())).collect()
             };

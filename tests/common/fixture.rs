@@ -45,6 +45,13 @@ impl Fixture {
                         |c: &[u8]| f64::from(i32::from_le_bytes(c.try_into().expect("four bytes")));
                     t.data().chunks_exact(4).map(word).collect()
                 }
+                Dtype::BF16 => {
+                    let word = |c: &[u8]| {
+                        let bits = u16::from_le_bytes(c.try_into().expect("two bytes"));
+                        f64::from(f32::from_bits(u32::from(bits) << 16))
+                    };
+                    t.data().chunks_exact(2).map(word).collect()
+                }
                 other => panic!("fixtures hold no {other:?}"),
             }
         };

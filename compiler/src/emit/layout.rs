@@ -2,18 +2,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use colac_plan::op::cost::aligned;
+use colac_plan::op::cost::{ALIGNMENT, aligned};
 use colac_plan::parameter::{Constant, ConstantContent, Parameter, Role};
 use colac_plan::plan::LinearReport;
-use colac_plan::{DType, Segment, Tensor, TensorId, TensorType};
+use colac_plan::{Segment, Shape, Tensor, TensorId, TensorType};
 
 use crate::graph::{Graph, ParameterId, ParameterInfo, Value};
+use crate::passes::precision::{Class, storage};
+use crate::spec::Precision;
 
-/// The tensors that show a whole segment as one row.
+/// The tensors that show all parameters, or what mirrors them, as one row. They have the same elements in the same order,
+/// each in its own format.
 #[derive(Clone, Copy)]
 pub(super) struct Wholes {
     pub(super) parameters: TensorId,
     pub(super) gradients: TensorId,
+    pub(super) first_moment: TensorId,
+    pub(super) second_moment: TensorId,
+    /// What the optimizer keeps of parameters that are rounded copies. It lies in the optimizer's segment: nothing but
+    /// the update reads it.
+    pub(super) master: Option<TensorId>,
 }
 
 /// The tensors by which operations reach a parameter or a stack.
@@ -21,11 +29,12 @@ pub(super) struct Wholes {
 pub(super) struct Trained {
     pub(super) weight: TensorId,
     pub(super) gradient: TensorId,
+    pub(super) master: Option<TensorId>,
 }
 
 /// The growing table of tensors and the sizes of the segments.
-#[derive(Default)]
 pub(super) struct Layout {
+    precision: Precision,
     tensors: Vec<Tensor>,
     constants: Vec<Constant>,
     sizes: [u64; Segment::ALL.len()],
@@ -34,8 +43,25 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Lays out parameters and, identically, their gradients: matrices in model order, embeddings, vectors. The members
-    /// of a stack lie without gaps where its first one would, and are slices of it.
+    /// An empty plan of a precision.
+    pub(super) fn new(precision: Precision) -> Layout {
+        let (tensors, constants) = (Vec::new(), Vec::new());
+        let (sizes, trained) = ([0; Segment::ALL.len()], BTreeMap::new());
+        Layout { precision, tensors, constants, sizes, wholes: None, trained }
+    }
+
+    /// Elements by which the places of parameters are aligned, so that each starts at a multiple of the plan's alignment
+    /// in every segment, whatever the size of an element there.
+    fn aligned_elements(&self) -> u64 {
+        let classes = [Class::Parameter, Class::MasterParameter, Class::Gradient, Class::Moment];
+        let smallest =
+            classes.map(|class| storage(self.precision, class).bytes()).into_iter().min();
+        ALIGNMENT / smallest.expect("there are classes")
+    }
+
+    /// Lays out parameters and, element by element alike, their gradients, moments and masters: matrices in model order,
+    /// embeddings, vectors. The members of a stack lie without gaps where its first one would, and are slices of
+    /// it.
     pub(super) fn parameters(
         &mut self,
         graph: &Graph,
@@ -58,47 +84,73 @@ impl Layout {
             .stacks()
             .flat_map(|(stack, members)| members.iter().map(move |&member| (member, stack)))
             .collect();
-        let mut rows: Vec<(ParameterId, &TensorType)> = Vec::with_capacity(order.len());
+        let mut rows: Vec<(ParameterId, &Shape)> = Vec::with_capacity(order.len());
         let mut seen = BTreeSet::new();
         for (id, _) in order {
             let read = stack_of.get(&id).copied().unwrap_or(id);
             let node = graph.parameter_node(id).expect("listed parameters have a node");
             if seen.insert(read) {
-                rows.push((read, graph.ty(Value::of(node))));
+                rows.push((read, &graph.ty(Value::of(node)).shape));
             }
         }
-        let bytes = rows.iter().map(|(_, ty)| aligned(ty.bytes())).sum::<u64>();
-        let flat = TensorType::f32(&[bytes / DType::F32.bytes()]);
-        let parameters = self.whole("parameters", Segment::Parameters, flat.clone());
-        let gradients = self.whole("gradients", Segment::Gradients, flat);
-        self.wholes = Some(Wholes { parameters, gradients });
-        let mut offset = 0;
+        let step = self.aligned_elements();
+        let padded = |shape: &Shape| shape.elements().next_multiple_of(step);
+        let elements = rows.iter().map(|(_, shape)| padded(shape)).sum::<u64>();
+        let precision = self.precision;
+        let mut whole = |name: &str, segment, class| {
+            let shape = Shape::of(&[elements]);
+            self.root(name, TensorType::new(storage(precision, class), shape), segment)
+        };
+        let parameters = whole("parameters", Segment::Parameters, Class::Parameter);
+        let gradients = whole("gradients", Segment::Gradients, Class::Gradient);
+        let first_moment = whole("first_moment", Segment::Optimizer, Class::Moment);
+        let second_moment = whole("second_moment", Segment::Optimizer, Class::Moment);
+        let master = precision
+            .has_master()
+            .then(|| whole("master", Segment::Optimizer, Class::MasterParameter));
+        self.wholes = Some(Wholes { parameters, gradients, first_moment, second_moment, master });
+        let mut first = 0;
         let mut table = Vec::with_capacity(rows.len());
-        for (read, ty) in rows {
-            let of_gradient = |path: &str| format!("{path}.gradient");
-            let path = graph.parameter_path(read);
-            let weight = self.slice(path, ty.clone(), parameters, offset);
-            let gradient = self.slice(&of_gradient(path), ty.clone(), gradients, offset);
-            let trained = Trained { weight, gradient };
-            self.trained.insert(read, trained);
-            offset += aligned(ty.bytes());
+        for (read, shape) in rows {
+            let places = [Some(parameters), Some(gradients), master];
+            let whole = self.trained_slices(graph.parameter_path(read), shape, places, first);
+            self.trained.insert(read, whole);
+            first += padded(shape);
             let mut within = 0;
             for member in graph.members(read) {
                 let info = graph.parameter_info(member);
                 if member == read {
-                    table.push((read, entry(info, trained)));
+                    table.push((read, entry(info, whole)));
                     continue;
                 }
-                let ty = TensorType::new(ty.dtype, info.ty.shape.clone());
-                let trained = Trained {
-                    weight: self.slice(&info.path, ty.clone(), weight, within),
-                    gradient: self.slice(&of_gradient(&info.path), ty.clone(), gradient, within),
-                };
-                within += ty.bytes();
+                let parents = [Some(whole.weight), Some(whole.gradient), whole.master];
+                let shape = &info.ty.shape;
+                let trained = self.trained_slices(&info.path, shape, parents, within);
+                within += shape.elements();
                 table.push((member, entry(info, trained)));
             }
         }
         table
+    }
+
+    /// The tensors of a parameter or a stack, `first` elements into those that show its weights, gradients and masters.
+    fn trained_slices(
+        &mut self,
+        path: &str,
+        shape: &Shape,
+        [weights, gradients, masters]: [Option<TensorId>; 3],
+        first: u64,
+    ) -> Trained {
+        let mut part = |suffix: &str, whole: TensorId| {
+            let dtype = self.tensor(whole).ty.dtype;
+            let ty = TensorType::new(dtype, shape.clone());
+            self.slice(&format!("{path}{suffix}"), ty, whole, first * dtype.bytes())
+        };
+        Trained {
+            weight: part("", weights.expect("every plan has weights")),
+            gradient: part(".gradient", gradients.expect("every plan has gradients")),
+            master: masters.map(|masters| part(".master", masters)),
+        }
     }
 
     /// The tensors by which operations reach a parameter or a stack; laid out with the parameters.
@@ -106,14 +158,15 @@ impl Layout {
         self.trained[&id]
     }
 
+    /// The first element of a parameter, counted from the start of its segment.
+    pub(super) fn first_element(&self, parameter: TensorId) -> u64 {
+        let Tensor { offset, ty, .. } = self.tensor(parameter);
+        offset / ty.dtype.bytes()
+    }
+
     /// The tensors of whole segments; laid out with the parameters.
     pub(super) fn wholes(&self) -> Wholes {
         self.wholes.expect("parameters are laid out first")
-    }
-
-    /// A tensor at the end of a segment that shows all of it, or all of one of its parts.
-    pub(super) fn whole(&mut self, name: &str, segment: Segment, ty: TensorType) -> TensorId {
-        self.root(name, ty, segment)
     }
 
     /// A packed tensor at the end of a segment.
@@ -189,11 +242,6 @@ impl Layout {
         &self.tensors[id.index()]
     }
 
-    /// Bytes of a segment so far.
-    pub(super) fn size(&self, segment: Segment) -> u64 {
-        self.sizes[segment.index()]
-    }
-
     /// Makes a segment at least so large.
     pub(super) fn reserve(&mut self, segment: Segment, bytes: u64) {
         let size = &mut self.sizes[segment.index()];
@@ -211,6 +259,7 @@ fn entry(info: &ParameterInfo, trained: Trained) -> Parameter {
         path: info.path.clone(),
         checkpoint: info.checkpoint.clone(),
         tensor: trained.weight,
+        master: trained.master,
         gradient: trained.gradient,
         initialization: info.initialization,
         role: info.role,

@@ -19,6 +19,7 @@ use colac_plan::{DType, Op, Real, Segment, Shape, TensorId, TensorType};
 use crate::diagnostics::SourceId;
 use crate::graph::{Graph, NodeId};
 use crate::passes::memory::Placement;
+use crate::spec::Precision;
 
 use layout::Layout;
 use lines::Lines;
@@ -43,6 +44,8 @@ pub struct Details {
     pub name: String,
     /// Rewritten or not.
     pub form: Form,
+    /// How numbers are stored.
+    pub precision: Precision,
     /// What became of each linear.
     pub linears: Vec<LinearReport>,
     /// What lives from the forward to the backward pass, in words.
@@ -62,14 +65,9 @@ pub struct Details {
 pub fn run(programs: &[Scheduled], details: Details) -> Result<Plan, VerifyError> {
     let first = &programs[0].graph;
     let lines = Lines::new(details.architecture, &details.origin.architecture);
-    let mut layout = Layout::default();
+    let mut layout = Layout::new(details.precision);
     let parameters = layout.parameters(first, &details.linears);
-    let elements = layout.size(Segment::Parameters) / DType::F32.bytes();
-    let flat = |layout: &mut Layout, name: &str, segment| {
-        layout.whole(name, segment, TensorType::f32(&[elements]))
-    };
-    let first_moment = flat(&mut layout, "first_moment", Segment::Optimizer);
-    let second_moment = flat(&mut layout, "second_moment", Segment::Optimizer);
+    let whole = layout.wholes();
     let scalar = |layout: &mut Layout, name: &str, segment, dtype| {
         layout.root(name, TensorType::new(dtype, Shape::scalar()), segment)
     };
@@ -84,18 +82,11 @@ pub fn run(programs: &[Scheduled], details: Details) -> Result<Plan, VerifyError
     for scheduled in programs {
         written.push(program::write(scheduled, &mut layout, loss_scale, accumulate, &lines));
     }
-    let whole = layout.wholes();
     let update = update_program(
         &layout,
         &details.recipe.optimizer,
         &parameters,
-        Update {
-            gradients: whole.gradients,
-            norm: gradient_norm,
-            finite: gradient_finite,
-            learning_rate,
-            state: [whole.parameters, first_moment, second_moment, step],
-        },
+        Update { norm: gradient_norm, finite: gradient_finite, learning_rate, step },
     );
     let io =
         |kind: ProgramKind| &written[programs.iter().position(|p| p.kind == kind).expect("given")];
@@ -120,9 +111,10 @@ pub fn run(programs: &[Scheduled], details: Details) -> Result<Plan, VerifyError
         gradient_norm,
         gradient_finite,
         parameters: whole.parameters,
+        master: whole.master,
         gradients: whole.gradients,
-        first_moment,
-        second_moment,
+        first_moment: whole.first_moment,
+        second_moment: whole.second_moment,
         step,
         dropout_draw: train.dropout_draw,
     };
@@ -167,12 +159,10 @@ pub fn run(programs: &[Scheduled], details: Details) -> Result<Plan, VerifyError
 
 /// Tensors of the update program.
 struct Update {
-    gradients: TensorId,
     norm: TensorId,
     finite: TensorId,
     learning_rate: TensorId,
-    /// Parameters, first and second moments, step.
-    state: [TensorId; 4],
+    step: TensorId,
 }
 
 fn update_program(
@@ -181,12 +171,11 @@ fn update_program(
     parameters: &[(crate::graph::ParameterId, colac_plan::parameter::Parameter)],
     tensors: Update,
 ) -> Program {
+    let whole = layout.wholes();
     // The segment's order keeps parameters of one role together, so ranges are few.
     let mut ranges: Vec<UpdateRange> = Vec::new();
-    let start = |(_, p): &(_, colac_plan::parameter::Parameter)| {
-        layout.tensor(p.tensor).offset / DType::F32.bytes()
-    };
-    let end = layout.size(Segment::Parameters) / DType::F32.bytes();
+    let start = |(_, p): &(_, colac_plan::parameter::Parameter)| layout.first_element(p.tensor);
+    let end = layout.tensor(whole.parameters).ty.shape.elements();
     let ends = parameters.iter().skip(1).map(start).chain([end]);
     for (entry, end) in parameters.iter().zip(ends) {
         let (start, parameter) = (start(entry), &entry.1);
@@ -214,6 +203,7 @@ fn update_program(
         epsilon: Real::new(optimizer.epsilon),
         clip_norm: Real::new(optimizer.clip_norm),
         ranges,
+        master: whole.master.is_some(),
     };
     let operation = |op: Op, operands: Vec<TensorId>, results: Vec<TensorId>, path: &str| {
         let types = |ids: &[TensorId]| -> Vec<TensorType> {
@@ -236,10 +226,13 @@ fn update_program(
             line: None,
         }
     };
-    let Update { gradients, norm, finite, learning_rate, state } = tensors;
+    let Update { norm, finite, learning_rate, step } = tensors;
+    let gradients = whole.gradients;
+    let state = [whole.parameters, whole.first_moment, whole.second_moment, step];
+    let state: Vec<TensorId> = state.into_iter().chain(whole.master).collect();
     let operations = vec![
         operation(Op::GradientNorm, vec![gradients], vec![norm, finite], "gradient_norm"),
-        operation(adamw, vec![gradients, norm, finite, learning_rate], state.to_vec(), "adamw"),
+        operation(adamw, vec![gradients, norm, finite, learning_rate], state, "adamw"),
     ];
     Program {
         kind: ProgramKind::Update,

@@ -455,7 +455,7 @@ impl Graph {
         self.inner[position].kind = kind;
     }
 
-    /// Makes one operand of a node another value of the same type.
+    /// Makes one operand of a node another value of the same shape.
     pub fn set_operand(&mut self, id: NodeId, operand: usize, value: Value) {
         let (target, source) = (self.position(id), self.position(value.node));
         let found = self.inner.edges_directed(target, Direction::Incoming).find(|edge| {
@@ -541,6 +541,12 @@ impl Graph {
                 output.dtype = dtype;
             }
         }
+    }
+
+    /// Sets the storage format of one result, of an operation that gives it in any.
+    pub fn set_result_storage(&mut self, value: Value, format: DType) {
+        let position = self.position(value.node);
+        self.inner[position].results[value.result as usize].dtype = format;
     }
 
     /// The same computation over another number of rows: the axis named `batch` of inputs and tables gets a new extent and

@@ -80,7 +80,7 @@ impl Graph {
             let node = self.parameter_node(id).expect("listed parameters have a node");
             match shown(node) {
                 Ok(()) => {
-                    let (path, ty) = (&info.path, &info.ty);
+                    let (path, ty) = (&info.path, self.ty(Value::of(node)));
                     let _ = writeln!(
                         text,
                         "parameter @{path} : {ty} {:?} {:?}",

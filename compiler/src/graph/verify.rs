@@ -2,7 +2,8 @@
 //!
 //! - every operand exists and every operand position is filled exactly once;
 //! - there is no cycle;
-//! - every operation's result types are those of its shape rule (storage formats may differ: precision decides them);
+//! - every operation's result shapes are those of its shape rule (precision decides the storage formats, and the verifier
+//!   of the plan judges them);
 //! - phases do not run backwards: a forward node reads only forward nodes;
 //! - outputs exist; a gradient has its parameter's shape and comes from a result that accumulates;
 //! - what lies on the bytes of another value may lie there ([`Graph::set_home`]);

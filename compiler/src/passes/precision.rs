@@ -9,23 +9,19 @@
 //! | gradient of a parameter | f32 | f32 | bf16 |
 //! | optimizer moment | f32 | f32 | bf16 |
 //!
-//! Assumes: a forward graph in f32. Guarantees: every real value has the format of its class. This version emits
-//! `f32` plans only: the spec refuses the others, and the table is the one place they will come from.
+//! A statistic is what reduces rows, and what is computed from statistics alone. Formulas take statistics beside other
+//! values; before another operation one is rounded to an activation, so that heavy operations see one format. The gradient of a value that is not a
+//! parameter is stored as the value is; autodiff sees to that. Tables of constants stay f32.
+//!
+//! [`run`] assumes: a forward graph in f32. Guarantees: every real value has the format of its class.
+//! [`parameter_gradients`] assumes: a differentiated graph. Guarantees: the gradients of parameters have the format of
+//! theirs. [`storage`] tells the emitter the rest.
 
+use colac_plan::pointwise::{InputForm, Program};
 use colac_plan::{DType, Op};
 
-use crate::graph::{Graph, NodeKind};
-
-/// The user's choice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
-    /// Everything f32.
-    F32,
-    /// bf16 storage with f32 master parameters, gradients and moments: 18 bytes of state a parameter.
-    Bf16,
-    /// bf16 everywhere, as the published code trains: 8 bytes of state a parameter.
-    Bf16Pure,
-}
+use crate::graph::{Graph, NodeId, NodeKind, Output};
+use crate::spec::Precision;
 
 /// What a value is, as far as its storage is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,9 +51,12 @@ pub const fn storage(precision: Precision, class: Class) -> DType {
     }
 }
 
-/// Class of result `result` of a forward operation.
-fn class(op: &Op, result: usize) -> Class {
+/// Class of result `result` of a forward operation. Operands have their formats already.
+fn class(graph: &Graph, id: NodeId, op: &Op, result: usize) -> Class {
     match (op, result) {
+        (Op::Pointwise { program }, _) if of_statistics(graph, id, &program.inputs) => {
+            Class::Statistic
+        }
         (Op::RmsNorm { .. } | Op::Attention { .. }, 1) => Class::Statistic,
         (Op::LayerNorm { .. }, 1 | 2) | (Op::RowSum { .. }, 0) => Class::Statistic,
         (Op::HeadLoss { .. } | Op::HeadLossWithGradient { .. }, 0) => Class::Statistic,
@@ -65,14 +64,26 @@ fn class(op: &Op, result: usize) -> Class {
     }
 }
 
+/// Whether every operand of a program that has the shape of its results is a statistic: one number for each row.
+fn of_statistics(graph: &Graph, id: NodeId, inputs: &[InputForm]) -> bool {
+    let operands = graph.operands(id);
+    let mut elements =
+        operands.iter().zip(inputs).filter(|(_, form)| **form == InputForm::Elements);
+    elements.all(|(&operand, _)| {
+        let ty = graph.ty(operand);
+        ty.dtype == DType::F32 && ty.shape.width() == 1
+    })
+}
+
 /// Gives every value of a forward graph its storage format.
 pub fn run(graph: &mut Graph, precision: Precision) {
     for id in graph.order() {
+        round_statistics(graph, id, precision);
         let node = graph.node(id);
         let formats: Vec<DType> = match &node.kind {
-            NodeKind::Op(op) => {
-                (0..node.results.len()).map(|r| storage(precision, class(op, r))).collect()
-            }
+            NodeKind::Op(op) => (0..node.results.len())
+                .map(|r| storage(precision, class(graph, id, op, r)))
+                .collect(),
             NodeKind::Parameter(_) => vec![storage(precision, Class::Parameter)],
             NodeKind::View(_) => vec![graph.ty(graph.operands(id)[0]).dtype],
             NodeKind::Input(input) => vec![input.dtype()],
@@ -80,6 +91,39 @@ pub fn run(graph: &mut Graph, precision: Precision) {
             NodeKind::Constant(_) => vec![node.results[0].dtype],
         };
         graph.set_storage(id, &formats);
+    }
+}
+
+/// Puts a rounding between statistics and an operation that makes activations of them without being a formula.
+fn round_statistics(graph: &mut Graph, id: NodeId, precision: Precision) {
+    let activation = storage(precision, Class::Activation);
+    let node = graph.node(id);
+    match &node.kind {
+        NodeKind::Op(Op::Pointwise { .. } | Op::RowSum { .. }) => return,
+        NodeKind::Op(_) if activation != DType::F32 => {}
+        _ => return,
+    }
+    let (origin, phase, scope) = (node.origin.clone(), node.phase, node.scope);
+    for (position, operand) in graph.operands(id).into_iter().enumerate() {
+        let computed = matches!(graph.node(operand.node).kind, NodeKind::Op(_) | NodeKind::View(_));
+        if computed && graph.ty(operand).dtype == DType::F32 {
+            let mut program = Program::sum(1);
+            program.outputs[0].dtype = activation;
+            let op = Op::Pointwise { program };
+            let rounded = graph.op(op, &[operand], origin.clone(), phase, scope);
+            let rounded = rounded.expect("a program of one value takes any");
+            graph.set_operand(id, position, rounded[0]);
+        }
+    }
+}
+
+/// Gives the gradients of parameters their storage format.
+pub fn parameter_gradients(graph: &mut Graph, precision: Precision) {
+    let format = storage(precision, Class::Gradient);
+    for (output, value) in graph.outputs().to_vec() {
+        if matches!(output, Output::Gradient(_)) {
+            graph.set_result_storage(value, format);
+        }
     }
 }
 

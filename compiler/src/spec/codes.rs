@@ -36,8 +36,6 @@ declare! {
     BAD_NAME = "spec::bad_name";
     /// A text or a list has nothing in it.
     EMPTY = "spec::empty";
-    /// A known precision that this version makes no plans for.
-    UNSUPPORTED_PRECISION = "spec::unsupported_precision";
     /// The global batch is not a whole number of micro-batches.
     BATCH_NOT_DIVISIBLE = "spec::batch_not_divisible";
     /// The phases of the schedule are longer than the run.

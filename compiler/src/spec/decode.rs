@@ -466,20 +466,9 @@ impl<'t> Decoder<'t> {
 
     fn precision(&mut self, train: &Section<'_>) -> Option<Spanned<Precision>> {
         let written = self.text(train, "precision")?;
-        match written.value.as_str() {
-            "f32" => Some(written.map(|_| Precision::F32)),
-            other => {
-                self.report(
-                    Diagnostic::error(
-                        codes::UNSUPPORTED_PRECISION,
-                        format!("`{other}` plans are not made yet"),
-                    )
-                    .at(written.span, "this version emits f32 plans only")
-                    .help("write `precision = \"f32\"`"),
-                );
-                None
-            }
-        }
+        // The schema has refused other names.
+        let precision = Precision::named(&written.value)?;
+        Some(written.map(|_| precision))
     }
 
     fn check_name(&mut self, name: &Spanned<String>) {

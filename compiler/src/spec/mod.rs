@@ -98,11 +98,37 @@ pub struct ModelSetting {
     pub text_span: Span,
 }
 
-/// Which numbers a plan computes with.
+/// How a plan's numbers are stored; arithmetic is f32 throughout. The table is in `passes::precision`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
-    /// 32-bit floats throughout.
+    /// Everything f32.
     F32,
+    /// bf16 storage with f32 master parameters, gradients and moments: 18 bytes of state a parameter.
+    Bf16,
+    /// bf16 everywhere, as the published code trains: 8 bytes of state a parameter.
+    Bf16Pure,
+}
+
+impl Precision {
+    /// How the spec spells it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+            Precision::Bf16Pure => "bf16-pure",
+        }
+    }
+
+    /// The precision of that name.
+    pub fn named(name: &str) -> Option<Precision> {
+        let all = [Precision::F32, Precision::Bf16, Precision::Bf16Pure];
+        all.into_iter().find(|precision| precision.name() == name)
+    }
+
+    /// Whether the optimizer keeps parameters apart from the copies that operations read.
+    pub const fn has_master(self) -> bool {
+        matches!(self, Precision::Bf16)
+    }
 }
 
 impl Spec {

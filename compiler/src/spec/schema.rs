@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use super::Precision;
 use super::compiler::FuseRule;
 
 /// A key of a section.
@@ -130,8 +131,9 @@ pub const SECTIONS: &[&str] = &[
     "compiler",
 ];
 
-/// Precisions that are known; [`super::Precision`] holds those that plans are made for.
-pub(crate) const PRECISIONS: &[&str] = &["f32", "bf16", "bf16-pure"];
+/// Names of [`Precision`].
+const PRECISIONS: &[&str] =
+    &[Precision::F32.name(), Precision::Bf16.name(), Precision::Bf16Pure.name()];
 
 /// What may live until the backward pass: [`super::RecomputePolicy`].
 const RECOMPUTE_POLICIES: &[&str] =

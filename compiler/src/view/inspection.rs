@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use colac_plan::hash::{self, Hashes};
+use colac_plan::op::cost::aligned;
 use colac_plan::parameter::Role;
 use colac_plan::plan::Decision;
 use colac_plan::program::{Operation, Phase};
@@ -74,8 +75,10 @@ pub struct Flops {
 /// Bytes by segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Memory {
-    /// Weights.
+    /// Weights as operations read them.
     pub parameters: u64,
+    /// Weights as the optimizer keeps them, where those are copies; else 0.
+    pub master: u64,
     /// Their gradients.
     pub gradients: u64,
     /// Moments and step counter.
@@ -293,10 +296,13 @@ fn parameters(plan: &Plan) -> Parameters {
 
 fn memory(plan: &Plan) -> Memory {
     let other = [Segment::Constants, Segment::Inputs, Segment::Outputs, Segment::Scalars];
+    // A part of the optimizer's segment, counted apart because it is weights.
+    let master = plan.roles.master.map_or(0, |master| aligned(plan.tensor(master).ty.bytes()));
     Memory {
         parameters: plan.bytes(Segment::Parameters),
         gradients: plan.bytes(Segment::Gradients),
-        optimizer: plan.bytes(Segment::Optimizer),
+        optimizer: plan.bytes(Segment::Optimizer) - master,
+        master,
         activations: plan.bytes(Segment::Activations),
         activations_lower_bound: plan
             .programs

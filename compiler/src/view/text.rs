@@ -79,8 +79,13 @@ pub fn summary(inspection: &Inspection, dense: Option<&Inspection>) -> String {
     line(
         "",
         format!(
-            "weights {}, gradients {}, optimizer {}",
+            "weights {}, {}gradients {}, optimizer {}",
             bytes(m.parameters),
+            if m.master > 0 {
+                format!("master weights {}, ", bytes(m.master))
+            } else {
+                String::new()
+            },
             bytes(m.gradients),
             bytes(m.optimizer)
         ),

@@ -2,7 +2,8 @@
 //!
 //! Owns what counts as "the same model" and "the same training". Must not know the file's header.
 //!
-//! - [`model`]: checkpoint names, orientation, places in joined tensors, shapes and formats of the parameters. Weights fit any plan with this hash.
+//! - [`model`]: checkpoint names, orientation, places in joined tensors, shapes of the parameters and the formats in which
+//!   checkpoints hold them. Weights fit any plan with this hash.
 //! - [`numerics`]: everything that decides the numbers of a training run. Two plans with equal hash that start from the
 //!   same state go on to the same state. Evaluation, checkpoint cadence, data paths, names, memory placement and all
 //!   source text stay out of it, so that a comment in a spec orphans no checkpoint.
@@ -60,8 +61,9 @@ pub fn hashes(plan: &Plan) -> Hashes {
     Hashes { model: model(plan), numerics: numerics(plan), file: file(plan) }
 }
 
-/// Hash of the parameters' checkpoint names, orientation, places in joined tensors, shapes and formats, ordered by name
-/// and place: where parameters lie in memory does not count.
+/// Hash of the parameters' checkpoint names, orientation, places in joined tensors, shapes and formats in checkpoints
+/// (those of master parameters where there are any), ordered by name and place: where parameters lie in memory does not
+/// count.
 pub fn model(plan: &Plan) -> Hash {
     #[derive(Serialize)]
     struct Weight<'a> {
@@ -75,7 +77,7 @@ pub fn model(plan: &Plan) -> Hash {
         .parameters
         .iter()
         .map(|p| {
-            let ty = &plan.tensor(p.tensor).ty;
+            let ty = &plan.tensor(p.kept()).ty;
             Weight {
                 name: &p.checkpoint.name,
                 transposed: p.checkpoint.transposed,
@@ -86,7 +88,7 @@ pub fn model(plan: &Plan) -> Hash {
         })
         .collect();
     weights.sort_by_key(|weight| (weight.name, weight.part.map(|part| part.offset)));
-    digest("colac plan 2: model", &weights)
+    digest("colac plan 3: model", &weights)
 }
 
 /// Hash of the body as it is written to a file; equals the hash in the file's header.
@@ -144,7 +146,7 @@ pub fn numerics(plan: &Plan) -> Hash {
         tensors,
         recipe,
     };
-    digest("colac plan 2: numerics", &parts)
+    digest("colac plan 3: numerics", &parts)
 }
 
 #[derive(Serialize)]
@@ -165,6 +167,7 @@ struct ParameterPart<'a> {
     transposed: bool,
     part: Option<Part>,
     tensor: u32,
+    master: Option<u32>,
     gradient: u32,
     initialization: Initialization,
     role: Role,
@@ -264,6 +267,7 @@ fn parameter<'a>(tensors: &mut Numbering<'_>, p: &'a Parameter) -> ParameterPart
         transposed: p.checkpoint.transposed,
         part: p.checkpoint.part,
         tensor: tensors.number(p.tensor),
+        master: p.master.map(|id| tensors.number(id)),
         gradient: tensors.number(p.gradient),
         initialization: p.initialization,
         role: p.role,

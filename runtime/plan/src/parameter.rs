@@ -68,14 +68,23 @@ pub struct Parameter {
     pub path: String,
     /// Where it goes in a checkpoint.
     pub checkpoint: CheckpointName,
-    /// The weight.
+    /// The weight as operations read it.
     pub tensor: TensorId,
+    /// The weight as the optimizer keeps it, of which `tensor` is a rounded copy; `None` where that is `tensor` itself.
+    pub master: Option<TensorId>,
     /// Its gradient.
     pub gradient: TensorId,
     /// Start values.
     pub initialization: Initialization,
     /// What it is.
     pub role: Role,
+}
+
+impl Parameter {
+    /// The tensor that a checkpoint holds and a run goes on from: the master, or where there is none the weight itself.
+    pub fn kept(&self) -> TensorId {
+        self.master.unwrap_or(self.tensor)
+    }
 }
 
 /// A table that the host computes once, in f64 rounded to the tensor's format, the same on every machine.

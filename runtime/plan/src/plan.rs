@@ -86,8 +86,10 @@ pub struct Roles {
     pub gradient_norm: TensorId,
     /// 1 if every gradient element was finite.
     pub gradient_finite: TensorId,
-    /// Whole parameter segment as one row, f32.
+    /// Whole parameter segment as one row.
     pub parameters: TensorId,
+    /// All master parameters, f32, where the parameters are bf16 copies of them.
+    pub master: Option<TensorId>,
     /// Whole gradient segment as one row.
     pub gradients: TensorId,
     /// All first moments.
@@ -170,6 +172,12 @@ impl Plan {
     /// A tensor by id.
     pub fn tensor(&self, id: TensorId) -> &Tensor {
         &self.tensors[id.index()]
+    }
+
+    /// A parameter by position, and the tensor that keeps it ([`Parameter::kept`]).
+    pub fn parameter(&self, index: usize) -> (&Parameter, &Tensor) {
+        let parameter = &self.parameters[index];
+        (parameter, self.tensor(parameter.kept()))
     }
 
     /// A program by kind; every verified plan has all four.

@@ -13,9 +13,10 @@ use crate::shape::TensorType;
 pub enum Segment {
     /// Trained weights: matrices in layer order, then embeddings, then vectors.
     Parameters,
-    /// Gradients, laid out exactly as the parameters.
+    /// Gradients, laid out as the parameters: the same elements at the same positions, whatever their size.
     Gradients,
-    /// First moments, second moments (each laid out as the parameters), the step counter.
+    /// First moments, second moments, master parameters where there are any (each laid out as the parameters), the step
+    /// counter.
     Optimizer,
     /// Everything between operations; one arena that all programs share, one at a time.
     Activations,

@@ -3,7 +3,7 @@
 
 use colac_plan::op::{Mask, Scores};
 use colac_plan::pointwise::{Instruction, Program};
-use colac_plan::{Op, TensorType};
+use colac_plan::{DType, Op, TensorType};
 
 use super::samples::{self, Sample};
 
@@ -181,6 +181,22 @@ fn costs_are_as_counted() {
     }
 }
 
+/// In bf16 with master parameters an update reads and writes 12 bytes of master and moments, reads 4 of gradient and
+/// writes a copy of 2; all in bf16 it is half of f32.
+#[test]
+fn an_update_costs_by_its_storage() {
+    for sample in samples::all().iter().filter(|sample| matches!(sample.op, Op::AdamW { .. })) {
+        let elements = sample.operands[0].ty.shape.elements();
+        for (sample, bytes) in super::precisions::of(sample).iter().zip([4 + 2 * 12 + 2, 7 * 2]) {
+            let operands: Vec<&TensorType> = sample.operands.iter().map(|o| &o.ty).collect();
+            let results: Vec<&TensorType> = sample.results.iter().collect();
+            let cost = sample.op.cost(&operands, &results);
+            assert_eq!(cost.bytes, bytes * elements, "{}", sample.name);
+            assert_eq!(cost.other, 15 * elements, "{}", sample.name);
+        }
+    }
+}
+
 /// Workspace is part of the price: exact, because an executor may use no more.
 #[test]
 fn workspace_is_as_documented() {
@@ -223,5 +239,20 @@ fn workspace_is_as_documented() {
         };
         let results: Vec<&TensorType> = sample.results.iter().collect();
         assert_eq!(sample.op.workspace_bytes(&operands, &results), expected, "{}", sample.name);
+        // Gradients of the loss that are bf16 are summed up in f32; nothing else depends on storage.
+        for stored in super::precisions::of(&sample) {
+            let operands: Vec<&TensorType> = stored.operands.iter().map(|o| &o.ty).collect();
+            let results: Vec<&TensorType> = stored.results.iter().collect();
+            let sums = match stored.op {
+                Op::HeadLossWithGradient { .. } => results[2..]
+                    .iter()
+                    .filter(|ty| ty.dtype == DType::Bf16)
+                    .map(|ty| up(ty.shape.elements() * 4))
+                    .sum(),
+                _ => 0,
+            };
+            let bytes = stored.op.workspace_bytes(&operands, &results);
+            assert_eq!(bytes, expected + sums, "{}", stored.name);
+        }
     }
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use colac_plan::Plan;
 
-use super::bounds;
 use super::layout::{Layout, Mode, OneOperation};
+use super::precisions::{self, rounded};
 use super::samples::{self, Sample, draw};
 use crate::cpu::{ArenaPlacement, CpuExecutor, CpuOptions};
 use crate::executor::Executor;
@@ -52,7 +52,9 @@ fn cases(sample: &Sample) -> Vec<Case<'_>> {
         Some(current) => current.clone(),
         None => (sample.results.iter().enumerate())
             .map(|(i, ty)| {
-                draw(&format!("{} old {i}", sample.name), ty.shape.elements() as usize, 1.0)
+                let drawn =
+                    draw(&format!("{} old {i}", sample.name), ty.shape.elements() as usize, 1.0);
+                drawn.into_iter().map(|value| rounded(ty.dtype, value)).collect()
             })
             .collect(),
     };
@@ -68,8 +70,8 @@ fn cases(sample: &Sample) -> Vec<Case<'_>> {
     let mut places = vec![None];
     for operand in 0..sample.operands.len() {
         for result in 0..sample.results.len() {
-            let same =
-                sample.operands[operand].ty.shape.same_extents(&sample.results[result].shape);
+            let (read, made) = (&sample.operands[operand].ty, &sample.results[result]);
+            let same = read.shape.same_extents(&made.shape) && read.dtype == made.dtype;
             if same && sample.op.in_place(operand, result) {
                 places.push(Some((operand, result)));
             }
@@ -93,15 +95,23 @@ fn cases(sample: &Sample) -> Vec<Case<'_>> {
     cases
 }
 
+/// Every sample in every precision.
+fn all_precisions() -> impl Iterator<Item = Sample> {
+    samples::all().into_iter().flat_map(|sample| {
+        let others = precisions::of(&sample);
+        [sample].into_iter().chain(others)
+    })
+}
+
 /// Runs the whole suite on an executor.
 pub(crate) fn check(make: Make<'_>) {
-    for sample in samples::all() {
+    for sample in all_precisions() {
         for case in cases(&sample) {
             let found = case.run(make);
             let old: Vec<Vec<f64>> = (case.old.iter().enumerate())
                 .map(|(i, old)| if case.adds(i) { old.clone() } else { vec![0.0; old.len()] })
                 .collect();
-            let bounds = bounds::of(&sample, Some(&old), &case.expected);
+            let bounds = precisions::bounds_of(&sample, Some(&old), &case.expected);
             for result in 0..found.len() {
                 compare(&case, result, &found[result], &bounds[result]);
             }
@@ -134,7 +144,7 @@ fn compare(case: &Case<'_>, result: usize, found: &[f64], bounds: &[f64]) {
 fn bounds_are_tight() {
     for sample in samples::all() {
         let case = cases(&sample).swap_remove(0);
-        let bounds = bounds::of(&sample, None, &case.expected);
+        let bounds = precisions::bounds_of(&sample, None, &case.expected);
         for (result, (bounds, expected)) in bounds.iter().zip(&case.expected).enumerate() {
             if expected.iter().any(|e| !e.is_finite()) {
                 continue;
@@ -183,7 +193,7 @@ fn the_cpu_conforms() {
 /// With 1, 2 and 3 threads, and run twice, the CPU gives the same bits.
 #[test]
 fn cpu_threads_do_not_change_a_bit() {
-    for sample in samples::all() {
+    for sample in all_precisions() {
         for case in cases(&sample).iter().filter(|case| case.in_place.is_none()) {
             let bits = |threads| {
                 let found = case.run(&cpu(CpuOptions { threads, ..CpuOptions::default() }));

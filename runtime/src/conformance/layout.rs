@@ -355,6 +355,7 @@ fn plan(table: Table, operation: Operation) -> Plan {
             gradient_norm: any,
             gradient_finite: any,
             parameters: any,
+            master: None,
             gradients: any,
             first_moment: any,
             second_moment: any,

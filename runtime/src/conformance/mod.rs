@@ -3,7 +3,7 @@
 //! [`samples`] gives awkward operands for each operation. From them follow the tests: the shape rule
 //! ([`shape_rules`]), the cost ([`costs`]), derivatives by finite differences on the reference interpreter
 //! ([`derivatives`]), and executors against the reference within bounds that [`bounds`] derives from the arithmetic,
-//! in every way of writing a result ([`executors`]); pointwise programs have tests of their own
+//! in every way of writing a result and in every precision ([`executors`], [`precisions`]); pointwise programs have tests of their own
 //! ([`pointwise_primitives`], [`pointwise_programs`]). [`layout`] builds the plan of a single operation in memory.
 //!
 //! An operation without samples does not compile: [`samples::of`] matches exhaustively.
@@ -15,5 +15,6 @@ mod executors;
 pub(crate) mod layout;
 mod pointwise_primitives;
 mod pointwise_programs;
+mod precisions;
 pub(crate) mod samples;
 mod shape_rules;

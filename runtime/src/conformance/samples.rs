@@ -124,6 +124,7 @@ pub(crate) fn of(op: &Op) -> (Vec<Sample>, Option<Op>) {
                 epsilon: zero,
                 clip_norm: zero,
                 ranges: Vec::new(),
+                master: false,
             };
             (gradient_norm(), Some(next))
         }
@@ -591,6 +592,7 @@ fn adamw() -> Vec<Sample> {
             epsilon: Real::new(1e-8),
             clip_norm: Real::new(clip),
             ranges,
+            master: false,
         };
         let moment = if step == 0.0 { 0.0 } else { 0.1 };
         let count = size as usize;

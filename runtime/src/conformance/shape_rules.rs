@@ -181,7 +181,14 @@ fn wrong_attributes_are_refused() {
     };
     let range =
         |start, length| UpdateRange { start, length, weight_decay: one, learning_rate_factor: one };
-    let adamw = |ranges| Op::AdamW { beta1: one, beta2: one, epsilon: one, clip_norm: one, ranges };
+    let adamw = |ranges| Op::AdamW {
+        beta1: one,
+        beta2: one,
+        epsilon: one,
+        clip_norm: one,
+        ranges,
+        master: false,
+    };
     let update = vec![f32(&[10]), f32(&[]), f32(&[]), f32(&[])];
     let pointwise = |instructions: Vec<Instruction>| {
         let mut program = Program { instructions, ..Program::sum(1) };

@@ -2,12 +2,15 @@
 //!
 //! Owns the update and the step counter (arXiv 1711.05101, arXiv 1412.6980). Must not know other operations.
 
-use crate::cpu::kernel::{Context, Kernel};
+use crate::cpu::kernel::{Buffers, Context, Kernel, span};
+use crate::cpu::stored::Stored;
 use crate::cpu::vector::{multiply_add, vectorised};
 use crate::cpu::view::{Integers, Rows};
 
 /// Elements in a task.
 const TASK_ELEMENTS: usize = 1 << 15;
+/// Elements of a task that are updated together: as f32 they stay in the first-level cache.
+const BLOCK: usize = 1 << 11;
 
 /// A piece of one range: elements that are treated alike by one task.
 #[derive(Clone, Debug)]
@@ -20,13 +23,15 @@ pub(crate) struct Piece {
 /// [`colac_plan::Op::AdamW`].
 #[derive(Debug)]
 pub(crate) struct AdamW {
-    pub(crate) gradients: Rows,
+    pub(crate) gradients: Stored,
     pub(crate) norm: Rows,
     pub(crate) finite: Rows,
     pub(crate) learning_rate: Rows,
-    pub(crate) parameters: Rows,
-    pub(crate) first: Rows,
-    pub(crate) second: Rows,
+    /// Updated, or where there are masters only written.
+    pub(crate) parameters: Stored,
+    pub(crate) master: Option<Stored>,
+    pub(crate) first: Stored,
+    pub(crate) second: Stored,
     pub(crate) step: Integers,
     pub(crate) beta1: f64,
     pub(crate) beta2: f64,
@@ -115,7 +120,7 @@ impl Kernel for AdamW {
             clip_norm => (clip_norm / (f64::from(norm) + 1e-6)).min(1.0),
         };
         let (correction1, correction2) = (1.0 - power(self.beta1, t), 1.0 - power(self.beta2, t));
-        context.pool.run(self.pieces.len(), &|task, _| {
+        context.pool.run(self.pieces.len(), &|task, thread| {
             let piece = &self.pieces[task];
             let rate = f64::from(learning_rate) * piece.learning_rate_factor;
             let constants = Constants {
@@ -129,19 +134,56 @@ impl Kernel for AdamW {
                 keep: (1.0 - rate * piece.weight_decay) as f32,
                 step_size: (rate / correction1) as f32,
             };
-            let part = || piece.elements.clone();
-            // SAFETY: these elements belong to this task; gradients are only read.
-            unsafe {
-                let (g, p) = (self.gradients.part(0, part()), self.parameters.part_mut(0, part()));
-                update(
-                    g,
-                    p,
-                    self.first.part_mut(0, part()),
-                    self.second.part_mut(0, part()),
-                    constants,
-                );
+            // SAFETY: the task takes its thread's scratch once.
+            let scratch = unsafe { context.scratch.of(thread, self.scratch()) };
+            for block in 0..piece.elements.len().div_ceil(BLOCK) {
+                let block = span(block, BLOCK, piece.elements.len());
+                let start = piece.elements.start;
+                // SAFETY: these elements belong to this task; gradients are only read.
+                unsafe { self.block(start + block.start..start + block.end, constants, scratch) };
             }
         });
+    }
+
+    fn scratch(&self) -> usize {
+        let views = [self.gradients, self.kept(), self.first, self.second];
+        views.map(|view| view.buffer(BLOCK)).iter().sum()
+    }
+}
+
+impl AdamW {
+    /// The parameters that the update reads.
+    fn kept(&self) -> Stored {
+        self.master.unwrap_or(self.parameters)
+    }
+
+    /// Updates some elements: one evaluation in f32, from which each stored number is rounded once.
+    ///
+    /// # Safety
+    /// While this runs, nobody else reads or writes these elements, or writes their gradients.
+    unsafe fn block(
+        &self,
+        elements: std::ops::Range<usize>,
+        constants: Constants,
+        scratch: &mut [f32],
+    ) {
+        let mut buffers = Buffers::new(scratch);
+        let [g_buffer, p_buffer, m_buffer, v_buffer] =
+            [self.gradients, self.kept(), self.first, self.second]
+                .map(|view| buffers.take(view.buffer(BLOCK)));
+        let all = || elements.clone();
+        // SAFETY: passed on.
+        unsafe {
+            let g = self.gradients.part(0, all(), g_buffer);
+            self.kept().update(0, all(), p_buffer, |p| {
+                self.first.update(0, all(), m_buffer, |m| {
+                    self.second.update(0, all(), v_buffer, |v| update(g, p, m, v, constants));
+                });
+            });
+            if let Some(master) = &self.master {
+                self.parameters.copy(0, elements.start, master, 0, all());
+            }
+        }
     }
 }
 

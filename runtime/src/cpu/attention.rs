@@ -10,9 +10,10 @@ use colac_plan::op::{Mask, Scores, alibi_slope};
 use faer::Accum;
 
 use crate::cpu::gemm::multiply;
-use crate::cpu::kernel::{Context, Kernel, span};
+use crate::cpu::heads::Heads;
+use crate::cpu::kernel::{Buffers, Context, Kernel, span};
 use crate::cpu::vector::{exponentials, maximum, scale, tanh, vectorised};
-use crate::cpu::view::{Heads, Matrix, Rows};
+use crate::cpu::view::{Matrix, Rows};
 
 /// Queries in a tile.
 pub(crate) const QUERIES: usize = 64;
@@ -125,6 +126,10 @@ impl Kernel for Attention {
 
     fn scratch(&self) -> usize {
         QUERIES * (KEYS + self.v.dim + 2)
+            + self.q.buffer(QUERIES)
+            + self.k.buffer(KEYS)
+            + self.v.buffer(KEYS)
+            + self.out.buffer(1)
     }
 }
 
@@ -133,16 +138,28 @@ impl Attention {
         let (dim, seq, rows) = (self.v.dim, self.q.seq, queries.len());
         let (mask, factor) = (self.scores.mask, self.scores.scale.get() as f32);
         let group = head / (self.q.heads / self.k.heads);
-        let (scores, rest) = scratch.split_at_mut(QUERIES * KEYS);
-        let (sums, rest) = rest.split_at_mut(QUERIES);
-        let (maxima, out) = rest.split_at_mut(QUERIES);
+        let mut buffers = Buffers::new(scratch);
+        let (scores, out) = (buffers.take(QUERIES * KEYS), buffers.take(QUERIES * dim));
+        let (sums, maxima) = (buffers.take(QUERIES), buffers.take(QUERIES));
+        let (q_buffer, k_buffer, v_buffer) = (
+            buffers.take(self.q.buffer(QUERIES)),
+            buffers.take(self.k.buffer(KEYS)),
+            buffers.take(self.v.buffer(KEYS)),
+        );
+        let out_buffer = buffers.rest();
         sums.fill(0.0);
         maxima.fill(f32::NEG_INFINITY);
-        let q = self.q.matrix(batch, head, queries.clone());
+        // SAFETY: operands are only read while the operation runs.
+        let q = unsafe { self.q.matrix(batch, head, queries.clone(), q_buffer) };
         let mut beta = Accum::Replace;
         for keys in tiles(visible_to_any(mask, &queries, seq), KEYS) {
-            let k = self.k.matrix(batch, group, keys.clone());
-            let v = self.v.matrix(batch, group, keys.clone());
+            // SAFETY: operands are only read while the operation runs.
+            let (k, v) = unsafe {
+                (
+                    self.k.matrix(batch, group, keys.clone(), k_buffer),
+                    self.v.matrix(batch, group, keys.clone(), v_buffer),
+                )
+            };
             let tile = Matrix::over(scores, rows, keys.len());
             // SAFETY: operands are only read while the operation runs; the scores are this task's.
             unsafe { multiply(tile, Accum::Replace, factor, q, k.transposed()) };
@@ -181,18 +198,20 @@ impl Attention {
             beta = Accum::Add;
         }
         for (row, position) in queries.clone().enumerate() {
-            // SAFETY: a query of a head belongs to one task.
-            let target = unsafe { self.out.vector_mut(batch, position, head) };
             let factor = 1.0 / sums[row];
-            for (target, value) in target.iter_mut().zip(&out[row * dim..]) {
-                *target = value * factor;
-            }
+            let fill = |target: &mut [f32]| {
+                for (target, value) in target.iter_mut().zip(&out[row * dim..]) {
+                    *target = value * factor;
+                }
+            };
+            // SAFETY: a query of a head belongs to one task.
+            unsafe { self.out.change((batch, position, head), false, out_buffer, fill) };
         }
         let first = (batch * self.q.heads + head) * seq;
         // SAFETY: as above.
         let target =
             unsafe { self.log_sum_exp.part_mut(0, first + queries.start..first + queries.end) };
-        for ((target, maximum), sum) in target.iter_mut().zip(maxima).zip(sums) {
+        for ((target, maximum), sum) in target.iter_mut().zip(&*maxima).zip(&*sums) {
             *target = *maximum + sum.ln();
         }
     }

@@ -3,7 +3,7 @@
 //! With `p = exp(scale · q kᵀ - lse)` (or of shaped scores), `dp = dout vᵀ`, `d = rowsum(dout · out)`: `ds = scale · p · (dp - d)`,
 //! `dv = pᵀ dout`, `dk = dsᵀ q`, `dq = ds k`. One task makes all three for one key/value head where there are enough of
 //! those; else tasks are tiles of queries (for `dq`) and tiles of keys (for `dk` and `dv`), which rebuild the scores
-//! twice. Both ways add the same products in the same order. Must not know other operations.
+//! twice. Both ways add the same products in the same order. The first adds to `dq` where it is, so it is for f32 alone. Must not know other operations.
 
 use std::ops::Range;
 
@@ -12,9 +12,10 @@ use faer::Accum;
 
 use crate::cpu::attention::{KEYS, QUERIES, Shaping, tiles, visible_columns, visible_to_any};
 use crate::cpu::gemm::multiply;
-use crate::cpu::kernel::{Context, Kernel, span};
+use crate::cpu::heads::Heads;
+use crate::cpu::kernel::{Buffers, Context, Kernel, span};
 use crate::cpu::vector::{dot, multiply_add, tanh, vectorised};
-use crate::cpu::view::{Heads, Matrix, Rows};
+use crate::cpu::view::{Matrix, Rows};
 
 /// Key/value heads from which on each is a task of its own: enough for 16 threads.
 const ENOUGH_HEADS: usize = 16;
@@ -74,6 +75,16 @@ vectorised! {
 struct Tile<'a> {
     p: &'a mut [f32],
     ds: &'a mut [f32],
+    /// For queries, their gradients, keys and values that are not f32.
+    buffers: [&'a mut [f32]; 4],
+}
+
+/// What one tile is made of, in f32.
+struct Factors {
+    q: Matrix,
+    dout: Matrix,
+    k: Matrix,
+    v: Matrix,
 }
 
 impl Kernel for AttentionBackward {
@@ -83,16 +94,13 @@ impl Kernel for AttentionBackward {
             return;
         }
         let across = seq.div_ceil(QUERIES);
-        context.pool.run(batch * heads * across, &|task, _| {
-            self.row_sums(
-                task / across / heads,
-                task / across % heads,
-                span(task % across, QUERIES, seq),
-            );
-        });
         // SAFETY: each task takes its thread's scratch once.
         let scratch = |thread| unsafe { context.scratch.of(thread, self.scratch()) };
-        if batch * groups >= ENOUGH_HEADS {
+        context.pool.run(batch * heads * across, &|task, thread| {
+            let (batch, head) = (task / across / heads, task / across % heads);
+            self.row_sums(batch, head, span(task % across, QUERIES, seq), scratch(thread));
+        });
+        if batch * groups >= ENOUGH_HEADS && self.dq.is_f32() {
             context.pool.run(batch * groups, &|task, thread| {
                 for keys in tiles(0..seq, KEYS) {
                     // The slice of the last turn is gone when this one is taken.
@@ -119,7 +127,9 @@ impl Kernel for AttentionBackward {
     }
 
     fn scratch(&self) -> usize {
-        2 * QUERIES * KEYS + KEYS * (self.q.dim + self.v.dim)
+        let buffers = [self.q, self.dout].map(|view| view.buffer(QUERIES)).iter().sum::<usize>()
+            + [self.k, self.v].map(|view| view.buffer(KEYS)).iter().sum::<usize>();
+        2 * QUERIES * KEYS + buffers + KEYS * (self.q.dim + self.v.dim)
     }
 }
 
@@ -129,20 +139,35 @@ impl AttentionBackward {
         first + queries.start..first + queries.end
     }
 
-    fn row_sums(&self, batch: usize, head: usize, queries: Range<usize>) {
+    fn row_sums(&self, batch: usize, head: usize, queries: Range<usize>, scratch: &mut [f32]) {
+        let (dout_buffer, out_buffer) = scratch.split_at_mut(self.v.dim);
         // SAFETY: a query of a head belongs to one task; operands are only read.
         unsafe {
             let sums = self.sums.part_mut(0, self.place(batch, head, &queries));
             for (sum, position) in sums.iter_mut().zip(queries) {
                 *sum = dot(
-                    self.dout.vector(batch, position, head),
-                    self.out.vector(batch, position, head),
+                    self.dout.vector(batch, position, head, dout_buffer),
+                    self.out.vector(batch, position, head, out_buffer),
                 );
             }
         }
     }
 
-    /// Rebuilds probabilities and the gradient of the scores for one tile.
+    /// A thread's tiles, and what is left of its scratch.
+    fn cut<'a>(&self, scratch: &'a mut [f32]) -> (Tile<'a>, &'a mut [f32]) {
+        let mut buffers = Buffers::new(scratch);
+        let (p, ds) = (buffers.take(QUERIES * KEYS), buffers.take(QUERIES * KEYS));
+        let needed = [
+            self.q.buffer(QUERIES),
+            self.dout.buffer(QUERIES),
+            self.k.buffer(KEYS),
+            self.v.buffer(KEYS),
+        ];
+        let tile = Tile { p, ds, buffers: needed.map(|length| buffers.take(length)) };
+        (tile, buffers.rest())
+    }
+
+    /// Rebuilds probabilities and the gradient of the scores for one tile; gives what they were made of.
     fn rebuild(
         &self,
         batch: usize,
@@ -150,15 +175,20 @@ impl AttentionBackward {
         queries: &Range<usize>,
         keys: &Range<usize>,
         tile: &mut Tile<'_>,
-    ) {
+    ) -> Factors {
         let group = head / (self.q.heads / self.k.heads);
         let (rows, columns) = (queries.len(), keys.len());
-        let (q, dout) = (
-            self.q.matrix(batch, head, queries.clone()),
-            self.dout.matrix(batch, head, queries.clone()),
-        );
-        let (k, v) =
-            (self.k.matrix(batch, group, keys.clone()), self.v.matrix(batch, group, keys.clone()));
+        let [q, dout, k, v] = &mut tile.buffers;
+        // SAFETY: operands are only read while the operation runs.
+        let factors = unsafe {
+            Factors {
+                q: self.q.matrix(batch, head, queries.clone(), q),
+                dout: self.dout.matrix(batch, head, queries.clone(), dout),
+                k: self.k.matrix(batch, group, keys.clone(), k),
+                v: self.v.matrix(batch, group, keys.clone(), v),
+            }
+        };
+        let Factors { q, dout, k, v } = factors;
         // SAFETY: operands are only read while the operation runs; the tile is this task's.
         unsafe {
             multiply(
@@ -200,21 +230,29 @@ impl AttentionBackward {
                 }
             }
         }
+        factors
     }
 
     /// `dq` of one tile of queries.
     fn queries(&self, batch: usize, head: usize, queries: Range<usize>, scratch: &mut [f32]) {
-        let group = head / (self.q.heads / self.k.heads);
-        let (p, rest) = scratch.split_at_mut(QUERIES * KEYS);
-        let mut tile = Tile { p, ds: &mut rest[..QUERIES * KEYS] };
+        let (mut tile, sums) = self.cut(scratch);
+        let (rows, dim) = (queries.len(), self.q.dim);
+        let target = self.dq.factor(batch, head, queries.clone());
+        // Summed where it is if that is f32, else beside it.
+        let dq = target.f32().unwrap_or_else(|| Matrix::over(sums, rows, dim));
         let mut beta = Accum::Replace;
         for keys in tiles(0..self.q.seq, KEYS) {
             let seen = self.seen(&queries, &keys);
             if !seen.is_empty() {
-                self.rebuild(batch, head, &queries, &seen, &mut tile);
-                self.add_query_gradient(batch, head, &queries, group, &seen, beta, &mut tile);
+                let Factors { k, .. } = self.rebuild(batch, head, &queries, &seen, &mut tile);
+                // SAFETY: these queries of this head belong to this task; operands are only read.
+                unsafe { multiply(dq, beta, 1.0, Matrix::over(tile.ds, rows, seen.len()), k) };
                 beta = Accum::Add;
             }
+        }
+        if target.f32().is_none() {
+            // SAFETY: as above; the sums are complete.
+            unsafe { target.store(sums, false) };
         }
     }
 
@@ -222,26 +260,6 @@ impl AttentionBackward {
     fn seen(&self, queries: &Range<usize>, keys: &Range<usize>) -> Range<usize> {
         let seen = visible_to_any(self.scores.mask, queries, self.q.seq);
         seen.start.max(keys.start)..seen.end.min(keys.end)
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "they name one tile of one product")]
-    fn add_query_gradient(
-        &self,
-        batch: usize,
-        head: usize,
-        queries: &Range<usize>,
-        group: usize,
-        keys: &Range<usize>,
-        beta: Accum,
-        tile: &mut Tile<'_>,
-    ) {
-        let ds = Matrix::over(tile.ds, queries.len(), keys.len());
-        let (dq, k) = (
-            self.dq.matrix(batch, head, queries.clone()),
-            self.k.matrix(batch, group, keys.clone()),
-        );
-        // SAFETY: these queries of this head belong to this task; operands are only read.
-        unsafe { multiply(dq, beta, 1.0, ds, k) };
     }
 
     /// `dk` and `dv` of one tile of keys and, if `with_queries`, this tile's part of `dq`.
@@ -254,10 +272,8 @@ impl AttentionBackward {
         scratch: &mut [f32],
     ) {
         let (dim, value_dim, seq) = (self.q.dim, self.v.dim, self.q.seq);
-        let (p, rest) = scratch.split_at_mut(QUERIES * KEYS);
-        let (ds, rest) = rest.split_at_mut(QUERIES * KEYS);
+        let (mut tile, rest) = self.cut(scratch);
         let (dk, dv) = rest.split_at_mut(KEYS * dim);
-        let mut tile = Tile { p, ds };
         let sharing = self.q.heads / self.k.heads;
         // Queries may see a part of the keys only: all products are added.
         dk[..keys.len() * dim].fill(0.0);
@@ -268,12 +284,11 @@ impl AttentionBackward {
                 if seen.is_empty() {
                     continue;
                 }
-                self.rebuild(batch, head, &queries, &seen, &mut tile);
+                let Factors { q, dout, k, .. } =
+                    self.rebuild(batch, head, &queries, &seen, &mut tile);
                 let (rows, columns) = (queries.len(), seen.len());
                 let (p, ds) =
                     (Matrix::over(tile.p, rows, columns), Matrix::over(tile.ds, rows, columns));
-                let q = self.q.matrix(batch, head, queries.clone());
-                let dout = self.dout.matrix(batch, head, queries.clone());
                 let first = seen.start - keys.start;
                 // SAFETY: operands are only read; sums and tile are this task's and apart.
                 unsafe {
@@ -292,20 +307,22 @@ impl AttentionBackward {
                         q,
                     );
                 }
-                if with_queries {
+                if let Some(dq) = with_queries
+                    .then(|| self.dq.factor(batch, head, queries.clone()).f32())
+                    .flatten()
+                {
                     let before = visible_to_any(self.scores.mask, &queries, seq).start < keys.start;
                     let beta = if before { Accum::Add } else { Accum::Replace };
-                    self.add_query_gradient(batch, head, &queries, group, &seen, beta, &mut tile);
+                    // SAFETY: these queries of this head belong to this task; operands are only read.
+                    unsafe { multiply(dq, beta, 1.0, ds, k) };
                 }
             }
         }
-        for (row, position) in keys.enumerate() {
-            // SAFETY: these keys of this group belong to this task.
-            unsafe {
-                let (dk, dv) = (&dk[row * dim..][..dim], &dv[row * value_dim..][..value_dim]);
-                self.dk.vector_mut(batch, position, group).copy_from_slice(dk);
-                self.dv.vector_mut(batch, position, group).copy_from_slice(dv);
-            }
+        let count = keys.len();
+        // SAFETY: these keys of this group belong to this task.
+        unsafe {
+            self.dk.factor(batch, group, keys.clone()).store(&dk[..count * dim], false);
+            self.dv.factor(batch, group, keys).store(&dv[..count * value_dim], false);
         }
     }
 }

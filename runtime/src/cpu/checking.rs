@@ -13,8 +13,8 @@ use std::ops::Range;
 
 use colac_plan::{Plan, Program, Segment, TensorId};
 
-/// A NaN whose quiet bit is not set, as f32.
-const SIGNALLING: u32 = 0x7fa0_0000;
+/// A NaN whose quiet bit is not set, as f32 and as two bf16.
+const SIGNALLING: u32 = 0x7fa0_7fa0;
 
 /// Which bytes of the activation arena to overwrite.
 #[derive(Clone, Debug, Default)]

@@ -5,13 +5,13 @@
 use std::ops::Range;
 
 use crate::cpu::kernel::{Context, Kernel, span};
-use crate::cpu::view::Rows;
+use crate::cpu::stored::Stored;
 
 /// Elements in a task, about.
 const TASK_ELEMENTS: usize = 1 << 14;
 
 /// Cuts the rows of a result into tasks.
-fn by_rows(context: &Context<'_>, y: Rows, each_row: &(dyn Fn(usize) + Sync)) {
+fn by_rows(context: &Context<'_>, y: Stored, each_row: &(dyn Fn(usize) + Sync)) {
     let each = TASK_ELEMENTS.div_ceil(y.width.max(1));
     context.pool.run(y.rows.div_ceil(each), &|task, _| {
         span(task, each, y.rows).for_each(each_row);
@@ -21,19 +21,16 @@ fn by_rows(context: &Context<'_>, y: Rows, each_row: &(dyn Fn(usize) + Sync)) {
 /// [`colac_plan::Op::Slice`].
 #[derive(Debug)]
 pub(crate) struct Slice {
-    pub(crate) x: Rows,
+    pub(crate) x: Stored,
     pub(crate) start: usize,
-    pub(crate) y: Rows,
+    pub(crate) y: Stored,
 }
 
 impl Kernel for Slice {
     fn run(&self, context: &Context<'_>) {
         by_rows(context, self.y, &|row| {
             // SAFETY: a row belongs to one task; operands are only read and apart from the result.
-            unsafe {
-                let part = self.x.part(row, self.start..self.start + self.y.width);
-                self.y.row_mut(row).copy_from_slice(part);
-            }
+            unsafe { self.y.copy(row, 0, &self.x, row, self.start..self.start + self.y.width) };
         });
     }
 }
@@ -42,15 +39,15 @@ impl Kernel for Slice {
 #[derive(Debug)]
 pub(crate) struct Concat {
     /// Each part with the element where it begins.
-    parts: Vec<(usize, Rows)>,
+    parts: Vec<(usize, Stored)>,
     /// Elements that no part fills.
     gaps: Vec<Range<usize>>,
-    y: Rows,
+    y: Stored,
 }
 
 impl Concat {
     /// Parts in order, without overlap.
-    pub(crate) fn new(parts: Vec<(usize, Rows)>, y: Rows) -> Concat {
+    pub(crate) fn new(parts: Vec<(usize, Stored)>, y: Stored) -> Concat {
         let mut gaps = Vec::new();
         let mut end = 0;
         for (start, part) in &parts {
@@ -66,13 +63,12 @@ impl Concat {
 impl Kernel for Concat {
     fn run(&self, context: &Context<'_>) {
         by_rows(context, self.y, &|row| {
-            // SAFETY: a row belongs to one task; operands are only read and apart from the result.
-            let y = unsafe { self.y.row_mut(row) };
             for (start, part) in &self.parts {
-                // SAFETY: as above.
-                y[*start..start + part.width].copy_from_slice(unsafe { part.row(row) });
+                // SAFETY: a row belongs to one task; operands are only read and apart from the result.
+                unsafe { self.y.copy(row, *start, part, row, 0..part.width) };
             }
-            self.gaps.iter().for_each(|gap| y[gap.clone()].fill(0.0));
+            // SAFETY: as above.
+            self.gaps.iter().for_each(|gap| unsafe { self.y.clear(row, gap.clone()) });
         });
     }
 }
@@ -80,8 +76,8 @@ impl Kernel for Concat {
 /// [`colac_plan::Op::Shift`].
 #[derive(Debug)]
 pub(crate) struct Shift {
-    pub(crate) x: Rows,
-    pub(crate) y: Rows,
+    pub(crate) x: Stored,
+    pub(crate) y: Stored,
     /// Rows of one sequence.
     pub(crate) sequence: usize,
     /// Rows to move towards the end of the sequence; negative moves towards its start.
@@ -92,16 +88,17 @@ impl Kernel for Shift {
     fn run(&self, context: &Context<'_>) {
         by_rows(context, self.y, &|row| {
             let within = row % self.sequence;
-            // SAFETY: a row belongs to one task; operands are only read and apart from the result.
-            let y = unsafe { self.y.row_mut(row) };
             let source = (within as i64)
                 .checked_sub(self.by)
                 .and_then(|source| usize::try_from(source).ok())
                 .filter(|source| *source < self.sequence);
-            match source {
-                // SAFETY: as above.
-                Some(source) => y.copy_from_slice(unsafe { self.x.row(row - within + source) }),
-                None => y.fill(0.0),
+            let width = self.y.width;
+            // SAFETY: a row belongs to one task; operands are only read and apart from the result.
+            unsafe {
+                match source {
+                    Some(source) => self.y.copy(row, 0, &self.x, row - within + source, 0..width),
+                    None => self.y.clear(row, 0..width),
+                }
             }
         });
     }

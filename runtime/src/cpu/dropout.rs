@@ -3,9 +3,10 @@
 //! Owns the kernel, in place or not; forward and backward are the same. The words of an element depend on its place in
 //! the tensor alone, so neither tasks nor threads can move them. Must not know other operations.
 
-use crate::cpu::kernel::{Context, Kernel, span};
+use crate::cpu::kernel::{Buffers, Context, Kernel, span};
+use crate::cpu::stored::Stored;
 use crate::cpu::vector::vectorised;
-use crate::cpu::view::{Integers, Rows};
+use crate::cpu::view::Integers;
 use crate::host::random::philox4x32;
 
 /// Elements whose words are made together: a multiple of four.
@@ -16,9 +17,9 @@ const TASK_ELEMENTS: usize = 1 << 14;
 /// [`colac_plan::Op::Dropout`].
 #[derive(Debug)]
 pub(crate) struct Dropout {
-    pub(crate) x: Rows,
+    pub(crate) x: Stored,
     pub(crate) draw: Integers,
-    pub(crate) y: Rows,
+    pub(crate) y: Stored,
     /// Whether `y` is `x`.
     pub(crate) in_place: bool,
     pub(crate) probability: f64,
@@ -85,17 +86,33 @@ impl Kernel for Dropout {
         }
         let across = y.width.div_ceil(TASK_ELEMENTS);
         let together = (TASK_ELEMENTS / y.width).max(1);
-        context.pool.run(y.rows.div_ceil(together) * across, &|task, _| {
+        context.pool.run(y.rows.div_ceil(together) * across, &|task, thread| {
             let columns = span(task % across, TASK_ELEMENTS, y.width);
+            // SAFETY: the task takes its thread's scratch once.
+            let mut buffers = Buffers::new(unsafe { context.scratch.of(thread, self.scratch()) });
+            let (x_buffer, y_buffer) = (buffers.take(x.buffer(TASK_ELEMENTS)), buffers.rest());
             for row in span(task / across, together, y.rows) {
-                // SAFETY: these elements belong to one task. Where `y` is `x`, only the slice of `y` is taken.
-                let target = unsafe { y.part_mut(row, columns.clone()) };
-                if !self.in_place {
-                    // SAFETY: operands are only read, and `x` is apart from `y`.
-                    target.copy_from_slice(unsafe { x.part(row, columns.clone()) });
+                let first = row * y.width + columns.start;
+                // SAFETY: these elements belong to one task. Where `y` is `x`, only the slice of `y` is taken; else `x` is
+                // apart from it and only read.
+                unsafe {
+                    if self.in_place {
+                        y.update(row, columns.clone(), y_buffer, |y| {
+                            self.piece(key, number, threshold, first, y);
+                        });
+                    } else {
+                        let x = x.part(row, columns.clone(), x_buffer);
+                        y.write(row, columns.clone(), y_buffer, |y| {
+                            y.copy_from_slice(x);
+                            self.piece(key, number, threshold, first, y);
+                        });
+                    }
                 }
-                self.piece(key, number, threshold, row * y.width + columns.start, target);
             }
         });
+    }
+
+    fn scratch(&self) -> usize {
+        self.x.buffer(TASK_ELEMENTS) + self.y.buffer(TASK_ELEMENTS)
     }
 }

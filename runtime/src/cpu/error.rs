@@ -9,14 +9,6 @@ use thiserror::Error;
 /// A plan that the CPU executor does not take, or a machine that cannot run it.
 #[derive(Debug, Error)]
 pub enum CpuError {
-    /// A tensor is stored in a format this version does not compute with.
-    #[error("tensor {tensor} is stored as {dtype}: this version executes f32 plans on the CPU")]
-    Storage {
-        /// Name of the tensor.
-        tensor: String,
-        /// Its storage.
-        dtype: DType,
-    },
     /// The environment names vector instructions that do not exist.
     #[error(
         "{variable} is `{value}`: write avx512, avx2 or baseline, or unset it for the widest there are"

@@ -2,15 +2,20 @@
 //!
 //! Owns the only calls of the GEMM library. Tiles are cut by shape alone and each is one serial call over the whole
 //! inner dimension, which the library sums in an order that depends on that dimension only; so a product has the same
-//! bits whatever the number of threads. Must not know operations other than the three products of a linear.
+//! bits whatever the number of threads. Where a factor or the result is stored in bf16, a tile goes through the inner
+//! dimension in pieces whose factors are brought to f32, sums up in f32, and is rounded once. Must not know operations
+//! other than the three products of a linear.
 //!
 //! On x86-64 the library packs into buffers that it keeps for each thread; [`warm_up`] makes a thread allocate them.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
-use crate::cpu::kernel::{Context, Kernel, WriteMode};
-use crate::cpu::view::{Matrix, Rows};
+use crate::cpu::attention::tiles;
+use crate::cpu::factor::Factor;
+use crate::cpu::kernel::{Buffers, Context, Kernel, WriteMode};
+use crate::cpu::stored::Stored;
+use crate::cpu::view::Matrix;
 
 /// `c = alpha · a b`, or added to `c`. Serial.
 ///
@@ -98,62 +103,113 @@ impl Tiles {
     }
 }
 
-/// Runs a whole product on the pool.
+/// Inner dimension of factors that are brought to f32 at a time: with a tile they fill about a megabyte.
+const INNER: usize = 512;
+
+/// Numbers of scratch that [`multiply_tiled`] needs for a product.
+pub(crate) fn scratch(c: Factor, a: Factor, b: Factor) -> usize {
+    let Tiles { tile_rows, tile_columns, .. } = Tiles::new(c.rows, c.columns);
+    let inner = a.columns.min(INNER);
+    c.buffer(tile_rows * tile_columns)
+        + a.buffer(tile_rows * inner)
+        + b.buffer(inner * tile_columns)
+}
+
+/// `c = a b`, or added to `c`, rounded once. Serial; `scratch` is as [`scratch`] says.
 ///
 /// # Safety
 /// As [`multiply`].
+unsafe fn multiply_stored(c: Factor, adds: bool, a: Factor, b: Factor, scratch: &mut [f32]) {
+    let beta = |adds: bool| if adds { Accum::Add } else { Accum::Replace };
+    if let (Some(c), Some(a), Some(b)) = (c.f32(), a.f32(), b.f32()) {
+        // SAFETY: passed on.
+        return unsafe { multiply(c, beta(adds), 1.0, a, b) };
+    }
+    let mut buffers = Buffers::new(scratch);
+    let sums = buffers.take(c.buffer(c.rows * c.columns));
+    let piece = a.columns.min(INNER);
+    let (a_buffer, b_buffer) =
+        (buffers.take(a.buffer(a.rows * piece)), buffers.take(b.buffer(piece * b.columns)));
+    let target = c.f32().unwrap_or_else(|| Matrix::over(sums, c.rows, c.columns));
+    let mut adding = adds && c.f32().is_some();
+    for inner in tiles(0..a.columns, INNER) {
+        // SAFETY: the sums are this call's; the rest is passed on.
+        unsafe {
+            let a = a.block(0..a.rows, inner.clone()).load(a_buffer);
+            let b = b.block(inner, 0..b.columns).load(b_buffer);
+            multiply(target, beta(adding), 1.0, a, b);
+        }
+        adding = true;
+    }
+    if c.f32().is_none() {
+        // SAFETY: passed on; the sums are complete.
+        unsafe { c.store(sums, adds) };
+    }
+}
+
+/// Runs a whole product on the pool: `c = a b`, or added to `c`.
+///
+/// # Safety
+/// As [`multiply`]; each thread's scratch is as [`scratch`] says.
 pub(crate) unsafe fn multiply_tiled(
     context: &Context<'_>,
-    c: Matrix,
-    beta: Accum,
-    a: Matrix,
-    b: Matrix,
+    c: Factor,
+    adds: bool,
+    a: Factor,
+    b: Factor,
 ) {
     let tiles = Tiles::new(c.rows, c.columns);
-    context.pool.run(tiles.count(), &|index, _| {
+    let needed = scratch(c, a, b);
+    context.pool.run(tiles.count(), &|index, thread| {
         let (rows, columns) = tiles.tile(index);
         let (a, b) = (a.block(rows.clone(), 0..a.columns), b.block(0..b.rows, columns.clone()));
-        // SAFETY: tiles do not overlap; the rest is passed on.
-        unsafe { multiply(c.block(rows, columns), beta, 1.0, a, b) };
+        // SAFETY: tiles do not overlap, the task takes its thread's scratch once; the rest is passed on.
+        unsafe {
+            let scratch = context.scratch.of(thread, needed);
+            multiply_stored(c.block(rows, columns), adds, a, b, scratch);
+        }
     });
 }
 
 /// One of the products of a linear: `c = a b` with the factors already turned as needed.
 #[derive(Debug)]
 pub(crate) struct Product {
-    c: Matrix,
-    a: Matrix,
-    b: Matrix,
+    c: Factor,
+    a: Factor,
+    b: Factor,
     write: WriteMode,
 }
 
 impl Product {
     /// `y = x wᵀ`.
-    pub(crate) fn linear(x: Rows, w: Rows, y: Rows) -> Product {
+    pub(crate) fn linear(x: Stored, w: Stored, y: Stored) -> Product {
         let (c, a, b) =
-            (y.matrix(0..y.rows), x.matrix(0..x.rows), w.matrix(0..w.rows).transposed());
+            (y.factor(0..y.rows), x.factor(0..x.rows), w.factor(0..w.rows).transposed());
         Product { c, a, b, write: WriteMode::Overwrite }
     }
 
     /// `dx = dy w`.
-    pub(crate) fn backward_input(dy: Rows, w: Rows, dx: Rows) -> Product {
-        let (c, a, b) = (dx.matrix(0..dx.rows), dy.matrix(0..dy.rows), w.matrix(0..w.rows));
+    pub(crate) fn backward_input(dy: Stored, w: Stored, dx: Stored) -> Product {
+        let (c, a, b) = (dx.factor(0..dx.rows), dy.factor(0..dy.rows), w.factor(0..w.rows));
         Product { c, a, b, write: WriteMode::Overwrite }
     }
 
     /// `dw = dyᵀ x`.
-    pub(crate) fn backward_weight(dy: Rows, x: Rows, dw: Rows, write: WriteMode) -> Product {
+    pub(crate) fn backward_weight(dy: Stored, x: Stored, dw: Stored, write: WriteMode) -> Product {
         let (c, a, b) =
-            (dw.matrix(0..dw.rows), dy.matrix(0..dy.rows).transposed(), x.matrix(0..x.rows));
+            (dw.factor(0..dw.rows), dy.factor(0..dy.rows).transposed(), x.factor(0..x.rows));
         Product { c, a, b, write }
     }
 }
 
 impl Kernel for Product {
     fn run(&self, context: &Context<'_>) {
-        let beta = if self.write.adds() { Accum::Add } else { Accum::Replace };
         // SAFETY: preparing proved the result apart from the operands, and only this operation is running.
-        unsafe { multiply_tiled(context, self.c, beta, self.a, self.b) };
+        unsafe { multiply_tiled(context, self.c, self.write.adds(), self.a, self.b) };
+    }
+
+    fn scratch(&self) -> usize {
+        scratch(self.c, self.a, self.b)
     }
 }
 

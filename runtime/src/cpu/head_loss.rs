@@ -6,14 +6,15 @@
 //! they are left out at the ends of a chunk and written as zeros inside it. Must not know other operations.
 
 use colac_plan::pointwise::Program;
-use faer::Accum;
 
-use crate::cpu::gemm::multiply_tiled;
-use crate::cpu::kernel::{Context, Kernel, WriteMode, span};
+use crate::cpu::factor::Factor;
+use crate::cpu::gemm::{self, multiply_tiled};
+use crate::cpu::kernel::{Buffers, Context, Kernel, WriteMode, span};
 use crate::cpu::pointwise::Pointwise;
-use crate::cpu::reduce::{COLUMNS, Partials};
+use crate::cpu::reduce::{COLUMNS, Partials, store_sums};
+use crate::cpu::stored::Stored;
 use crate::cpu::vector::{accumulate, exponentials, maximum, scale};
-use crate::cpu::view::{Integers, Matrix, Rows};
+use crate::cpu::view::{Integers, Rows};
 
 /// The label of a position that is not to be predicted.
 const IGNORED: i32 = -100;
@@ -21,8 +22,8 @@ const IGNORED: i32 = -100;
 /// [`colac_plan::Op::HeadLoss`] and, with `gradient`, [`colac_plan::Op::HeadLossWithGradient`].
 #[derive(Debug)]
 pub(crate) struct HeadLoss {
-    pub(crate) x: Rows,
-    pub(crate) weight: Rows,
+    pub(crate) x: Stored,
+    pub(crate) weight: Stored,
     pub(crate) labels: Integers,
     /// One number for each row of positions, as one row.
     pub(crate) loss: Rows,
@@ -33,7 +34,7 @@ pub(crate) struct HeadLoss {
     /// The loss of each position of the chunk; in the workspace.
     pub(crate) losses: Partials,
     /// Added to each product; one row.
-    pub(crate) bias: Option<Rows>,
+    pub(crate) bias: Option<Stored>,
     pub(crate) transform: Option<Transform>,
     pub(crate) gradient: Option<Gradient>,
 }
@@ -42,19 +43,31 @@ pub(crate) struct HeadLoss {
 #[derive(Debug)]
 pub(crate) struct Gradient {
     pub(crate) scale: Rows,
-    pub(crate) dx: Rows,
-    pub(crate) dw: Rows,
-    pub(crate) write: WriteMode,
+    pub(crate) dx: Stored,
+    pub(crate) dw: SummedGradient,
     /// Where there is a bias.
-    pub(crate) db: Option<BiasGradient>,
+    pub(crate) db: Option<SummedGradient>,
 }
 
-/// The gradient of the bias.
+/// The gradient of the weight or, one row, of the bias: a sum over chunks.
 #[derive(Debug)]
-pub(crate) struct BiasGradient {
-    /// One row.
-    pub(crate) db: Rows,
+pub(crate) struct SummedGradient {
+    pub(crate) target: Stored,
     pub(crate) write: WriteMode,
+    /// In the workspace, where the target is not f32: the sum over the chunks, so that it is rounded once.
+    pub(crate) sums: Option<Rows>,
+}
+
+impl SummedGradient {
+    /// Where the chunks are summed up.
+    fn summed(&self) -> Stored {
+        self.sums.map_or(self.target, Stored::from)
+    }
+
+    /// Whether the first chunk adds to what is there.
+    fn begins_with_old(&self) -> bool {
+        self.sums.is_none() && self.write.adds()
+    }
 }
 
 /// The function between products and logits.
@@ -71,7 +84,8 @@ pub(crate) struct Transform {
 impl Transform {
     /// Logits in place of the products.
     pub(crate) fn without_gradient(function: &Program, products: Rows) -> Transform {
-        let function = Pointwise::by_rows(function, vec![products], &[products]);
+        let rows = Stored::from(products);
+        let function = Pointwise::by_rows(function, vec![rows], &[rows]);
         Transform { function, logits: products, derivative: None }
     }
 
@@ -82,8 +96,9 @@ impl Transform {
         products: Rows,
         logits: Rows,
     ) -> Transform {
-        let derivative = Pointwise::by_rows(derivative, vec![products, logits], &[products]);
-        let function = Pointwise::by_rows(function, vec![products], &[logits]);
+        let (from, to) = (Stored::from(products), Stored::from(logits));
+        let derivative = Pointwise::by_rows(derivative, vec![from, to], &[from]);
+        let function = Pointwise::by_rows(function, vec![from], &[to]);
         Transform { function, logits, derivative: Some(derivative) }
     }
 
@@ -93,12 +108,12 @@ impl Transform {
 }
 
 /// Sets every element of a view to 0.
-fn clear(context: &Context<'_>, rows: Rows, range: std::ops::Range<usize>) {
+fn clear(context: &Context<'_>, rows: Stored, range: std::ops::Range<usize>) {
     let each = (1usize << 14).div_ceil(rows.width.max(1));
     context.pool.run(range.len().div_ceil(each), &|task, _| {
         for row in span(task, each, range.len()) {
             // SAFETY: a row belongs to one task.
-            unsafe { rows.row_mut(range.start + row) }.fill(0.0);
+            unsafe { rows.clear(range.start + row, 0..rows.width) };
         }
     });
 }
@@ -114,14 +129,12 @@ impl Kernel for HeadLoss {
             assert!(known, "label {label} is not in a vocabulary of {vocabulary}");
         }
         let chunk = self.logits.rows;
-        let mut beta = match &self.gradient {
-            Some(gradient) if gradient.write.adds() => Accum::Add,
-            _ => Accum::Replace,
-        };
-        if let Some(BiasGradient { db, write }) = self.gradient.as_ref().and_then(|g| g.db.as_ref())
-            && !write.adds()
+        // Whether a chunk's gradient of the weight is added to what is there.
+        let mut adds = self.gradient.as_ref().is_some_and(|g| g.dw.begins_with_old());
+        if let Some(db) = self.gradient.as_ref().and_then(|g| g.db.as_ref())
+            && !db.begins_with_old()
         {
-            clear(context, *db, 0..1);
+            clear(context, db.summed(), 0..1);
         }
         // The sum of the row that the chunk's end may have cut.
         let mut sum = 0.0;
@@ -135,8 +148,8 @@ impl Kernel for HeadLoss {
                 clear(context, gradient.dx, end..all.end);
             }
             if first < end {
-                self.chunk(context, labels, first..end, beta);
-                beta = Accum::Add;
+                self.chunk(context, labels, first..end, adds);
+                adds = true;
             }
             for position in all {
                 if (first..end).contains(&position) {
@@ -151,14 +164,32 @@ impl Kernel for HeadLoss {
                 }
             }
         }
-        if let (Some(gradient), Accum::Replace) = (&self.gradient, beta) {
+        let Some(gradient) = &self.gradient else { return };
+        if !adds {
             // No valid position at all: the gradient is 0 and nobody has written it.
-            clear(context, gradient.dw, 0..gradient.dw.rows);
+            let summed = gradient.dw.summed();
+            clear(context, summed, 0..summed.rows);
+        }
+        for SummedGradient { target, write, sums } in
+            [Some(&gradient.dw), gradient.db.as_ref()].into_iter().flatten()
+        {
+            if let Some(sums) = sums {
+                store_sums(context, *sums, *target, write.adds());
+            }
         }
     }
 
     fn scratch(&self) -> usize {
-        self.transform.as_ref().map_or(0, Transform::scratch)
+        let (x, weight, logits) = self.factors(0..self.logits.rows);
+        let mut scratch =
+            self.position_scratch().max(gemm::scratch(logits, x, weight.transposed()));
+        if let Some(Gradient { dx, dw, .. }) = &self.gradient {
+            let (dx, dw) = (dx.factor(0..self.logits.rows), dw.summed());
+            let dw = dw.factor(0..dw.rows);
+            scratch = scratch.max(gemm::scratch(dx, logits, weight));
+            scratch = scratch.max(gemm::scratch(dw, logits.transposed(), x));
+        }
+        scratch
     }
 }
 
@@ -168,13 +199,11 @@ impl HeadLoss {
         context: &Context<'_>,
         labels: &[i32],
         positions: std::ops::Range<usize>,
-        beta: Accum,
+        adds: bool,
     ) {
-        let (x, weight) =
-            (self.x.matrix(positions.clone()), self.weight.matrix(0..self.weight.rows));
-        let logits: Matrix = self.logits.matrix(0..positions.len());
+        let (x, weight, logits) = self.factors(positions.clone());
         // SAFETY: operands are only read, the logits lie in the workspace, nothing else is running.
-        unsafe { multiply_tiled(context, logits, Accum::Replace, x, weight.transposed()) };
+        unsafe { multiply_tiled(context, logits, false, x, weight.transposed()) };
         // SAFETY: the scalar is only read.
         let factor = self.gradient.as_ref().map(|gradient| unsafe { gradient.scale.scalar() });
         context.pool.run(positions.len(), &|index, thread| {
@@ -187,12 +216,15 @@ impl HeadLoss {
                 unsafe { self.logits.row_mut(index) }.fill(0.0);
                 return;
             };
-            if let Some(bias) = self.bias {
-                // SAFETY: as above; operands are only read.
-                unsafe { accumulate(self.logits.row_mut(index), bias.row(0)) };
-            }
             // SAFETY: the task takes its thread's scratch once.
-            let scratch = unsafe { context.scratch.of(thread, self.scratch()) };
+            let mut buffers =
+                Buffers::new(unsafe { context.scratch.of(thread, self.position_scratch()) });
+            if let Some(bias) = self.bias {
+                let buffer = buffers.take(bias.buffer(bias.width));
+                // SAFETY: as above; operands are only read.
+                unsafe { accumulate(self.logits.row_mut(index), bias.row(0, buffer)) };
+            }
+            let scratch = buffers.rest();
             let place = match &self.transform {
                 Some(transform) => {
                     // SAFETY: as above.
@@ -216,35 +248,38 @@ impl HeadLoss {
             }
         });
         if let Some(gradient) = &self.gradient {
-            if let Some(BiasGradient { db, .. }) = gradient.db {
+            if let Some(db) = &gradient.db {
+                let db = db.summed();
                 context.pool.run(db.width.div_ceil(COLUMNS), &|task, _| {
                     let columns = span(task, COLUMNS, db.width);
                     // SAFETY: these columns belong to this task, and the gradients of the chunk are complete.
                     unsafe {
-                        let sum = db.part_mut(0, columns.clone());
-                        for index in 0..positions.len() {
-                            accumulate(sum, self.logits.part(index, columns.clone()));
-                        }
+                        db.update(0, columns.clone(), &mut [], |sum| {
+                            for index in 0..positions.len() {
+                                accumulate(sum, self.logits.part(index, columns.clone()));
+                            }
+                        });
                     }
                 });
             }
+            let dw = gradient.dw.summed();
             // SAFETY: as for the logits; `dx` and `dw` are apart from the operands.
             unsafe {
-                multiply_tiled(
-                    context,
-                    gradient.dx.matrix(positions),
-                    Accum::Replace,
-                    logits,
-                    weight,
-                );
-                multiply_tiled(
-                    context,
-                    gradient.dw.matrix(0..gradient.dw.rows),
-                    beta,
-                    logits.transposed(),
-                    x,
-                );
+                multiply_tiled(context, gradient.dx.factor(positions), false, logits, weight);
+                multiply_tiled(context, dw.factor(0..dw.rows), adds, logits.transposed(), x);
             }
         }
+    }
+
+    /// Of some positions the operand, all of the weight, and the place of their logits.
+    fn factors(&self, positions: std::ops::Range<usize>) -> (Factor, Factor, Factor) {
+        let logits = self.logits.matrix(0..positions.len()).into();
+        (self.x.factor(positions), self.weight.factor(0..self.weight.rows), logits)
+    }
+
+    /// Numbers of scratch that the task of a position needs.
+    fn position_scratch(&self) -> usize {
+        self.bias.map_or(0, |bias| bias.buffer(bias.width))
+            + self.transform.as_ref().map_or(0, Transform::scratch)
     }
 }

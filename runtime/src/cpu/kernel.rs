@@ -68,6 +68,28 @@ impl Scratch {
     }
 }
 
+/// Cuts a thread's scratch into buffers.
+pub(crate) struct Buffers<'a>(&'a mut [f32]);
+
+impl<'a> Buffers<'a> {
+    /// The whole scratch, not cut yet.
+    pub(crate) fn new(scratch: &'a mut [f32]) -> Buffers<'a> {
+        Buffers(scratch)
+    }
+
+    /// The next buffer.
+    pub(crate) fn take(&mut self, length: usize) -> &'a mut [f32] {
+        let (buffer, rest) = std::mem::take(&mut self.0).split_at_mut(length);
+        self.0 = rest;
+        buffer
+    }
+
+    /// What is left.
+    pub(crate) fn rest(self) -> &'a mut [f32] {
+        self.0
+    }
+}
+
 /// How an accumulating result is written in this run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum WriteMode {

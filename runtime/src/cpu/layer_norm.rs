@@ -5,9 +5,10 @@
 
 use colac_plan::op::cost::REDUCTION_ROWS;
 
-use crate::cpu::kernel::{Context, Kernel, WriteMode, span};
+use crate::cpu::kernel::{Buffers, Context, Kernel, WriteMode, span};
 use crate::cpu::pointwise::Pointwise;
 use crate::cpu::reduce::{COLUMNS, sum_partials};
+use crate::cpu::stored::Stored;
 use crate::cpu::vector::{LANES, accumulate, fold, multiply_add, sum, vectorised};
 use crate::cpu::view::Rows;
 
@@ -19,12 +20,12 @@ const TASK_ROWS: usize = 32;
 pub(crate) struct LayerNorm {
     /// Makes each row of `x` before it is read, if something does.
     pub(crate) prologue: Option<Pointwise>,
-    pub(crate) x: Rows,
+    pub(crate) x: Stored,
     /// One row, where there is a gain.
-    pub(crate) weight: Option<Rows>,
+    pub(crate) weight: Option<Stored>,
     /// One row, where there is a bias.
-    pub(crate) bias: Option<Rows>,
-    pub(crate) y: Rows,
+    pub(crate) bias: Option<Stored>,
+    pub(crate) y: Stored,
     /// One number for each row of `x`, as one row.
     pub(crate) mean: Rows,
     /// As the mean.
@@ -69,36 +70,48 @@ vectorised! {
 
 impl Kernel for LayerNorm {
     fn run(&self, context: &Context<'_>) {
+        let width = self.x.width;
         context.pool.run(self.x.rows.div_ceil(TASK_ROWS), &|task, thread| {
             // SAFETY: the task takes its thread's scratch once.
-            let scratch = unsafe { context.scratch.of(thread, self.scratch()) };
+            let mut buffers = Buffers::new(unsafe { context.scratch.of(thread, self.scratch()) });
+            let (x_buffer, y_buffer) =
+                (buffers.take(self.x.buffer(width)), buffers.take(self.y.buffer(width)));
+            let mut vector = |vector: Stored| {
+                // SAFETY: operands are only read.
+                unsafe { vector.row(0, buffers.take(vector.buffer(width))) }
+            };
+            let (weight, bias) = (self.weight.map(&mut vector), self.bias.map(&mut vector));
+            let registers = buffers.rest();
             for row in span(task, TASK_ROWS, self.x.rows) {
                 // SAFETY: a row belongs to one task; operands are only read.
                 unsafe {
                     if let Some(prologue) = &self.prologue {
-                        prologue.row(row, scratch);
+                        prologue.row(row, registers);
                     }
-                    let x = self.x.row(row);
+                    let x = self.x.row(row, x_buffer);
                     let mean = sum(x) / x.len() as f32;
                     let variance = f64::from(squared_differences(x, mean)) / x.len() as f64;
                     let rstd = (1.0 / (variance + self.epsilon).sqrt()) as f32;
                     self.mean.part_mut(0, row..row + 1)[0] = mean;
                     self.rstd.part_mut(0, row..row + 1)[0] = rstd;
-                    let y = self.y.row_mut(row);
-                    normalise(x, mean, rstd, y);
-                    if let Some(weight) = self.weight {
-                        multiply_row(y, weight.row(0));
-                    }
-                    if let Some(bias) = self.bias {
-                        accumulate(y, bias.row(0));
-                    }
+                    self.y.write_row(row, y_buffer, |y| {
+                        normalise(x, mean, rstd, y);
+                        if let Some(weight) = weight {
+                            multiply_row(y, weight);
+                        }
+                        if let Some(bias) = bias {
+                            accumulate(y, bias);
+                        }
+                    });
                 }
             }
         });
     }
 
     fn scratch(&self) -> usize {
-        self.prologue.as_ref().map_or(0, Kernel::scratch)
+        let views = [Some(self.x), Some(self.y), self.weight, self.bias].into_iter().flatten();
+        let registers = self.prologue.as_ref().map_or(0, Kernel::scratch);
+        views.map(|rows| rows.buffer(self.x.width)).sum::<usize>() + registers
     }
 }
 
@@ -106,7 +119,7 @@ impl Kernel for LayerNorm {
 #[derive(Debug)]
 pub(crate) struct VectorGradient {
     /// One row.
-    pub(crate) target: Rows,
+    pub(crate) target: Stored,
     pub(crate) write: WriteMode,
     /// One row for every [`REDUCTION_ROWS`] rows of `x`; in the workspace.
     pub(crate) partials: Rows,
@@ -115,15 +128,15 @@ pub(crate) struct VectorGradient {
 /// [`colac_plan::Op::LayerNormBackward`].
 #[derive(Debug)]
 pub(crate) struct LayerNormBackward {
-    pub(crate) dy: Rows,
-    pub(crate) x: Rows,
+    pub(crate) dy: Stored,
+    pub(crate) x: Stored,
     /// One row, where there is a gain.
-    pub(crate) weight: Option<Rows>,
+    pub(crate) weight: Option<Stored>,
     /// One number for each row of `x`, as one row.
     pub(crate) mean: Rows,
     /// As the mean.
     pub(crate) rstd: Rows,
-    pub(crate) dx: Rows,
+    pub(crate) dx: Stored,
     /// Makes the result of each row of `dx`, in its place, if something does.
     pub(crate) epilogue: Option<Pointwise>,
     pub(crate) dw: Option<VectorGradient>,
@@ -168,8 +181,11 @@ vectorised! {
     }
 }
 
+/// Buffers of a task that reads these columns of `dy` and `x`.
+type ColumnBuffers = [[f32; COLUMNS]; 2];
+
 /// Adds to a part of a sum what one row has in these columns.
-type AddRow<'a> = dyn Fn(&mut [f32], usize, std::ops::Range<usize>) + Sync + 'a;
+type AddRow<'a> = dyn Fn(&mut [f32], usize, std::ops::Range<usize>, &mut ColumnBuffers) + Sync + 'a;
 
 impl LayerNormBackward {
     /// Sums over rows what `add` adds for each of them, in the order of [`crate::cpu::reduce`].
@@ -181,8 +197,9 @@ impl LayerNormBackward {
             // SAFETY: these columns of this partial row belong to this task.
             let sum = unsafe { gradient.partials.part_mut(task / across, columns.clone()) };
             sum.fill(0.0);
+            let mut buffers = [[0.0; COLUMNS]; 2];
             for row in span(task / across, REDUCTION_ROWS as usize, rows) {
-                add(sum, row, columns.clone());
+                add(sum, row, columns.clone(), &mut buffers);
             }
         });
         sum_partials(context, gradient.partials, gradient.target, gradient.write.adds());
@@ -197,38 +214,49 @@ impl Kernel for LayerNormBackward {
         };
         // The gradients of the vectors first: they need many rows of `dy` and `x`, the other only its own.
         if let Some(dw) = &self.dw {
-            self.reduce(context, dw, &|sum, row, columns| {
+            self.reduce(context, dw, &|sum, row, columns, [dy_buffer, x_buffer]| {
                 let (mean, rstd) = statistics(row);
                 // SAFETY: operands are only read.
-                let (dy, x) =
-                    unsafe { (self.dy.part(row, columns.clone()), self.x.part(row, columns)) };
+                let (dy, x) = unsafe {
+                    let dy = self.dy.part(row, columns.clone(), dy_buffer);
+                    (dy, self.x.part(row, columns, x_buffer))
+                };
                 add_weight_gradient(sum, dy, x, mean, rstd);
             });
         }
         if let Some(db) = &self.db {
-            self.reduce(context, db, &|sum, row, columns| {
+            self.reduce(context, db, &|sum, row, columns, [dy_buffer, _]| {
                 // SAFETY: operands are only read.
-                accumulate(sum, unsafe { self.dy.part(row, columns) });
+                accumulate(sum, unsafe { self.dy.part(row, columns, dy_buffer) });
             });
         }
+        let width = self.x.width;
         context.pool.run(self.x.rows.div_ceil(TASK_ROWS), &|task, thread| {
             // SAFETY: the task takes its thread's scratch once.
-            let scratch = unsafe { context.scratch.of(thread, self.scratch()) };
+            let mut buffers = Buffers::new(unsafe { context.scratch.of(thread, self.scratch()) });
+            let [dy_buffer, x_buffer, dx_buffer] =
+                [self.dy, self.x, self.dx].map(|rows| buffers.take(rows.buffer(width)));
+            let weight_buffer = buffers.take(self.weight.map_or(0, |weight| weight.buffer(width)));
+            // SAFETY: operands are only read.
+            let weight = self.weight.map(|weight| unsafe { weight.row(0, weight_buffer) });
+            let registers = buffers.rest();
             for row in span(task, TASK_ROWS, self.x.rows) {
                 let (mean, rstd) = statistics(row);
                 // SAFETY: a row belongs to one task; operands are only read.
                 unsafe {
-                    let (x, dx) = (self.x.row(row), self.dx.row_mut(row));
-                    dx.copy_from_slice(self.dy.row(row));
-                    if let Some(weight) = self.weight {
-                        multiply_row(dx, weight.row(0));
-                    }
-                    let (plain, weighted) = sums_with_differences(dx, x, mean);
-                    let width = x.len() as f32;
-                    let factor = rstd * rstd * (weighted / width);
-                    input_gradient(dx, x, mean, rstd, plain / width, factor);
+                    let (dy, x) = (self.dy.row(row, dy_buffer), self.x.row(row, x_buffer));
+                    self.dx.write_row(row, dx_buffer, |dx| {
+                        dx.copy_from_slice(dy);
+                        if let Some(weight) = weight {
+                            multiply_row(dx, weight);
+                        }
+                        let (plain, weighted) = sums_with_differences(dx, x, mean);
+                        let width = x.len() as f32;
+                        let factor = rstd * rstd * (weighted / width);
+                        input_gradient(dx, x, mean, rstd, plain / width, factor);
+                    });
                     if let Some(epilogue) = &self.epilogue {
-                        epilogue.row(row, scratch);
+                        epilogue.row(row, registers);
                     }
                 }
             }
@@ -236,6 +264,8 @@ impl Kernel for LayerNormBackward {
     }
 
     fn scratch(&self) -> usize {
-        self.epilogue.as_ref().map_or(0, Kernel::scratch)
+        let views = [Some(self.dy), Some(self.x), Some(self.dx), self.weight].into_iter().flatten();
+        let registers = self.epilogue.as_ref().map_or(0, Kernel::scratch);
+        views.map(|rows| rows.buffer(self.x.width)).sum::<usize>() + registers
     }
 }

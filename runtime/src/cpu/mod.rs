@@ -1,9 +1,11 @@
-//! The CPU executor: f32 plans on a few threads.
+//! The CPU executor: plans of any precision on a few threads.
 //!
 //! Construction maps every segment, resolves every operation of every program to a kernel and starts the threads; a run
 //! only walks the list. Nothing is allocated while a program runs (on x86-64, where the GEMM library keeps its packing
 //! buffers; elsewhere it allocates them in each product). Results have the same bits for any number of threads, since
-//! tasks and the order of additions depend on shapes alone; they may differ between instruction sets. The widest vector
+//! tasks and the order of additions depend on shapes alone; they may differ between instruction sets. What is stored in
+//! bf16 is brought to f32 before arithmetic and rounded once after it ([`stored`]); that costs time, and the numbers are
+//! those that any executor of bf16 must give within its rounding. The widest vector
 //! instructions are used that the processor has and `COLAC_CPU_VECTORS` (`avx512`, `avx2` or `baseline`) allows.
 //!
 //! One file for each family of operations; `prepare` joins them with the plan. Must not know the training loop.
@@ -16,8 +18,10 @@ mod copies;
 mod dropout;
 mod embedding;
 mod error;
+mod factor;
 mod gemm;
 mod head_loss;
+mod heads;
 mod kernel;
 mod layer_norm;
 mod memory;
@@ -28,6 +32,7 @@ mod prepare;
 mod reduce;
 mod rope;
 mod rows;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod vector;
@@ -44,6 +49,7 @@ use crate::cpu::kernel::{Context, Kernel, Scratch};
 use crate::cpu::memory::Memory;
 use crate::cpu::pool::Pool;
 use crate::cpu::prepare::prepare;
+use crate::cpu::stored::Pointer;
 use crate::cpu::view::Segments;
 use crate::executor::{Executor, OperationSpan, TimedExecutor};
 
@@ -103,11 +109,8 @@ impl CpuExecutor {
     /// Allocates all segments, zeroed and of exactly the planned sizes, prepares every operation and starts the threads.
     ///
     /// # Errors
-    /// A plan that is not f32 or contradicts itself, and a machine without the memory or threads.
+    /// A plan that contradicts itself, and a machine without the memory or threads.
     pub fn new(plan: Arc<Plan>, options: CpuOptions) -> Result<CpuExecutor, CpuError> {
-        if let Some(tensor) = plan.tensors.iter().find(|tensor| tensor.ty.dtype == DType::Bf16) {
-            return Err(CpuError::Storage { tensor: tensor.name.clone(), dtype: tensor.ty.dtype });
-        }
         if let Err(value) = vector::widest() {
             return Err(CpuError::Vectors {
                 variable: vector::WIDEST_VARIABLE,
@@ -161,32 +164,40 @@ impl CpuExecutor {
         self.pool.threads()
     }
 
-    /// The address of a tensor and its innermost extent and stride.
-    fn tensor(&self, id: TensorId, dtype: DType, values: usize) -> (&Tensor, *mut u8) {
+    /// A tensor that has so many elements.
+    fn tensor(&self, id: TensorId, values: usize) -> &Tensor {
         let tensor = self.plan.tensor(id);
-        assert_eq!(
-            values as u64,
-            tensor.ty.shape.elements(),
-            "values for tensor {id} ({})",
-            tensor.name
-        );
-        match self.segments.locate(tensor, dtype) {
+        let elements = tensor.ty.shape.elements();
+        assert_eq!(values as u64, elements, "values for tensor {id} ({})", tensor.name);
+        tensor
+    }
+
+    /// The address of an integer tensor.
+    fn integers(&self, id: TensorId, values: usize) -> (&Tensor, *mut i32) {
+        let tensor = self.tensor(id, values);
+        match self.segments.locate(tensor, DType::I32) {
+            Ok(pointer) => (tensor, pointer.cast()),
+            Err(problem) => panic!("tensor {id} ({}) {problem}", tensor.name),
+        }
+    }
+
+    /// The address of a real tensor.
+    fn reals(&self, id: TensorId) -> (&Tensor, Pointer) {
+        let tensor = self.plan.tensor(id);
+        match Pointer::locate(&self.segments, tensor) {
             Ok(pointer) => (tensor, pointer),
             Err(problem) => panic!("tensor {id} ({}) {problem}", tensor.name),
         }
     }
 
-    /// The address of a real tensor whose elements follow each other, for a range of them.
-    fn flat(&self, id: TensorId, first: usize, count: usize) -> *mut f32 {
-        let tensor = self.plan.tensor(id);
+    /// The elements from `first` on of a real tensor whose elements follow each other.
+    fn flat(&self, id: TensorId, first: usize, count: usize) -> Pointer {
+        let (tensor, pointer) = self.reals(id);
         let elements = tensor.ty.shape.elements();
         assert!(tensor.strides == Tensor::packed_strides(&tensor.ty), "{id} has gaps");
         let end = first.checked_add(count).map(|end| end as u64);
         assert!(end.is_some_and(|end| end <= elements), "{first} and {count} more in {id}");
-        match self.segments.locate(tensor, DType::F32) {
-            Ok(pointer) => pointer.cast(),
-            Err(problem) => panic!("tensor {id} ({}) {problem}", tensor.name),
-        }
+        pointer.at(first)
     }
 }
 
@@ -228,34 +239,44 @@ fn for_each_row(tensor: &Tensor, mut row: impl FnMut(usize)) {
     }
 }
 
-/// Copies packed values into a tensor.
+/// Copies packed values into a tensor, each stored by `store`.
 ///
 /// # Safety
-/// `pointer` is the address of the tensor's first element, of type `T`, and nobody else uses the tensor.
-unsafe fn scatter<T: Copy>(tensor: &Tensor, pointer: *mut T, values: &[T]) {
+/// `pointer` is the address of the tensor's first element, of type `S`, and nobody else uses the tensor.
+unsafe fn scatter<T: Copy, S>(
+    tensor: &Tensor,
+    pointer: *mut S,
+    values: &[T],
+    store: impl Fn(T) -> S,
+) {
     let (width, step) =
         (tensor.ty.shape.width() as usize, tensor.strides.last().map_or(1, |s| *s as usize));
     let mut values = values.iter();
     for_each_row(tensor, |distance| {
         for (column, value) in values.by_ref().take(width).enumerate() {
             // SAFETY: the element is inside the tensor, which is inside its segment.
-            unsafe { pointer.add(distance + column * step).write(*value) };
+            unsafe { pointer.add(distance + column * step).write(store(*value)) };
         }
     });
 }
 
-/// Copies a tensor into packed values.
+/// Copies a tensor into packed values, each brought by `load`.
 ///
 /// # Safety
 /// As [`scatter`].
-unsafe fn gather<T: Copy>(tensor: &Tensor, pointer: *const T, values: &mut [T]) {
+unsafe fn gather<T, S: Copy>(
+    tensor: &Tensor,
+    pointer: *const S,
+    values: &mut [T],
+    load: impl Fn(S) -> T,
+) {
     let (width, step) =
         (tensor.ty.shape.width() as usize, tensor.strides.last().map_or(1, |s| *s as usize));
     let mut values = values.iter_mut();
     for_each_row(tensor, |distance| {
         for (column, value) in values.by_ref().take(width).enumerate() {
             // SAFETY: the element is inside the tensor, which is inside its segment.
-            *value = unsafe { pointer.add(distance + column * step).read() };
+            *value = load(unsafe { pointer.add(distance + column * step).read() });
         }
     });
 }
@@ -266,41 +287,51 @@ impl Executor for CpuExecutor {
     }
 
     fn write_f32(&mut self, tensor: TensorId, values: &[f32]) {
-        let (tensor, pointer) = self.tensor(tensor, DType::F32, values.len());
+        self.tensor(tensor, values.len());
+        let (tensor, pointer) = self.reals(tensor);
         // SAFETY: located and checked; `self` is borrowed exclusively and no program is running.
-        unsafe { scatter(tensor, pointer.cast(), values) };
+        unsafe {
+            match pointer {
+                Pointer::F32(pointer) => scatter(tensor, pointer, values, |value| value),
+                Pointer::Bf16(pointer) => scatter(tensor, pointer, values, vector::bf16_bits),
+            }
+        }
     }
 
     fn write_i32(&mut self, tensor: TensorId, values: &[i32]) {
-        let (tensor, pointer) = self.tensor(tensor, DType::I32, values.len());
+        let (tensor, pointer) = self.integers(tensor, values.len());
         // SAFETY: as above.
-        unsafe { scatter(tensor, pointer.cast(), values) };
+        unsafe { scatter(tensor, pointer, values, |value| value) };
     }
 
     fn read_f32(&self, tensor: TensorId, values: &mut [f32]) {
-        let (tensor, pointer) = self.tensor(tensor, DType::F32, values.len());
+        self.tensor(tensor, values.len());
+        let (tensor, pointer) = self.reals(tensor);
         // SAFETY: located and checked; programs and writes borrow `self` exclusively, so none is running.
-        unsafe { gather(tensor, pointer.cast(), values) };
+        unsafe {
+            match pointer {
+                Pointer::F32(pointer) => gather(tensor, pointer, values, |value| value),
+                Pointer::Bf16(pointer) => gather(tensor, pointer, values, vector::from_bf16_bits),
+            }
+        }
     }
 
     fn read_f32_range(&self, tensor: TensorId, first: usize, values: &mut [f32]) {
         let pointer = self.flat(tensor, first, values.len());
-        // SAFETY: the range was checked to lie in the tensor, whose elements are f32 and follow each other; as above.
-        let source = unsafe { std::slice::from_raw_parts(pointer.add(first), values.len()) };
-        values.copy_from_slice(source);
+        // SAFETY: the range was checked to lie in the tensor, whose elements follow each other; as above.
+        unsafe { pointer.copy_to(values) };
     }
 
     fn write_f32_range(&mut self, tensor: TensorId, first: usize, values: &[f32]) {
         let pointer = self.flat(tensor, first, values.len());
         // SAFETY: as above; `self` is borrowed exclusively, so there is no other reference to the elements.
-        let target = unsafe { std::slice::from_raw_parts_mut(pointer.add(first), values.len()) };
-        target.copy_from_slice(values);
+        unsafe { pointer.set(values) };
     }
 
     fn read_i32(&self, tensor: TensorId, values: &mut [i32]) {
-        let (tensor, pointer) = self.tensor(tensor, DType::I32, values.len());
+        let (tensor, pointer) = self.integers(tensor, values.len());
         // SAFETY: as above.
-        unsafe { gather(tensor, pointer.cast(), values) };
+        unsafe { gather(tensor, pointer, values, |value| value) };
     }
 
     fn run(&mut self, program: ProgramKind, last_micro_batch: bool) {

@@ -4,9 +4,10 @@
 
 use colac_plan::op::cost::REDUCTION_ROWS;
 
-use crate::cpu::kernel::{Context, Kernel, WriteMode, span};
+use crate::cpu::kernel::{Buffers, Context, Kernel, WriteMode, span};
 use crate::cpu::pointwise::Pointwise;
 use crate::cpu::reduce::{COLUMNS, sum_partials};
+use crate::cpu::stored::Stored;
 use crate::cpu::vector::{dot, multiply_add, vectorised};
 use crate::cpu::view::Rows;
 
@@ -18,10 +19,10 @@ const TASK_ROWS: usize = 32;
 pub(crate) struct RmsNorm {
     /// Makes each row of `x` before it is read, if something does.
     pub(crate) prologue: Option<Pointwise>,
-    pub(crate) x: Rows,
+    pub(crate) x: Stored,
     /// One row, where there is a gain.
-    pub(crate) weight: Option<Rows>,
-    pub(crate) y: Rows,
+    pub(crate) weight: Option<Stored>,
+    pub(crate) y: Stored,
     /// One number for each row of `x`, as one row.
     pub(crate) rstd: Rows,
     pub(crate) epsilon: f64,
@@ -47,43 +48,53 @@ vectorised! {
 
 impl Kernel for RmsNorm {
     fn run(&self, context: &Context<'_>) {
+        let width = self.x.width;
         context.pool.run(self.x.rows.div_ceil(TASK_ROWS), &|task, thread| {
             // SAFETY: the task takes its thread's scratch once.
-            let scratch = unsafe { context.scratch.of(thread, self.scratch()) };
+            let mut buffers = Buffers::new(unsafe { context.scratch.of(thread, self.scratch()) });
+            let (x_buffer, y_buffer) =
+                (buffers.take(self.x.buffer(width)), buffers.take(self.y.buffer(width)));
+            let weight_buffer = buffers.take(self.weight.map_or(0, |weight| weight.buffer(width)));
+            // SAFETY: operands are only read.
+            let weight = self.weight.map(|weight| unsafe { weight.row(0, weight_buffer) });
+            let registers = buffers.rest();
             for row in span(task, TASK_ROWS, self.x.rows) {
                 // SAFETY: a row belongs to one task; operands are only read.
                 unsafe {
                     if let Some(prologue) = &self.prologue {
-                        prologue.row(row, scratch);
+                        prologue.row(row, registers);
                     }
-                    let x = self.x.row(row);
+                    let x = self.x.row(row, x_buffer);
                     let mean = f64::from(dot(x, x)) / x.len() as f64;
                     let rstd = (1.0 / (mean + self.epsilon).sqrt()) as f32;
                     self.rstd.part_mut(0, row..row + 1)[0] = rstd;
-                    match self.weight {
-                        Some(weight) => scaled_row(x, weight.row(0), rstd, self.y.row_mut(row)),
-                        None => plainly_scaled_row(x, rstd, self.y.row_mut(row)),
-                    }
+                    self.y.write_row(row, y_buffer, |y| match weight {
+                        Some(weight) => scaled_row(x, weight, rstd, y),
+                        None => plainly_scaled_row(x, rstd, y),
+                    });
                 }
             }
         });
     }
 
     fn scratch(&self) -> usize {
-        self.prologue.as_ref().map_or(0, Kernel::scratch)
+        let width = self.x.width;
+        let weight = self.weight.map_or(0, |weight| weight.buffer(width));
+        let registers = self.prologue.as_ref().map_or(0, Kernel::scratch);
+        self.x.buffer(width) + self.y.buffer(width) + weight + registers
     }
 }
 
 /// [`colac_plan::Op::RmsNormBackward { gain: true }`].
 #[derive(Debug)]
 pub(crate) struct RmsNormBackward {
-    pub(crate) dy: Rows,
-    pub(crate) x: Rows,
+    pub(crate) dy: Stored,
+    pub(crate) x: Stored,
     /// Where there is a gain, it and its gradient.
     pub(crate) gain: Option<Gain>,
     /// One number for each row of `x`, as one row.
     pub(crate) rstd: Rows,
-    pub(crate) dx: Rows,
+    pub(crate) dx: Stored,
     /// Makes the result of each row of `dx`, in its place, if something does.
     pub(crate) epilogue: Option<Pointwise>,
 }
@@ -91,8 +102,8 @@ pub(crate) struct RmsNormBackward {
 /// A gain and its gradient, one row each.
 #[derive(Debug)]
 pub(crate) struct Gain {
-    pub(crate) weight: Rows,
-    pub(crate) dw: Rows,
+    pub(crate) weight: Stored,
+    pub(crate) dw: Stored,
     pub(crate) write: WriteMode,
     /// One row for every [`REDUCTION_ROWS`] rows of `x`; in the workspace.
     pub(crate) partials: Rows,
@@ -158,13 +169,16 @@ impl RmsNormBackward {
         let across = width.div_ceil(COLUMNS);
         context.pool.run(gain.partials.rows * across, &|task, _| {
             let columns = span(task % across, COLUMNS, width);
+            let (mut dy_buffer, mut x_buffer) = ([0.0; COLUMNS], [0.0; COLUMNS]);
             // SAFETY: these columns of this partial row belong to this task; operands are only read.
             unsafe {
                 let sum = gain.partials.part_mut(task / across, columns.clone());
                 sum.fill(0.0);
                 for row in span(task / across, block, rows) {
-                    let (dy, x) =
-                        (self.dy.part(row, columns.clone()), self.x.part(row, columns.clone()));
+                    let (dy, x) = (
+                        self.dy.part(row, columns.clone(), &mut dy_buffer),
+                        self.x.part(row, columns.clone(), &mut x_buffer),
+                    );
                     add_weight_gradient(sum, dy, x, self.rstd.part(0, row..row + 1)[0]);
                 }
             }
@@ -179,28 +193,34 @@ impl Kernel for RmsNormBackward {
         if let Some(gain) = &self.gain {
             self.gain_gradient(context, gain);
         }
-        let width = self.x.width as f32;
+        let width = self.x.width;
         context.pool.run(self.x.rows.div_ceil(TASK_ROWS), &|task, thread| {
             // SAFETY: the task takes its thread's scratch once.
-            let scratch = unsafe { context.scratch.of(thread, self.scratch()) };
+            let mut buffers = Buffers::new(unsafe { context.scratch.of(thread, self.scratch()) });
+            let [dy_buffer, x_buffer, dx_buffer] =
+                [self.dy, self.x, self.dx].map(|rows| buffers.take(rows.buffer(width)));
+            let gain = self.gain.as_ref();
+            let weight_buffer = buffers.take(gain.map_or(0, |gain| gain.weight.buffer(width)));
+            // SAFETY: operands are only read.
+            let weight = gain.map(|gain| unsafe { gain.weight.row(0, weight_buffer) });
+            let (width, registers) = (width as f32, buffers.rest());
             for row in span(task, TASK_ROWS, self.x.rows) {
                 // SAFETY: a row belongs to one task; operands are only read.
                 unsafe {
-                    let (dy, x, dx) = (self.dy.row(row), self.x.row(row), self.dx.row_mut(row));
+                    let (dy, x) = (self.dy.row(row, dy_buffer), self.x.row(row, x_buffer));
                     let rstd = self.rstd.part(0, row..row + 1)[0];
                     let factor = rstd * rstd * rstd;
-                    match &self.gain {
-                        Some(gain) => {
-                            let weight = gain.weight.row(0);
+                    self.dx.write_row(row, dx_buffer, |dx| match weight {
+                        Some(weight) => {
                             let mean = weighted_dot(dy, weight, x) / width;
                             input_gradient(dy, weight, x, rstd, factor * mean, dx);
                         }
                         None => {
                             plain_input_gradient(dy, x, rstd, factor * (dot(dy, x) / width), dx);
                         }
-                    }
+                    });
                     if let Some(epilogue) = &self.epilogue {
-                        epilogue.row(row, scratch);
+                        epilogue.row(row, registers);
                     }
                 }
             }
@@ -208,6 +228,10 @@ impl Kernel for RmsNormBackward {
     }
 
     fn scratch(&self) -> usize {
-        self.epilogue.as_ref().map_or(0, Kernel::scratch)
+        let width = self.x.width;
+        let weight = self.gain.as_ref().map_or(0, |gain| gain.weight.buffer(width));
+        let registers = self.epilogue.as_ref().map_or(0, Kernel::scratch);
+        let rows = [self.dy, self.x, self.dx].map(|rows| rows.buffer(width));
+        rows.iter().sum::<usize>() + weight + registers
     }
 }

@@ -1,15 +1,15 @@
 //! Pointwise programs over tiles that stay in the first-level cache.
 //!
 //! A program is compiled once to a list of steps. Each step is a vector loop over a tile, whose intermediate values lie
-//! in a few registers of [`TILE`] numbers private to the thread; inputs are read where they lie, outputs are written
-//! when the whole tile is computed, so that an output may lie on an input. Must not know what any program means.
+//! in a few registers of [`TILE`] numbers private to the thread; f32 inputs are read where they lie, others are brought
+//! to a register first; outputs are stored when the whole tile is computed, so that an output may lie on an input. Must not know what any program means.
 
 use colac_plan::DType;
 use colac_plan::pointwise::{Binary, InputForm, Instruction, Program, Unary};
 
 use crate::cpu::kernel::{Context, Kernel, span};
+use crate::cpu::stored::Stored;
 use crate::cpu::vector::{Source, binary, select, to_bf16, unary};
-use crate::cpu::view::Rows;
 
 /// Elements in a tile: 4 KiB.
 const TILE: usize = 1024;
@@ -27,6 +27,8 @@ enum Place {
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Copy(Place),
+    /// Brings an operand to f32.
+    Load(usize),
     Unary(Unary, Place),
     Binary(Binary, Place, Place),
     Select(Place, Place, Place),
@@ -39,8 +41,8 @@ pub(crate) struct Pointwise {
     /// Each step with the register it writes.
     steps: Vec<(Step, usize)>,
     registers: usize,
-    operands: Vec<(InputForm, Rows)>,
-    outputs: Vec<(usize, Rows)>,
+    operands: Vec<(InputForm, Stored)>,
+    outputs: Vec<(usize, Stored)>,
     rows: usize,
     width: usize,
 }
@@ -48,6 +50,7 @@ pub(crate) struct Pointwise {
 /// Assigns registers while a program is turned into steps.
 struct Compiler<'a> {
     forms: &'a [InputForm],
+    operands: &'a [Stored],
     /// By instruction: where its value lies, once computed.
     places: Vec<Place>,
     /// By instruction: the last instruction that reads it; none reads outputs last.
@@ -83,11 +86,22 @@ impl Compiler<'_> {
         Place::Register(register)
     }
 
+    /// Where an input is read: single numbers and what is f32 where they lie.
+    fn input(&mut self, operand: usize) {
+        let single = matches!(self.forms[operand], InputForm::Column | InputForm::Scalar);
+        if single || self.operands[operand].is_f32() {
+            return self.places.push(Place::Operand(operand));
+        }
+        let register = self.allocate();
+        self.steps.push((Step::Load(operand), register));
+        self.places.push(Place::Register(register));
+    }
+
     fn instruction(&mut self, index: usize, instruction: Instruction) {
         let place = |compiler: &Self, register: u16| compiler.places[usize::from(register)];
         let mut temporary = Vec::new();
         let step = match instruction {
-            Instruction::Input(operand) => return self.places.push(Place::Operand(operand.into())),
+            Instruction::Input(operand) => return self.input(operand.into()),
             Instruction::Constant(literal) => {
                 return self.places.push(Place::Constant(literal.value() as f32));
             }
@@ -128,12 +142,16 @@ impl Compiler<'_> {
 
 impl Pointwise {
     /// Compiles a checked program over operands and results of matching shapes.
-    pub(crate) fn new(program: &Program, operands: Vec<Rows>, results: &[Rows]) -> Pointwise {
+    pub(crate) fn new(program: &Program, operands: Vec<Stored>, results: &[Stored]) -> Pointwise {
         Pointwise::by_rows(program, operands, results).flattened()
     }
 
     /// As [`Pointwise::new`], to be run row by row with [`Pointwise::row`].
-    pub(crate) fn by_rows(program: &Program, operands: Vec<Rows>, results: &[Rows]) -> Pointwise {
+    pub(crate) fn by_rows(
+        program: &Program,
+        operands: Vec<Stored>,
+        results: &[Stored],
+    ) -> Pointwise {
         let mut last_use = vec![0; program.instructions.len()];
         for (index, instruction) in program.instructions.iter().enumerate() {
             instruction.arguments().for_each(|argument| last_use[usize::from(argument)] = index);
@@ -143,8 +161,15 @@ impl Pointwise {
             .iter()
             .for_each(|output| last_use[usize::from(output.register)] = usize::MAX);
         let (places, free, steps) = (Vec::new(), Vec::new(), Vec::new());
-        let mut compiler =
-            Compiler { forms: &program.inputs, places, last_use, free, registers: 0, steps };
+        let mut compiler = Compiler {
+            forms: &program.inputs,
+            operands: &operands,
+            places,
+            last_use,
+            free,
+            registers: 0,
+            steps,
+        };
         for (index, instruction) in program.instructions.iter().enumerate() {
             compiler.instruction(index, *instruction);
         }
@@ -178,7 +203,7 @@ impl Pointwise {
             return self;
         }
         let Pointwise { steps, registers, operands, outputs, rows, width } = self;
-        let flat = |(form, rows): (InputForm, Rows)| match form {
+        let flat = |(form, rows): (InputForm, Stored)| match form {
             InputForm::Elements => (form, rows.flat()),
             InputForm::Row | InputForm::Column | InputForm::Scalar => (form, rows),
         };
@@ -216,15 +241,15 @@ impl Pointwise {
                     // these elements.
                     unsafe {
                         match form {
-                            InputForm::Elements => Source::Slice(rows.part(row, columns.clone())),
+                            InputForm::Elements => {
+                                Source::Slice(rows.part(row, columns.clone(), &mut []))
+                            }
                             InputForm::Row => {
-                                Source::Slice(rows.part(row % rows.rows, columns.clone()))
+                                let row = row % rows.rows;
+                                Source::Slice(rows.part(row, columns.clone(), &mut []))
                             }
-                            InputForm::Column => {
-                                let number = row % rows.width;
-                                Source::Splat(rows.part(0, number..number + 1)[0])
-                            }
-                            InputForm::Scalar => Source::Splat(rows.scalar()),
+                            InputForm::Column => Source::Splat(rows.number(0, row % rows.width)),
+                            InputForm::Scalar => Source::Splat(rows.number(0, 0)),
                         }
                     }
                 }
@@ -238,6 +263,12 @@ impl Pointwise {
                     Source::Slice(x) => y.copy_from_slice(x),
                     Source::Splat(x) => y.fill(x),
                 },
+                Step::Load(operand) => {
+                    let (form, rows) = &self.operands[operand];
+                    let row = if *form == InputForm::Row { row % rows.rows } else { row };
+                    // SAFETY: as above. What is not f32 is converted into the register that it is loaded to.
+                    unsafe { rows.part(row, columns.clone(), y) };
+                }
                 Step::Unary(function, x) => unary(function, slice(x), y),
                 Step::Binary(function, a, b) => binary(function, source(a), source(b), y),
                 Step::Select(c, a, b) => select(slice(c), slice(a), slice(b), y),
@@ -245,9 +276,9 @@ impl Pointwise {
             }
         }
         for (register, rows) in &self.outputs {
+            let register = &registers[*register][..length];
             // SAFETY: these elements belong to this task and no slice of them is alive.
-            let target = unsafe { rows.part_mut(row, columns.clone()) };
-            target.copy_from_slice(&registers[*register][..length]);
+            unsafe { rows.set(row, columns.start, register) };
         }
     }
 }
@@ -278,6 +309,7 @@ impl Kernel for Pointwise {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::view::Rows;
     use colac_plan::pointwise::Builder;
 
     #[test]
@@ -289,7 +321,7 @@ mod tests {
             x = builder.binary(Binary::Add, x, constant);
         }
         let program = builder.finish(&[(x, DType::F32)]);
-        let rows = Rows::over(std::ptr::null_mut(), 1, 8);
+        let rows = Stored::from(Rows::over(std::ptr::null_mut(), 1, 8));
         assert_eq!(Pointwise::new(&program, vec![rows], &[rows]).registers, 2);
     }
 }

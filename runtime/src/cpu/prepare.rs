@@ -17,7 +17,8 @@ use crate::cpu::dropout::Dropout;
 use crate::cpu::embedding::{Embedding, EmbeddingBackward};
 use crate::cpu::error::{CpuError, LayoutProblem, OperationProblem};
 use crate::cpu::gemm::Product;
-use crate::cpu::head_loss::{BiasGradient, Gradient, HeadLoss, Transform};
+use crate::cpu::head_loss::{Gradient, HeadLoss, SummedGradient, Transform};
+use crate::cpu::heads::Heads;
 use crate::cpu::kernel::{Kernel, WriteMode};
 use crate::cpu::layer_norm::{LayerNorm, LayerNormBackward, VectorGradient};
 use crate::cpu::norm::{Gain, RmsNorm, RmsNormBackward};
@@ -25,7 +26,8 @@ use crate::cpu::pointwise::Pointwise;
 use crate::cpu::reduce::{ColumnSum, GradientNorm, NORM_BLOCK, Partials, Sum};
 use crate::cpu::rope::Rope;
 use crate::cpu::rows::{RowSum, Softmax};
-use crate::cpu::view::{Heads, Integers, Rows, Segments, disjoint, is_injective};
+use crate::cpu::stored::Stored;
+use crate::cpu::view::{Integers, Rows, Segments, disjoint, is_injective};
 
 /// One operation on its way to a kernel.
 struct Preparation<'a> {
@@ -89,10 +91,8 @@ impl Preparation<'_> {
         {
             return Err(self.problem(OperationProblem::ResultCount));
         }
-        let same = |(a, b): (&colac_plan::TensorType, &&colac_plan::TensorType)| {
-            a.dtype == b.dtype && a.shape.same_extents(&b.shape)
-        };
-        if !inferred.iter().zip(&result_types).all(same) {
+        let mut results = inferred.iter().zip(&result_types).enumerate();
+        if !results.all(|(index, (inferred, found))| op.gives(index, inferred, found)) {
             return Err(self.problem(OperationProblem::ResultType));
         }
         for (index, write) in self.operation.writes.iter().enumerate() {
@@ -184,7 +184,7 @@ impl Preparation<'_> {
     }
 
     /// A partial row for every [`REDUCTION_ROWS`] rows of `x`, behind those of `before` other vectors.
-    fn reduction(&self, before: usize, x: Rows) -> Rows {
+    fn reduction(&self, before: usize, x: Stored) -> Rows {
         let rows = x.rows.div_ceil(REDUCTION_ROWS as usize);
         let from = before as u64 * aligned((rows * x.width * 4) as u64);
         self.workspace(from, rows, x.width)
@@ -199,12 +199,16 @@ impl Preparation<'_> {
     }
 
     fn kernel(&self) -> Result<Box<dyn Kernel + Sync>, CpuError> {
-        let rows = |operand| self.view(false, operand, Rows::new);
-        let packed = |operand| self.view(false, operand, Rows::packed);
+        let rows = |operand| self.view(false, operand, Stored::new);
+        let packed = |operand| self.view(false, operand, Stored::packed);
         let heads = |operand| self.view(false, operand, Heads::new);
-        let result = |index| self.view(true, index, Rows::new);
-        let packed_result = |index| self.view(true, index, Rows::packed);
+        let result = |index| self.view(true, index, Stored::new);
+        let packed_result = |index| self.view(true, index, Stored::packed);
         let heads_result = |index| self.view(true, index, Heads::new);
+        // Statistics, tables and scalars, which are f32 whatever else is.
+        let statistic = |operand| self.view(false, operand, Rows::packed);
+        let statistic_result = |index| self.view(true, index, Rows::packed);
+        let table = |operand| self.view(false, operand, Rows::new);
         Ok(match &self.operation.op {
             Op::Linear => Box::new(Product::linear(rows(0)?, rows(1)?, result(0)?)),
             Op::LinearBackwardInput => {
@@ -233,13 +237,13 @@ impl Preparation<'_> {
                     x,
                     weight: gain.then(|| packed(first)).transpose()?,
                     y: result(0)?,
-                    rstd: packed_result(1)?,
+                    rstd: statistic_result(1)?,
                     epsilon: epsilon.get(),
                 })
             }
             Op::RmsNormBackward { gain, epilogue } => {
                 let epilogue = self.epilogue(epilogue.as_ref(), 3 + usize::from(*gain))?;
-                let (x, rstd) = (rows(1)?, packed(2 + usize::from(*gain))?);
+                let (x, rstd) = (rows(1)?, statistic(2 + usize::from(*gain))?);
                 let gain = match gain {
                     true => Some(Gain {
                         weight: packed(2)?,
@@ -259,8 +263,8 @@ impl Preparation<'_> {
                     weight: gain.then(|| packed(first)).transpose()?,
                     bias: bias.then(|| packed(first + usize::from(*gain))).transpose()?,
                     y: result(0)?,
-                    mean: packed_result(1)?,
-                    rstd: packed_result(2)?,
+                    mean: statistic_result(1)?,
+                    rstd: statistic_result(2)?,
                     epsilon: epsilon.get(),
                 })
             }
@@ -279,8 +283,8 @@ impl Preparation<'_> {
                     dy: rows(0)?,
                     x,
                     weight: gain.then(|| packed(2)).transpose()?,
-                    mean: packed(first)?,
-                    rstd: packed(first + 1)?,
+                    mean: statistic(first)?,
+                    rstd: statistic(first + 1)?,
                     dx: result(0)?,
                     epilogue: self.epilogue(epilogue.as_ref(), first + 2)?,
                     dw: gain.then(|| vector(1)).transpose()?,
@@ -288,7 +292,7 @@ impl Preparation<'_> {
                 })
             }
             Op::RowSum { mean } => {
-                Box::new(RowSum { x: rows(0)?, y: packed_result(0)?, mean: *mean })
+                Box::new(RowSum { x: rows(0)?, y: statistic_result(0)?, mean: *mean })
             }
             Op::Softmax => Box::new(Softmax { x: rows(0)?, y: result(0)? }),
             Op::Dropout { probability, key } => Box::new(Dropout {
@@ -301,8 +305,8 @@ impl Preparation<'_> {
             }),
             Op::Rope { inverse, interleaved } => Box::new(Rope {
                 x: heads(0)?,
-                cos: rows(1)?,
-                sin: rows(2)?,
+                cos: table(1)?,
+                sin: table(2)?,
                 y: heads_result(0)?,
                 in_place: !disjoint(self.operands[0], self.results[0]),
                 direction: if *inverse { -1.0 } else { 1.0 },
@@ -313,11 +317,11 @@ impl Preparation<'_> {
                 k: heads(1)?,
                 v: heads(2)?,
                 out: heads_result(0)?,
-                log_sum_exp: packed_result(1)?,
+                log_sum_exp: statistic_result(1)?,
                 scores: *scores,
             }),
             Op::AttentionBackward { scores } => {
-                let log_sum_exp = packed(5)?;
+                let log_sum_exp = statistic(5)?;
                 Box::new(AttentionBackward {
                     dout: heads(0)?,
                     q: heads(1)?,
@@ -352,23 +356,23 @@ impl Preparation<'_> {
                 Box::new(kernel)
             }
             Op::HeadLossWithGradient { chunk, bias, transform } => {
-                let db = match *bias {
-                    true => Some(BiasGradient { db: packed_result(3)?, write: self.write(3)? }),
-                    false => None,
+                let mut end = self.head_workspace(*chunk, transform.is_some());
+                let mut summed = |target: Stored, index| -> Result<SummedGradient, CpuError> {
+                    let sums = (!target.is_f32()).then(|| {
+                        let sums = self.workspace(end, target.rows, target.width);
+                        end += aligned((target.rows * target.width * 4) as u64);
+                        sums
+                    });
+                    Ok(SummedGradient { target, write: self.write(index)?, sums })
                 };
-                let gradient = Gradient {
-                    scale: packed(3)?,
-                    dx: result(1)?,
-                    dw: result(2)?,
-                    write: self.write(2)?,
-                    db,
-                };
+                let dw = summed(result(2)?, 2)?;
+                let db = if *bias { Some(summed(packed_result(3)?, 3)?) } else { None };
+                let gradient = Gradient { scale: statistic(3)?, dx: result(1)?, dw, db };
                 let bias = if *bias { Some(packed(4)?) } else { None };
                 let mut kernel = self.head_loss(*chunk, bias, Some(gradient))?;
                 if let Some(LogitTransform { function, derivative }) = transform {
                     let (rows, width) = (kernel.logits.rows, kernel.logits.width);
-                    let chunk = aligned((rows * width * 4) as u64);
-                    let second = self.workspace(chunk + aligned((rows * 8) as u64), rows, width);
+                    let second = self.workspace(self.head_workspace(*chunk, false), rows, width);
                     kernel.transform =
                         Some(Transform::with_gradient(function, derivative, kernel.logits, second));
                 }
@@ -407,17 +411,18 @@ impl Preparation<'_> {
                 let partials = self.partials(0, 2 * gradients.width.div_ceil(NORM_BLOCK));
                 Box::new(GradientNorm {
                     gradients,
-                    norm: packed_result(0)?,
-                    finite: packed_result(1)?,
+                    norm: statistic_result(0)?,
+                    finite: statistic_result(1)?,
                     partials,
                 })
             }
-            Op::AdamW { beta1, beta2, epsilon, clip_norm, ranges } => Box::new(AdamW {
+            Op::AdamW { beta1, beta2, epsilon, clip_norm, ranges, master } => Box::new(AdamW {
                 gradients: packed(0)?,
-                norm: packed(1)?,
-                finite: packed(2)?,
-                learning_rate: packed(3)?,
+                norm: statistic(1)?,
+                finite: statistic(2)?,
+                learning_rate: statistic(3)?,
                 parameters: packed_result(0)?,
+                master: master.then(|| packed_result(4)).transpose()?,
                 first: packed_result(1)?,
                 second: packed_result(2)?,
                 step: self.view(true, 3, Integers::new)?,
@@ -431,10 +436,10 @@ impl Preparation<'_> {
     }
 
     /// What the inputs of a program read, from an operand on.
-    fn inputs(&self, forms: &[InputForm], first: usize) -> Result<Vec<Rows>, CpuError> {
+    fn inputs(&self, forms: &[InputForm], first: usize) -> Result<Vec<Stored>, CpuError> {
         let read = forms.iter().zip(first..).map(|(form, operand)| match form {
-            InputForm::Elements | InputForm::Row => self.view(false, operand, Rows::new),
-            InputForm::Column | InputForm::Scalar => self.view(false, operand, Rows::packed),
+            InputForm::Elements | InputForm::Row => self.view(false, operand, Stored::new),
+            InputForm::Column | InputForm::Scalar => self.view(false, operand, Stored::packed),
         });
         read.collect()
     }
@@ -445,9 +450,11 @@ impl Preparation<'_> {
         &self,
         program: Option<&Program>,
         made: usize,
-    ) -> Result<(Rows, Option<Pointwise>, usize), CpuError> {
-        let Some(program) = program else { return Ok((self.view(false, 0, Rows::new)?, None, 1)) };
-        let x = self.view(true, made, Rows::new)?;
+    ) -> Result<(Stored, Option<Pointwise>, usize), CpuError> {
+        let Some(program) = program else {
+            return Ok((self.view(false, 0, Stored::new)?, None, 1));
+        };
+        let x = self.view(true, made, Stored::new)?;
         let kernel = Pointwise::by_rows(program, self.inputs(&program.inputs, 0)?, &[x]);
         Ok((x, Some(kernel), program.inputs.len()))
     }
@@ -459,7 +466,7 @@ impl Preparation<'_> {
         first: usize,
     ) -> Result<Option<Pointwise>, CpuError> {
         let Some(program) = program else { return Ok(None) };
-        let gradient = self.view(true, 0, Rows::new)?;
+        let gradient = self.view(true, 0, Stored::new)?;
         let mut inputs = vec![gradient];
         inputs.extend(self.inputs(&program.inputs[1..], first)?);
         Ok(Some(Pointwise::by_rows(program, inputs, &[gradient])))
@@ -471,13 +478,20 @@ impl Preparation<'_> {
         (axes[0].extent * axes[1].extent).max(1) as usize
     }
 
+    /// Bytes of the loss's workspace before what a gradient adds: a chunk of logits, its losses, and of a `second` chunk.
+    fn head_workspace(&self, chunk: u32, second: bool) -> u64 {
+        let positions = self.positions().min(chunk as usize) as u64;
+        let logits = aligned(positions * self.operands[1].ty.shape.0[0].extent * 4);
+        logits + aligned(positions * 8) + if second { logits } else { 0 }
+    }
+
     fn head_loss(
         &self,
         chunk: u32,
-        bias: Option<Rows>,
+        bias: Option<Stored>,
         gradient: Option<Gradient>,
     ) -> Result<HeadLoss, CpuError> {
-        let (x, weight) = (self.view(false, 0, Rows::new)?, self.view(false, 1, Rows::new)?);
+        let (x, weight) = (self.view(false, 0, Stored::new)?, self.view(false, 1, Stored::new)?);
         let positions = x.rows.min(chunk as usize);
         let logits = self.workspace(0, positions, weight.rows);
         let losses = self.partials(aligned((positions * weight.rows * 4) as u64), positions);

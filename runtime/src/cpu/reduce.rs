@@ -6,24 +6,45 @@
 use colac_plan::op::cost::REDUCTION_ROWS;
 
 use crate::cpu::kernel::{Context, Kernel, WriteMode, span};
+use crate::cpu::stored::Stored;
 use crate::cpu::vector::{accumulate, vectorised};
 use crate::cpu::view::Rows;
 
 /// Columns in a task of a sum over rows.
 pub(crate) const COLUMNS: usize = 256;
 
-/// Adds the rows of `partials`, in order, into `target`.
-pub(crate) fn sum_partials(context: &Context<'_>, partials: Rows, target: Rows, adds: bool) {
+/// Adds the rows of `partials`, in order, into `target`, one row.
+pub(crate) fn sum_partials(context: &Context<'_>, partials: Rows, target: Stored, adds: bool) {
     context.pool.run(target.width.div_ceil(COLUMNS), &|task, _| {
         let columns = span(task, COLUMNS, target.width);
-        // SAFETY: these columns belong to this task, and the partial sums are complete.
-        unsafe {
-            let target = target.part_mut(0, columns.clone());
+        let add = |target: &mut [f32]| {
             if !adds {
                 target.fill(0.0);
             }
             for row in 0..partials.rows {
-                accumulate(target, partials.part(row, columns.clone()));
+                // SAFETY: the partial sums are complete.
+                accumulate(target, unsafe { partials.part(row, columns.clone()) });
+            }
+        };
+        // SAFETY: these columns belong to this task.
+        unsafe { target.update(0, columns.clone(), &mut [0.0; COLUMNS], add) };
+    });
+}
+
+/// Stores sums that were kept in f32, row by row, or adds them to what is there.
+pub(crate) fn store_sums(context: &Context<'_>, sums: Rows, target: Stored, adds: bool) {
+    let across = target.width.div_ceil(COLUMNS);
+    let each = (1usize << 14).div_ceil(COLUMNS);
+    context.pool.run((target.rows * across).div_ceil(each), &|task, _| {
+        for part in span(task, each, target.rows * across) {
+            let (row, columns) = (part / across, span(part % across, COLUMNS, target.width));
+            // SAFETY: these columns of this row belong to this task, and the sums are complete.
+            unsafe {
+                let sums = sums.part(row, columns.clone());
+                target.update(row, columns, &mut [0.0; COLUMNS], |target| match adds {
+                    true => accumulate(target, sums),
+                    false => target.copy_from_slice(sums),
+                });
             }
         }
     });
@@ -32,9 +53,9 @@ pub(crate) fn sum_partials(context: &Context<'_>, partials: Rows, target: Rows, 
 /// [`colac_plan::Op::ColumnSum`].
 #[derive(Debug)]
 pub(crate) struct ColumnSum {
-    pub(crate) x: Rows,
+    pub(crate) x: Stored,
     /// One row.
-    pub(crate) y: Rows,
+    pub(crate) y: Stored,
     pub(crate) write: WriteMode,
     /// One row for every [`REDUCTION_ROWS`] rows of `x`; in the workspace.
     pub(crate) partials: Rows,
@@ -45,12 +66,13 @@ impl Kernel for ColumnSum {
         let across = self.x.width.div_ceil(COLUMNS);
         context.pool.run(self.partials.rows * across, &|task, _| {
             let columns = span(task % across, COLUMNS, self.x.width);
+            let mut buffer = [0.0; COLUMNS];
             // SAFETY: these columns of this partial row belong to this task; the operand is only read.
             unsafe {
                 let sum = self.partials.part_mut(task / across, columns.clone());
                 sum.fill(0.0);
                 for row in span(task / across, REDUCTION_ROWS as usize, self.x.rows) {
-                    accumulate(sum, self.x.part(row, columns.clone()));
+                    accumulate(sum, self.x.part(row, columns.clone(), &mut buffer));
                 }
             }
         });
@@ -90,7 +112,7 @@ impl Partials {
 /// [`colac_plan::Op::GradientNorm`].
 #[derive(Debug)]
 pub(crate) struct GradientNorm {
-    pub(crate) gradients: Rows,
+    pub(crate) gradients: Stored,
     pub(crate) norm: Rows,
     pub(crate) finite: Rows,
     /// For each block the sum of squares and whether all are finite; in the workspace.
@@ -118,9 +140,9 @@ vectorised! {
 /// [`colac_plan::Op::Sum`].
 #[derive(Debug)]
 pub(crate) struct Sum {
-    pub(crate) x: Rows,
+    pub(crate) x: Stored,
     /// One number.
-    pub(crate) y: Rows,
+    pub(crate) y: Stored,
     pub(crate) write: WriteMode,
     /// Rows of `x` in a partial sum.
     pub(crate) rows: usize,
@@ -130,11 +152,12 @@ pub(crate) struct Sum {
 
 impl Kernel for Sum {
     fn run(&self, context: &Context<'_>) {
-        context.pool.run(self.partials.count, &|task, _| {
-            // SAFETY: this partial belongs to this task; the operand is only read.
+        context.pool.run(self.partials.count, &|task, thread| {
+            // SAFETY: this partial belongs to this task, which takes its thread's scratch once; the operand is only read.
             unsafe {
+                let buffer = context.scratch.of(thread, self.scratch());
                 let sum = span(task, self.rows, self.x.rows)
-                    .map(|row| sum_of_elements(self.x.row(row)))
+                    .map(|row| sum_of_elements(self.x.row(row, buffer)))
                     .sum::<f64>();
                 self.partials.part(task..task + 1)[0] = sum;
             }
@@ -142,10 +165,16 @@ impl Kernel for Sum {
         // SAFETY: the partials are complete and nothing else is running.
         unsafe {
             let sum: f64 = self.partials.part(0..self.partials.count).iter().sum();
-            let y = &mut self.y.part_mut(0, 0..1)[0];
-            let old = if self.write.adds() { f64::from(*y) } else { 0.0 };
-            *y = (old + sum) as f32;
+            let adds = self.write.adds();
+            self.y.update(0, 0..1, &mut [0.0], |y| {
+                let old = if adds { f64::from(y[0]) } else { 0.0 };
+                y[0] = (old + sum) as f32;
+            });
         }
+    }
+
+    fn scratch(&self) -> usize {
+        self.x.buffer(self.x.width)
     }
 }
 
@@ -172,10 +201,12 @@ impl Kernel for GradientNorm {
     fn run(&self, context: &Context<'_>) {
         let length = self.gradients.width;
         let blocks = length.div_ceil(NORM_BLOCK);
-        context.pool.run(blocks, &|task, _| {
-            // SAFETY: this partial belongs to this task; the operand is only read.
+        context.pool.run(blocks, &|task, thread| {
+            // SAFETY: this partial belongs to this task, which takes its thread's scratch once; the operand is only read.
             unsafe {
-                let sum = sum_of_squares(self.gradients.part(0, span(task, NORM_BLOCK, length)));
+                let buffer = context.scratch.of(thread, self.scratch());
+                let block = self.gradients.part(0, span(task, NORM_BLOCK, length), buffer);
+                let sum = sum_of_squares(block);
                 // Squares of f32 cannot overflow an f64, so the sum is finite exactly when every element is.
                 self.partials
                     .part(2 * task..2 * task + 2)
@@ -192,5 +223,9 @@ impl Kernel for GradientNorm {
             self.norm.part_mut(0, 0..1)[0] = total.sqrt() as f32;
             self.finite.part_mut(0, 0..1)[0] = f32::from(u8::from(finite));
         }
+    }
+
+    fn scratch(&self) -> usize {
+        self.gradients.buffer(NORM_BLOCK)
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! Owns the kernel, in place or not. Must not know other operations.
 
-use crate::cpu::kernel::{Context, Kernel, span};
+use crate::cpu::heads::Heads;
+use crate::cpu::kernel::{Buffers, Context, Kernel, span};
 use crate::cpu::vector::vectorised;
-use crate::cpu::view::{Heads, Rows};
+use crate::cpu::view::Rows;
 
 /// Positions in a task.
 const TASK_POSITIONS: usize = 32;
@@ -48,18 +49,15 @@ vectorised! {
 impl Kernel for Rope {
     fn run(&self, context: &Context<'_>) {
         let across = self.x.seq.div_ceil(TASK_POSITIONS);
-        context.pool.run(self.x.batch * across, &|task, _| {
+        context.pool.run(self.x.batch * across, &|task, thread| {
             let batch = task / across;
+            // SAFETY: the task takes its thread's scratch once.
+            let mut buffers = Buffers::new(unsafe { context.scratch.of(thread, self.scratch()) });
+            let (x_buffer, y_buffer) = (buffers.take(self.x.buffer(1)), buffers.rest());
             for position in span(task % across, TASK_POSITIONS, self.x.seq) {
                 // SAFETY: operands are only read.
                 let (cos, sin) = unsafe { (self.cos.row(position), self.sin.row(position)) };
-                for head in 0..self.x.heads {
-                    // SAFETY: a position belongs to one task. Where `y` is `x`, only the slice of `y` is taken.
-                    let y = unsafe { self.y.vector_mut(batch, position, head) };
-                    if !self.in_place {
-                        // SAFETY: operands are only read, and `x` is apart from `y`.
-                        y.copy_from_slice(unsafe { self.x.vector(batch, position, head) });
-                    }
+                let turn_pairs = |y: &mut [f32]| {
                     let y = &mut y[..2 * cos.len()];
                     if self.interleaved {
                         turn_neighbours(y, cos, sin, self.direction);
@@ -67,8 +65,28 @@ impl Kernel for Rope {
                         let (first, second) = y.split_at_mut(cos.len());
                         turn(first, second, cos, sin, self.direction);
                     }
+                };
+                for head in 0..self.x.heads {
+                    let place = (batch, position, head);
+                    // SAFETY: a position belongs to one task. Where `y` is `x`, only the slice of `y` is taken; else `x` is
+                    // apart from it and only read.
+                    unsafe {
+                        if self.in_place {
+                            self.y.change(place, true, y_buffer, turn_pairs);
+                        } else {
+                            let x = self.x.vector(batch, position, head, x_buffer);
+                            self.y.change(place, false, y_buffer, |y| {
+                                y.copy_from_slice(x);
+                                turn_pairs(y);
+                            });
+                        }
+                    }
                 }
             }
         });
+    }
+
+    fn scratch(&self) -> usize {
+        self.x.buffer(1) + self.y.buffer(1)
     }
 }

@@ -215,6 +215,18 @@ fn round_bf16(x: f32) -> f32 {
     f32::from_bits(if x.is_nan() { (bits | 0x0040_0000) & 0xffff_0000 } else { rounded })
 }
 
+/// The nearest bf16, ties to even, as it is stored.
+#[inline(always)]
+pub(crate) fn bf16_bits(x: f32) -> u16 {
+    (round_bf16(x).to_bits() >> 16) as u16
+}
+
+/// The number that is stored so.
+#[inline(always)]
+pub(crate) fn from_bf16_bits(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
 /// What an instruction reads: a slice, or one number for all elements.
 #[derive(Clone, Copy)]
 pub(crate) enum Source<'a> {
@@ -291,6 +303,33 @@ vectorised! {
     /// `y` = `x` rounded to bf16.
     pub(crate) fn to_bf16<FUSED>(x: &[f32], y: &mut [f32]) {
         map(x, y, round_bf16);
+    }
+}
+
+vectorised! {
+    /// bf16 to f32: every one is exact.
+    pub(crate) fn widen<FUSED>(x: &[u16], y: &mut [f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = from_bf16_bits(*x);
+        }
+    }
+}
+
+vectorised! {
+    /// f32 to the nearest bf16, ties to even.
+    pub(crate) fn narrow<FUSED>(x: &[f32], y: &mut [u16]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = bf16_bits(*x);
+        }
+    }
+}
+
+vectorised! {
+    /// `y = y + x`, added in f32 and rounded to the nearest bf16.
+    pub(crate) fn narrow_sum<FUSED>(x: &[f32], y: &mut [u16]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = bf16_bits(from_bf16_bits(*y) + *x);
+        }
     }
 }
 

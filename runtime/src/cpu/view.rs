@@ -5,7 +5,8 @@
 //! another reads; [`disjoint`] proves that for the operands and results of an operation, and kernels cut their results
 //! so that two tasks never share an element.
 //!
-//! Owns the executor's pointers. Must not know operations.
+//! Owns what is f32 or integer by definition; tensors of either real format are in [`crate::cpu::stored`]. Must not know
+//! operations.
 
 use std::ops::Range;
 
@@ -45,7 +46,7 @@ impl Segments {
     }
 }
 
-/// A tensor of f32 as rows that step evenly.
+/// A tensor of f32 as rows that step evenly; for what is f32 by definition.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rows {
     pointer: *mut f32,
@@ -84,16 +85,9 @@ impl Rows {
         Rows { pointer, rows, width, stride: width }
     }
 
-    /// Whether rows follow each other without gaps.
-    pub(crate) fn is_packed(&self) -> bool {
-        self.stride == self.width || self.rows <= 1
-    }
-
-    /// The same elements as one row; only for packed rows.
-    pub(crate) fn flat(&self) -> Rows {
-        assert!(self.is_packed());
-        let width = self.rows * self.width;
-        Rows { pointer: self.pointer, rows: 1, width, stride: width }
+    /// The first element.
+    pub(crate) fn pointer(&self) -> *mut f32 {
+        self.pointer
     }
 
     fn element(&self, row: usize, columns: &Range<usize>) -> *mut f32 {
@@ -202,86 +196,6 @@ impl Integers {
     }
 }
 
-/// A tensor `[batch, seq, heads, dim]` of f32 whose innermost axis is contiguous.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Heads {
-    pointer: *mut f32,
-    pub(crate) batch: usize,
-    pub(crate) seq: usize,
-    pub(crate) heads: usize,
-    pub(crate) dim: usize,
-    strides: [usize; 3],
-}
-
-// SAFETY: as for `Rows`.
-unsafe impl Send for Heads {}
-// SAFETY: as for `Rows`.
-unsafe impl Sync for Heads {}
-
-impl Heads {
-    /// The heads of a tensor of four axes.
-    pub(crate) fn new(segments: &Segments, tensor: &Tensor) -> Result<Heads, LayoutProblem> {
-        let pointer = segments.locate(tensor, DType::F32)?.cast();
-        let axes: Vec<usize> = tensor.ty.shape.0.iter().map(|a| a.extent as usize).collect();
-        let strides: Vec<usize> = tensor.strides.iter().map(|s| *s as usize).collect();
-        match (&axes[..], &strides[..]) {
-            (&[batch, seq, heads, dim], &[b, s, h, d]) if d == 1 || dim <= 1 => {
-                Ok(Heads { pointer, batch, seq, heads, dim, strides: [b, s, h] })
-            }
-            _ => Err(LayoutProblem::Strides),
-        }
-    }
-
-    fn element(&self, batch: usize, position: usize, head: usize) -> *mut f32 {
-        assert!(batch < self.batch && position < self.seq && head < self.heads);
-        self.pointer.wrapping_add(
-            batch * self.strides[0] + position * self.strides[1] + head * self.strides[2],
-        )
-    }
-
-    /// The positions in `positions` of one head as a matrix `[positions, dim]`.
-    pub(crate) fn matrix(&self, batch: usize, head: usize, positions: Range<usize>) -> Matrix {
-        assert!(positions.start < positions.end && positions.end <= self.seq);
-        Matrix {
-            pointer: self.element(batch, positions.start, head),
-            rows: positions.len(),
-            columns: self.dim,
-            row_stride: self.strides[1],
-            column_stride: 1,
-        }
-    }
-
-    /// One head of one position.
-    ///
-    /// # Safety
-    /// While the slice lives, nobody writes these elements.
-    pub(crate) unsafe fn vector<'a>(
-        &self,
-        batch: usize,
-        position: usize,
-        head: usize,
-    ) -> &'a [f32] {
-        let pointer = self.element(batch, position, head);
-        // SAFETY: in bounds, as checked; the caller answers for races.
-        unsafe { std::slice::from_raw_parts(pointer, self.dim) }
-    }
-
-    /// One head of one position, to be written.
-    ///
-    /// # Safety
-    /// While the slice lives, nobody else reads or writes these elements.
-    pub(crate) unsafe fn vector_mut<'a>(
-        &self,
-        batch: usize,
-        position: usize,
-        head: usize,
-    ) -> &'a mut [f32] {
-        let pointer = self.element(batch, position, head);
-        // SAFETY: in bounds, as checked; the caller answers for races.
-        unsafe { std::slice::from_raw_parts_mut(pointer, self.dim) }
-    }
-}
-
 /// A strided matrix of f32. Cutting it keeps it inside the view it was made from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Matrix {
@@ -318,20 +232,6 @@ impl Matrix {
             columns: self.rows,
             row_stride: self.column_stride,
             column_stride: self.row_stride,
-        }
-    }
-
-    /// The block of the given rows and columns.
-    pub(crate) fn block(self, rows: Range<usize>, columns: Range<usize>) -> Matrix {
-        assert!(rows.start <= rows.end && rows.end <= self.rows);
-        assert!(columns.start <= columns.end && columns.end <= self.columns);
-        Matrix {
-            pointer: self
-                .pointer
-                .wrapping_add(rows.start * self.row_stride + columns.start * self.column_stride),
-            rows: rows.len(),
-            columns: columns.len(),
-            ..self
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Start values: parameters from their distributions, tables, an optimizer that has seen nothing.
 //!
 //! Owns the rule from (seed, path, element) to value. Element `k` counts the logical, row-major `[out, in]` elements of
-//! the stored tensor; grouping and padding do not change it, because each member of a group is a parameter of its own.
+//! the stored tensor; grouping and padding do not change it, because each member of a group is a parameter of its own. Values
+//! are drawn in f32 and rounded to what stores them, so that plans of every precision start from the same numbers.
 
 use std::num::NonZero;
 use std::thread;
@@ -25,10 +26,21 @@ pub fn write_parameters(executor: &mut dyn Executor, seed: u64) {
     let mut buffer = Vec::new();
     for index in 0..executor.plan().parameters.len() {
         let plan = executor.plan();
-        let (tensor, parameter) = (plan.parameters[index].tensor, &plan.parameters[index]);
-        buffer.resize(plan.tensor(tensor).ty.shape.elements() as usize, 0.0);
+        let parameter = &plan.parameters[index];
+        buffer.resize(plan.tensor(parameter.tensor).ty.shape.elements() as usize, 0.0);
         start_values(parameter, seed, &mut buffer);
-        executor.write_f32(tensor, &buffer);
+        write_parameter(executor, index, &buffer);
+    }
+}
+
+/// Sets a parameter, by its position in the plan: what the optimizer keeps of it and, where that is another tensor, the
+/// copy that operations read. Values are in logical order.
+pub fn write_parameter(executor: &mut dyn Executor, index: usize, values: &[f32]) {
+    let parameter = &executor.plan().parameters[index];
+    let (tensor, master) = (parameter.tensor, parameter.master);
+    executor.write_f32(tensor, values);
+    if let Some(master) = master {
+        executor.write_f32(master, values);
     }
 }
 
@@ -108,6 +120,7 @@ mod tests {
             path: path.into(),
             checkpoint: CheckpointName { name: path.into(), transposed: false, part: None },
             tensor: TensorId(0),
+            master: None,
             gradient: TensorId(1),
             initialization,
             role: Role::Matrix,

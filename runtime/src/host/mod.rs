@@ -10,4 +10,4 @@ pub mod initialize;
 pub mod random;
 
 pub use constants::write_constants;
-pub use initialize::{initialize, write_fresh_optimizer_state, write_parameters};
+pub use initialize::{initialize, write_fresh_optimizer_state, write_parameter, write_parameters};

@@ -373,6 +373,7 @@ fn optimizer() -> [Task; 2] {
         epsilon: Real::new(1e-8),
         clip_norm: Real::new(0.5),
         ranges: vec![range],
+        master: false,
     };
     let task = |op: Op, operands| Task {
         name: format!("{} {PARAMETERS}", op.name()),

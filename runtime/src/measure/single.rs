@@ -182,6 +182,7 @@ impl Table {
                 gradient_norm: any,
                 gradient_finite: any,
                 parameters: any,
+                master: None,
                 gradients: any,
                 first_moment: any,
                 second_moment: any,

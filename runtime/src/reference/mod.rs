@@ -1,7 +1,7 @@
 //! The oracle: a naive interpreter of programs in f64 that anyone can check by eye.
 //!
 //! Every operation is written as its definition in [`colac_plan::Op`] reads, one file per family: loops, no blocking,
-//! no threads, no rounding to storage formats (integers are exact in f64). Values are gathered from their tensors before
+//! no threads, no rounding to storage formats unless asked for (integers are exact in f64). Values are gathered from their tensors before
 //! an operation and scattered after it, so the operations know nothing of strides or of results that lie on operands.
 //!
 //! Owns [`ReferenceExecutor`] and [`evaluate`], the same for one operation. Must not know how another executor
@@ -42,13 +42,32 @@ pub use value::Value;
 pub struct ReferenceExecutor {
     plan: Arc<Plan>,
     storage: Storage,
+    /// Whether what a tensor of bf16 holds is rounded to it.
+    rounds: bool,
 }
 
 impl ReferenceExecutor {
     /// An executor of a verified plan. Parameters, gradients and optimizer state start as zeros.
     pub fn new(plan: Arc<Plan>) -> ReferenceExecutor {
         let storage = Storage::new(&plan);
-        ReferenceExecutor { plan, storage }
+        ReferenceExecutor { plan, storage, rounds: false }
+    }
+
+    /// As [`ReferenceExecutor::new`], with every value that is stored in bf16 rounded to it once: what an executor of such
+    /// a plan computes but for the rounding of f32. Over a whole model that is much closer than no rounding.
+    pub fn rounding(plan: Arc<Plan>) -> ReferenceExecutor {
+        ReferenceExecutor { rounds: true, ..ReferenceExecutor::new(plan) }
+    }
+
+    /// Stores a tensor's elements.
+    fn store(&mut self, tensor: TensorId, values: &[f64]) {
+        match self.plan.tensor(tensor).ty.dtype {
+            DType::Bf16 if self.rounds => {
+                let rounded: Vec<f64> = values.iter().map(|&value| nearest_bf16(value)).collect();
+                self.storage.scatter(tensor, &rounded);
+            }
+            DType::Bf16 | DType::F32 | DType::I32 => self.storage.scatter(tensor, values),
+        }
     }
 
     /// Sets a tensor, unrounded; logical order.
@@ -86,7 +105,7 @@ impl ReferenceExecutor {
                 false => result,
                 true => old.elements.iter().zip(&result).map(|(old, new)| old + new).collect(),
             };
-            self.storage.scatter(tensor, &new);
+            self.store(tensor, &new);
         }
     }
 
@@ -105,7 +124,7 @@ impl Executor for ReferenceExecutor {
     fn write_f32(&mut self, tensor: TensorId, values: &[f32]) {
         self.check(tensor, true, values.len());
         let values: Vec<f64> = values.iter().map(|&v| f64::from(v)).collect();
-        self.storage.scatter(tensor, &values);
+        self.store(tensor, &values);
     }
 
     fn write_i32(&mut self, tensor: TensorId, values: &[i32]) {
@@ -137,6 +156,17 @@ impl Executor for ReferenceExecutor {
             }
         }
     }
+}
+
+/// The nearest number of eight significant bits, ties to even: the nearest bf16, except where numbers are below its
+/// smallest normal one.
+pub(crate) fn nearest_bf16(value: f64) -> f64 {
+    if value == 0.0 || !value.is_finite() {
+        return value;
+    }
+    let (_, exponent) = libm::frexp(value);
+    let unit = libm::ldexp(1.0, exponent - 8);
+    libm::rint(value / unit) * unit
 }
 
 /// The results of one operation, each in logical order. `current` holds what the results' tensors contain before: only
@@ -210,14 +240,14 @@ pub fn evaluate(op: &Op, operands: &[Value], current: &[Value]) -> Vec<Vec<f64>>
         Op::Shift { by } => vec![copies::shift(&o[0], *by)],
         Op::Sum => vec![linear::sum(&o[0])],
         Op::GradientNorm => optimizer::gradient_norm(&o[0]).into(),
-        Op::AdamW { beta1, beta2, epsilon, clip_norm, ranges } => {
+        Op::AdamW { beta1, beta2, epsilon, clip_norm, ranges, master: _ } => {
             let constants = optimizer::Constants {
                 beta1: beta1.get(),
                 beta2: beta2.get(),
                 epsilon: epsilon.get(),
                 clip_norm: clip_norm.get(),
             };
-            optimizer::adamw(&constants, ranges, o, current).into()
+            optimizer::adamw(&constants, ranges, o, current)
         }
     }
 }

@@ -150,6 +150,7 @@ pub(crate) fn plan_of(
         second_moment: layout.add("second_moment", Segment::Optimizer, DType::F32, &[FLAT as u64]),
         step: layout.add("step", Segment::Optimizer, DType::I32, &[]),
         dropout_draw: None,
+        master: None,
     };
     let mut parameter = |path: &str, extents: &[u64], offset, role| Parameter {
         path: path.to_owned(),
@@ -159,6 +160,7 @@ pub(crate) fn plan_of(
             part: None,
         },
         tensor: layout.weight(path, Segment::Parameters, extents, offset),
+        master: None,
         gradient: layout.weight(path, Segment::Gradients, extents, offset),
         initialization: Initialization::Normal { std: Real::new(0.5) },
         role,

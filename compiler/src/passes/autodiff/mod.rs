@@ -12,7 +12,8 @@
 //! what lives until the backward pass; nothing else is kept.
 //!
 //! Assumes: a verified forward graph whose outputs hold the loss. Guarantees: every parameter that the loss depends on
-//! has at least one [`Output::Gradient`]; every added node is in the backward phase and carries path, span and scope of
+//! has at least one [`Output::Gradient`]; the gradient of any other value is stored as the value is, whatever the formats
+//! that it was computed from; every added node is in the backward phase and carries path, span and scope of
 //! the forward node it belongs to.
 
 mod pointwise;
@@ -222,15 +223,14 @@ impl Backward<'_> {
             Op::RowSum { mean } => {
                 let width = self.graph.ty(operands[0]).shape.width();
                 let program = Program::spread(if *mean { 1.0 / width as f64 } else { 1.0 });
-                let dx = self.add(id, Op::Pointwise { program }, &[operands[0], d])[0];
+                let dx = self.compute(id, program, &[operands[0], d], operands[0]);
                 self.contribute(operands[0], dx);
             }
             Op::Softmax => {
-                let products = Op::Pointwise { program: Program::product() };
-                let products = self.add(id, products, &[forward(0), d])[0];
+                let products = self.compute(id, Program::product(), &[forward(0), d], d);
                 let sums = self.add(id, Op::RowSum { mean: false }, &[products])[0];
                 let program = Program::softmax_gradient();
-                let dx = self.add(id, Op::Pointwise { program }, &[forward(0), d, sums])[0];
+                let dx = self.compute(id, program, &[forward(0), d, sums], operands[0]);
                 self.contribute(operands[0], dx);
             }
             Op::Dropout { .. } => {
@@ -321,8 +321,15 @@ impl Backward<'_> {
             return Ok(());
         }
         let Some(mut derivative) = pointwise::derive(&read, &wanted) else { return Ok(()) };
-        for output in &mut derivative.program.outputs {
-            output.dtype = self.graph.ty(seeds[0]).dtype;
+        // The gradient of an operand of the results' shape is stored as the operand; what is summed up for another one
+        // is a value between operations like the gradients of the results.
+        for (&input, position) in wanted.iter().zip(&derivative.position) {
+            let Some(position) = *position else { continue };
+            let like = match program.inputs[input] {
+                InputForm::Elements => operands[input],
+                InputForm::Row | InputForm::Column | InputForm::Scalar => seeds[0],
+            };
+            derivative.program.outputs[position].dtype = self.graph.ty(like).dtype;
         }
         let mut inputs = operands.to_vec();
         inputs.extend(&seeds);
@@ -420,7 +427,11 @@ impl Backward<'_> {
             NodeKind::Parameter(parameter) => {
                 self.graph.add_output(Output::Gradient(parameter), gradient);
             }
-            _ => self.contribute(value, gradient),
+            _ => {
+                let format = self.graph.ty(value).dtype;
+                self.graph.set_result_storage(gradient, format);
+                self.contribute(value, gradient);
+            }
         }
     }
 
@@ -457,7 +468,7 @@ impl Backward<'_> {
         }
     }
 
-    /// The sum of all contributions to the gradient of a node's result.
+    /// The sum of all contributions to the gradient of a node's result, stored as the result is.
     fn gradient(&mut self, id: NodeId, result: u16) -> Option<Value> {
         let value = Value { node: id, result };
         let mut contributions = self.gradients.remove(&value).unwrap_or_default();
@@ -469,13 +480,15 @@ impl Backward<'_> {
                     sums.push(*single);
                     continue;
                 }
-                let mut program = Program::sum(some.len());
-                program.outputs[0].dtype = self.graph.ty(some[0]).dtype;
-                sums.push(self.add(id, Op::Pointwise { program }, some)[0]);
+                sums.push(self.compute(id, Program::sum(some.len()), some, value));
             }
             contributions = sums;
         }
-        contributions.pop()
+        let gradient = contributions.pop()?;
+        match self.graph.ty(gradient).dtype == self.graph.ty(value).dtype {
+            true => Some(gradient),
+            false => Some(self.compute(id, Program::sum(1), &[gradient], value)),
+        }
     }
 
     /// Gradients of slices side by side: those that do not overlap become one value, with zeros where none is.
@@ -506,6 +519,18 @@ impl Backward<'_> {
         let (origin, scope) = self.place(id);
         let results = self.graph.op(op, operands, origin, Phase::Backward, scope);
         results.expect("a derivative takes the types that its operation gives")
+    }
+
+    /// A program of one result, stored as `like` is.
+    fn compute(
+        &mut self,
+        id: NodeId,
+        mut program: Program,
+        operands: &[Value],
+        like: Value,
+    ) -> Value {
+        program.outputs[0].dtype = self.graph.ty(like).dtype;
+        self.add(id, Op::Pointwise { program }, operands)[0]
     }
 
     fn place(&self, id: NodeId) -> (Origin, Option<crate::graph::ScopeId>) {

@@ -5,6 +5,7 @@
 //! mathematics: scores that the backward attention rebuilds instead of reading them are an executor's choice and not
 //! in it.
 
+use crate::dtype::DType;
 use crate::op::{Mask, Op, Scores};
 use crate::pointwise::Program;
 use crate::shape::{Shape, TensorType};
@@ -134,7 +135,14 @@ impl Op {
                 (6 * logits * operands[0].shape.width(), each * logits, bytes)
             }
             Op::GradientNorm => (0, 2 * elements(0), bytes),
-            Op::AdamW { .. } => (0, 15 * elements(0), operands[0].bytes() + 6 * results[0].bytes()),
+            Op::AdamW { master, .. } => {
+                // Gradients are read; parameters and moments are read and written, but copies of master parameters
+                // only written.
+                let state = [0, 1, 2, 4].into_iter().filter_map(|result| results.get(result));
+                let state = 2 * state.map(|ty| ty.bytes()).sum::<u64>();
+                let unread = if *master { results[0].bytes() } else { 0 };
+                (0, 15 * elements(0), operands[0].bytes() + state - unread)
+            }
             Op::Slice { .. } => (0, 0, 2 * results[0].bytes()),
             Op::Concat { .. } | Op::Shift { .. } => (0, 0, bytes),
             Op::Sum => (0, elements(0), bytes),
@@ -179,8 +187,9 @@ impl Op {
     /// its own) and one f64 loss per position of the chunk; a sum keeps one f64 for every [`sum_rows`] rows; the norm keeps
     /// one f64 and one
     /// flag (as f64) for every 2¹⁶ elements; the backward attention keeps one f32 per query and head (the row sums of
-    /// `dout · out`).
-    pub fn workspace_bytes(&self, operands: &[&TensorType], _results: &[&TensorType]) -> u64 {
+    /// `dout · out`). Where the gradients of the loss's weight and bias are stored in bf16, their sums over the chunks are
+    /// kept in f32, so that they are rounded once.
+    pub fn workspace_bytes(&self, operands: &[&TensorType], results: &[&TensorType]) -> u64 {
         let partials = |sums: u64| {
             let shape = &operands[0].shape;
             sums * aligned(shape.rows().div_ceil(REDUCTION_ROWS) * shape.width() * 4)
@@ -196,8 +205,10 @@ impl Op {
                 let transformed =
                     matches!(self, Op::HeadLossWithGradient { transform: Some(_), .. });
                 let chunks = 1 + u64::from(transformed);
+                let sums = results.iter().skip(2).filter(|ty| ty.dtype != DType::F32);
                 chunks * aligned(positions * operands[1].shape.0[0].extent * 4)
                     + aligned(positions * 8)
+                    + sums.map(|ty| aligned(ty.shape.elements() * 4)).sum::<u64>()
             }
             Op::Sum => {
                 let shape = &operands[0].shape;

@@ -144,7 +144,8 @@ fn same_leading(a: &Shape, b: &Shape) -> bool {
 
 impl Op {
     /// Types of the results for operands of the given types. Real results take the element format of the first real
-    /// operand unless the operation's definition says f32.
+    /// operand unless the operation's definition says f32. Results that accumulate are given as f32, and may be stored
+    /// otherwise ([`Op::gives`]).
     pub fn infer(&self, types: &[&TensorType]) -> Result<Vec<TensorType>, TypeError> {
         let o = Operands { op: self.name(), types };
         let dtype = types.iter().map(|t| t.dtype).find(|d| d.is_float()).unwrap_or(DType::F32);
@@ -303,9 +304,12 @@ impl Op {
                 o.form(0, o.float(0)?.ndim() == 1, "the whole gradient segment")?;
                 vec![f32(Shape::scalar()), f32(Shape::scalar())]
             }
-            Op::AdamW { ranges, .. } => {
+            Op::AdamW { ranges, master, .. } => {
                 o.count(4)?;
                 let g = o.float(0)?;
+                o.rule(!master || dtype == DType::F32, || {
+                    format!("gradients for master parameters must be f32, not {dtype}")
+                })?;
                 o.form(0, g.ndim() == 1, "the whole gradient segment")?;
                 for operand in 1..4 {
                     o.form(operand, o.float(operand)?.ndim() == 0, "a single number")?;
@@ -317,12 +321,15 @@ impl Op {
                     o.rule(stop.is_some(), || format!("range at {} does not fit", range.start))?;
                     end = stop.unwrap_or(end);
                 }
-                vec![
-                    f32(g.clone()),
-                    f32(g.clone()),
-                    f32(g.clone()),
+                let parameters = if *master { DType::Bf16 } else { dtype };
+                let mut results = vec![
+                    TensorType::new(parameters, g.clone()),
+                    of(g.clone()),
+                    of(g.clone()),
                     TensorType::new(DType::I32, Shape::scalar()),
-                ]
+                ];
+                results.extend(master.then(|| of(g.clone())));
+                results
             }
             Op::Slice { start, length } => {
                 o.count(1)?;

@@ -18,6 +18,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::pointwise::{InputForm, Program};
+use crate::shape::TensorType;
 
 pub use cost::Cost;
 pub use infer::TypeError;
@@ -244,6 +245,11 @@ pub enum Op {
     /// With `c = min(1, clip_norm/(norm + 1e-6))` (1 when `clip_norm` is 0), `g = c · gradient`, `t = step + 1`:
     /// `m = β₁m + (1-β₁)g`, `v = β₂v + (1-β₂)g²`,
     /// `p = p(1 - lr·decay) - lr · (m/(1-β₁ᵗ)) / (sqrt(v/(1-β₂ᵗ)) + ε)`; arXiv 1711.05101, clipping as PyTorch.
+    ///
+    /// With `master` a fifth result `master[n]` of the gradients' format holds `p`, and `parameters` (bf16) become `p`
+    /// rounded. Without it parameters and moments have the gradients' format. Whatever the formats, an element is one
+    /// evaluation in f32 from the stored numbers, in which `p` reads `m` and `v` unrounded, and each stored number is
+    /// rounded once: in bf16 that is PyTorch's fused AdamW.
     AdamW {
         /// Decay of the first moment.
         beta1: Real,
@@ -255,6 +261,8 @@ pub enum Op {
         clip_norm: Real,
         /// Weight decay and learning-rate factor by range of the segment; ranges are in order and do not overlap.
         ranges: Vec<UpdateRange>,
+        /// Whether parameters are bf16 copies of master parameters.
+        master: bool,
     },
     /// `x[.., n] → y[.., length]`: elements `start..start + length` of each row.
     Slice {
@@ -383,14 +391,16 @@ impl Op {
             Op::Slice { start, length } => format!("start={start} length={length}"),
             Op::Concat { width, starts } => format!("width={width} starts={starts:?}"),
             Op::Shift { by } => format!("by={by}"),
-            Op::AdamW { beta1, beta2, epsilon, clip_norm, ranges } => format!(
-                "beta1={beta1} beta2={beta2} epsilon={epsilon} clip_norm={clip_norm} ranges={}",
-                ranges.len()
+            Op::AdamW { beta1, beta2, epsilon, clip_norm, ranges, master } => format!(
+                "beta1={beta1} beta2={beta2} epsilon={epsilon} clip_norm={clip_norm} ranges={}{}",
+                ranges.len(),
+                if *master { " master" } else { "" }
             ),
         }
     }
 
-    /// Whether result `index` is a parameter's gradient: it may be added to what is there.
+    /// Whether result `index` is a parameter's gradient: it may be added to what is there. Its storage is a choice of the
+    /// plan, f32 or bf16 ([`Op::gives`]); the sum, with what is there, is in f32 and rounded once.
     pub fn accumulates(&self, index: usize) -> bool {
         match self {
             Op::LinearBackwardWeight | Op::EmbeddingBackward { .. } | Op::ColumnSum | Op::Sum => {
@@ -418,6 +428,13 @@ impl Op {
             | Op::Concat { .. }
             | Op::Shift { .. } => false,
         }
+    }
+
+    /// Whether a tensor of type `found` can hold result `index`, for which the shape rule gives `inferred`: the same
+    /// extents and element format, or for what accumulates any real one.
+    pub fn gives(&self, index: usize, inferred: &TensorType, found: &TensorType) -> bool {
+        let chosen = self.accumulates(index) && found.dtype.is_float();
+        (chosen || inferred.dtype == found.dtype) && inferred.shape.same_extents(&found.shape)
     }
 
     /// The first operand of a norm that its prologue does not read: the gain, the bias.

@@ -37,12 +37,21 @@ pub(super) fn parameters(cx: &Context<'_>) -> Checked {
         demand(found.is_some_and(|(start, _)| start >= end), Rule::Parameters, place, || {
             "it is not within the parameter segment, or not behind the parameter before it".into()
         })?;
-        let mirrored = found.is_some()
-            && found == elements_within(whole_gradient, gradient)
-            && tensor.strides == gradient.strides
-            && tensor.ty.shape.same_extents(&gradient.ty.shape);
-        demand(mirrored, Rule::Parameters, place, || {
+        let mirrored = |whole: &Tensor, other: &Tensor| {
+            found.is_some()
+                && found == elements_within(whole, other)
+                && tensor.strides == other.strides
+                && tensor.ty.shape.same_extents(&other.ty.shape)
+        };
+        demand(mirrored(whole_gradient, gradient), Rule::Parameters, place, || {
             format!("its gradient {} does not lie as it does", cx.named(parameter.gradient))
+        })?;
+        let master = match (plan.roles.master, parameter.master) {
+            (Some(whole), Some(master)) => mirrored(cx.tensor(whole), cx.tensor(master)),
+            (whole, master) => whole.is_none() && master.is_none(),
+        };
+        demand(master, Rule::Parameters, place, || {
+            "its master parameter is missing or does not lie as it does".into()
         })?;
         let float = tensor.ty.dtype.is_float() && gradient.ty.dtype.is_float();
         demand(float, Rule::Parameters, place, || "it is not a real tensor".into())?;
@@ -251,6 +260,7 @@ pub(super) fn roles(cx: &Context<'_>) -> Checked {
         (roles.first_moment, Segment::Optimizer),
         (roles.second_moment, Segment::Optimizer),
     ];
+    let rows = rows.into_iter().chain(roles.master.map(|master| (master, Segment::Optimizer)));
     let length = cx.tensor(roles.parameters).ty.shape.elements();
     for (id, segment) in rows {
         role(id, &[segment], None, 1)?;
@@ -358,17 +368,18 @@ pub(super) fn update(cx: &Context<'_>) -> Checked {
                     operands[..] == [roles.gradients]
                         && results[..] == [roles.gradient_norm, roles.gradient_finite]
                 }
-                Op::AdamW { .. } => {
+                Op::AdamW { master, .. } => {
                     steps += 1;
                     let state =
                         [roles.parameters, roles.first_moment, roles.second_moment, roles.step];
+                    let state: Vec<TensorId> = state.into_iter().chain(roles.master).collect();
                     let read = [
                         roles.gradients,
                         roles.gradient_norm,
                         roles.gradient_finite,
                         roles.learning_rate,
                     ];
-                    operands[..] == read && results[..] == state
+                    operands[..] == read && *results == state && *master == roles.master.is_some()
                 }
                 _ => continue,
             };
@@ -377,7 +388,7 @@ pub(super) fn update(cx: &Context<'_>) -> Checked {
             demand(right, Rule::Update, place, || {
                 "it is not over the tensors of the roles, or not in `update`".into()
             })?;
-            if let Op::AdamW { beta1, beta2, epsilon, clip_norm, ranges } = op {
+            if let Op::AdamW { beta1, beta2, epsilon, clip_norm, ranges, master: _ } = op {
                 let stated = &cx.plan.recipe.optimizer;
                 let recipe =
                     [stated.beta1, stated.beta2, stated.epsilon, stated.clip_norm].map(Real::new);

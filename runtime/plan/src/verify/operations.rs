@@ -54,8 +54,7 @@ pub(super) fn check(cx: &Context<'_>, program: &Program) -> Checked {
             format!("it has {} results, not {}", made.len(), inferred.len())
         })?;
         for (r, (expected, &found)) in inferred.iter().zip(&made).enumerate() {
-            let equal = expected.dtype == found.dtype && expected.shape.same_extents(&found.shape);
-            demand(equal, Rule::Types, place, || {
+            demand(operation.op.gives(r, expected, found), Rule::Types, place, || {
                 format!(
                     "result {r} is {} of type {found}, but must be {expected}",
                     cx.named(results[r])
@@ -173,7 +172,7 @@ fn attributes(op: &Op) -> Option<&'static str> {
         Op::Attention { scores } | Op::AttentionBackward { scores } => {
             wrong("scale", scores.scale.get().is_finite())
         }
-        Op::AdamW { beta1, beta2, epsilon, clip_norm, ranges } => {
+        Op::AdamW { beta1, beta2, epsilon, clip_norm, ranges, master: _ } => {
             let fraction = |x: f64| (0.0..1.0).contains(&x);
             let size = |x: f64| x.is_finite() && x >= 0.0;
             wrong("beta1", fraction(beta1.get()))

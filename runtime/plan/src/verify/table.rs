@@ -51,8 +51,8 @@ pub(super) fn roles(roles: &Roles) -> Vec<(&'static str, TensorId)> {
         train, evaluate, logits_tokens, logits, train_loss, evaluate_loss, loss_scale, ..
     } = roles;
     let Roles { accumulate, learning_rate, gradient_norm, gradient_finite, .. } = roles;
-    let Roles { parameters, gradients, first_moment, second_moment, step, dropout_draw, .. } =
-        roles;
+    let Roles { parameters, gradients, first_moment, second_moment, step, .. } = roles;
+    let Roles { master, dropout_draw, .. } = roles;
     let BatchInputs { tokens: train_tokens, labels: train_labels } = train;
     let BatchInputs { tokens: evaluate_tokens, labels: evaluate_labels } = evaluate;
     let mut known = vec![
@@ -75,6 +75,7 @@ pub(super) fn roles(roles: &Roles) -> Vec<(&'static str, TensorId)> {
         ("second_moment", *second_moment),
         ("step", *step),
     ];
+    known.extend(master.map(|master| ("master", master)));
     known.extend(dropout_draw.map(|draw| ("dropout_draw", draw)));
     known
 }
@@ -95,7 +96,8 @@ pub(super) fn ids(plan: &Plan) -> Checked {
             })?;
         }
     }
-    let parameters = plan.parameters.iter().flat_map(|p| [p.tensor, p.gradient]);
+    let parameters =
+        plan.parameters.iter().flat_map(|p| [p.tensor, p.gradient].into_iter().chain(p.master));
     let constants = plan.constants.iter().map(|c| c.tensor);
     let scalars = plan.scalars.iter().map(|s| s.tensor);
     let known = roles(&plan.roles).into_iter().map(|(_, id)| id);

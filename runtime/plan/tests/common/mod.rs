@@ -324,7 +324,8 @@ fn parameter(path: &str, tensor: TensorId, gradient: TensorId, role: Role) -> Pa
         transposed: role == Role::Matrix,
         part: None,
     };
-    Parameter { path: path.into(), checkpoint, tensor, gradient, initialization, role }
+    let path = path.into();
+    Parameter { path, checkpoint, tensor, master: None, gradient, initialization, role }
 }
 
 /// The plan. Every call gives the same.
@@ -391,6 +392,7 @@ pub(crate) fn plan() -> Plan {
         epsilon: Real::new(optimizer.epsilon),
         clip_norm: Real::new(optimizer.clip_norm),
         ranges: vec![range(0, 128, optimizer.weight_decay), range(128, 128, 0.0)],
+        master: false,
     };
     let state = [parameters, first_moment, second_moment, step];
     b.plain(adamw, &[gradients, gradient_norm, gradient_finite, learning_rate], &state);
@@ -444,6 +446,7 @@ pub(crate) fn plan() -> Plan {
             gradient_norm,
             gradient_finite,
             parameters,
+            master: None,
             gradients,
             first_moment,
             second_moment,

@@ -248,9 +248,10 @@ fn change_attributes(op: &mut Op, random: &mut Random) {
                 _ => *bias = !*bias,
             }
         }
-        Op::AdamW { ranges, beta1, .. } => match random.below(3) {
+        Op::AdamW { ranges, beta1, master, .. } => match random.below(4) {
             0 => ranges[0].start = random.number(ranges[0].start),
             1 => ranges[0].length = random.number(ranges[0].length),
+            2 => *master = !*master,
             _ => *beta1 = Real::new(random.real(beta1.get())),
         },
         _ => *op = Op::Linear,

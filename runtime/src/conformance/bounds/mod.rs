@@ -169,7 +169,7 @@ fn softmax(x: &Value, expected: &[f64]) -> Vec<f64> {
 /// `β|m| + (1 - β)|g|`; the second moment is a sum of positive terms, so its relative error is bounded. The direction
 /// `(m/c₁)/(sqrt(v/c₂) + ε)` adds some ten roundings. Where `finite` is 0, or outside the ranges, nothing may change.
 fn adamw(sample: &Sample, o: &[Value], expected: &[Vec<f64>]) -> Vec<Vec<f64>> {
-    let Op::AdamW { beta1, beta2, epsilon, clip_norm, ranges } = &sample.op else {
+    let Op::AdamW { beta1, beta2, epsilon, clip_norm, ranges, master } = &sample.op else {
         panic!("AdamW")
     };
     let old = sample.current.as_ref().expect("AdamW updates in place");
@@ -191,9 +191,15 @@ fn adamw(sample: &Sample, o: &[Value], expected: &[Vec<f64>]) -> Vec<Vec<f64>> {
             bounds[1][i] = roundings(8) * m + FLUSH;
             bounds[2][i] = roundings(12) * v + FLUSH;
             let direction = roundings(8 + 6 + 10) * m / correction1 / denominator;
+            let read = if *master { 4 } else { 0 };
+            let before = old[read][i].abs();
             bounds[0][i] =
-                rate * direction + roundings(4) * (old[0][i].abs() + expected[0][i].abs()) + FLUSH;
+                rate * direction + roundings(4) * (before + expected[0][i].abs()) + FLUSH;
         }
+    }
+    // Copies of masters are these rounded, which the storage adds.
+    if *master {
+        bounds[4] = bounds[0].clone();
     }
     bounds
 }

@@ -34,7 +34,7 @@ pub(super) fn before<'a>(
 }
 
 /// Bounds of a norm's derivative, whose first result an epilogue makes of `dx`: the exact gradient and its bound go
-/// through the program together. `first` is the operand that its second input reads.
+/// through the program together, rounded to its storage, which is that of the result. `first` is the operand that its second input reads.
 pub(super) fn after(
     epilogue: Option<&Program>,
     plain: &Op,
@@ -46,7 +46,8 @@ pub(super) fn after(
     let dx = evaluate(plain, &o[..first], &[]).remove(0);
     let width = o[1].extents.last().copied().unwrap_or(1);
     let made = dx.iter().zip(&bounds[0]).enumerate().map(|(element, (&value, &error))| {
-        let mut inputs = vec![Approximate { value, error }];
+        let dx = Approximate { value, error };
+        let mut inputs = vec![pointwise::rounded_to(program.outputs[0].dtype, dx)];
         for (form, operand) in program.inputs[1..].iter().zip(&o[first..]) {
             let value = match form {
                 InputForm::Elements => operand.elements[element],

@@ -80,7 +80,7 @@ fn approximate_registers(program: &Program, inputs: &[Approximate]) -> Vec<Appro
     registers
 }
 
-fn rounded_to(dtype: DType, a: Approximate) -> Approximate {
+pub(super) fn rounded_to(dtype: DType, a: Approximate) -> Approximate {
     match dtype {
         // Eight significant bits.
         DType::Bf16 => Approximate::rounded(a.value, a.error, 1.0 / 256.0),

@@ -227,6 +227,7 @@ fn updates(threads: usize, steps: &[(f32, f32)], clip_norm: f64) -> (Vec<Vec<f32
         epsilon: Real::new(1e-8),
         clip_norm: Real::new(clip_norm),
         ranges: vec![range(0, 40_000, 0.1, 1.0), range(40_010, 29_990, 0.0, 0.5)],
+        master: false,
     };
     let mut plan = PlanBuilder::default();
     let segment = |plan: &mut PlanBuilder, segment| plan.tensor(segment, DType::F32, &[n]);

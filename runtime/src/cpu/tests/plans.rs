@@ -124,6 +124,7 @@ impl PlanBuilder {
                 gradient_norm: none,
                 gradient_finite: none,
                 parameters: none,
+                master: None,
                 gradients: none,
                 first_moment: none,
                 second_moment: none,

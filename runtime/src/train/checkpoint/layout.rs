@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use colac_plan::{DType, Plan, Tensor, TensorId};
+use colac_plan::{DType, Plan, Tensor};
 
 use crate::train::checkpoint::tensor_file::Entry;
 
@@ -22,14 +22,14 @@ pub(super) const MOMENTS: [&str; 2] = ["first_moment", "second_moment"];
 pub(super) struct Item {
     /// Name in the model's file.
     pub(super) name: String,
-    /// Format of the parameters.
+    /// Format in which the parameters are kept.
     pub(super) dtype: DType,
     /// Extents in the plan's orientation.
     extents: Vec<usize>,
     /// Extents in the plan's orientation, where they are exchanged in the files.
     pub(super) exchange: Option<(usize, usize)>,
-    /// Its parameters with the index of the first element of each, in order.
-    pub(super) parameters: Vec<(usize, TensorId)>,
+    /// Its parameters by position in the plan, with the index of the first element of each, in order.
+    pub(super) parameters: Vec<(usize, usize)>,
 }
 
 impl Item {
@@ -53,7 +53,7 @@ impl Item {
 
 /// The places of a parameter's elements in the flat moments: from its first to behind its last, with the padding between
 /// its rows. The moments are laid out as the parameter segment.
-pub(super) fn span(plan: &Plan, parameter: TensorId) -> Range<usize> {
+pub(super) fn span(plan: &Plan, parameter: usize) -> Range<usize> {
     let (mut start, mut end) = (usize::MAX, 0);
     rows(plan, parameter, |place, _, width| {
         start = start.min(place);
@@ -64,9 +64,9 @@ pub(super) fn span(plan: &Plan, parameter: TensorId) -> Range<usize> {
 
 /// Calls `row` with the places of each of a parameter's rows in the flat moments and in the packed parameter, and their
 /// common length.
-pub(super) fn rows(plan: &Plan, parameter: TensorId, mut row: impl FnMut(usize, usize, usize)) {
+pub(super) fn rows(plan: &Plan, parameter: usize, mut row: impl FnMut(usize, usize, usize)) {
     let whole = plan.tensor(plan.roles.parameters);
-    let tensor = plan.tensor(parameter);
+    let tensor = plan.tensor(plan.parameters[parameter].tensor);
     let start = ((tensor.offset - whole.offset) / tensor.ty.dtype.bytes()) as usize;
     let shape = &tensor.ty.shape;
     let (width, leading) = (shape.width() as usize, shape.leading());
@@ -81,26 +81,20 @@ pub(super) fn rows(plan: &Plan, parameter: TensorId, mut row: impl FnMut(usize, 
     }
 }
 
-/// The path of a parameter.
-pub(super) fn path_of(plan: &Plan, parameter: TensorId) -> String {
-    let found = plan.parameters.iter().find(|found| found.tensor == parameter);
-    found.map_or_else(|| plan.tensor(parameter).name.clone(), |found| found.path.clone())
-}
-
 /// The tensors in the order of the files: larger elements first, so that each tensor starts at a multiple of its
 /// element size; else in plan order, joined ones at the place of their first parameter in the plan.
 pub(super) fn items(plan: &Plan) -> Vec<Item> {
     let mut items: Vec<Item> = Vec::new();
     let mut joined: BTreeMap<&str, usize> = BTreeMap::new();
-    for parameter in &plan.parameters {
-        let Tensor { ty, .. } = plan.tensor(parameter.tensor);
+    for (index, parameter) in plan.parameters.iter().enumerate() {
+        let Tensor { ty, .. } = plan.tensor(parameter.kept());
         let name = &parameter.checkpoint;
         let mut extents: Vec<usize> = ty.shape.extents().iter().map(|&e| e as usize).collect();
         let mut first = 0;
         if let Some(part) = name.part {
             first = part.offset as usize * extents[1..].iter().product::<usize>();
             if let Some(&item) = joined.get(name.name.as_str()) {
-                items[item].parameters.push((first, parameter.tensor));
+                items[item].parameters.push((first, index));
                 continue;
             }
             joined.insert(&name.name, items.len());
@@ -110,7 +104,7 @@ pub(super) fn items(plan: &Plan) -> Vec<Item> {
             [rows, columns] if name.transposed => Some((rows, columns)),
             _ => None,
         };
-        let parameters = vec![(first, parameter.tensor)];
+        let parameters = vec![(first, index)];
         items.push(Item {
             name: name.name.clone(),
             dtype: ty.dtype,

@@ -9,7 +9,7 @@ use colac_plan::{TensorId, hash};
 use safetensors::Dtype as FileDtype;
 
 use crate::executor::Executor;
-use crate::host::write_constants;
+use crate::host::{write_constants, write_parameter};
 use crate::train::checkpoint::layout::{MOMENTS, STEP, items, rows, span};
 use crate::train::checkpoint::tensor_file::{Entry, TensorFile, file_dtype};
 use crate::train::checkpoint::{MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, State};
@@ -106,9 +106,10 @@ fn read_weights(
     for item in items(plan) {
         values.resize(item.elements(), 0.0);
         file.reals(&item.name, &mut values, item.exchange)?;
-        for (first, id) in item.parameters {
-            let elements = executor.plan().tensor(id).ty.shape.elements() as usize;
-            executor.write_f32(id, &values[first..first + elements]);
+        for (first, index) in item.parameters {
+            let (_, kept) = executor.plan().parameter(index);
+            let elements = kept.ty.shape.elements() as usize;
+            write_parameter(executor, index, &values[first..first + elements]);
         }
     }
     Ok(())

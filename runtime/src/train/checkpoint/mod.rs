@@ -3,7 +3,8 @@
 //! A checkpoint is a folder `checkpoints/step-NNNNNN` of the run folder, named by the number of updates done. It is
 //! written beside under a hidden name, brought to the disk file by file, and renamed: it is there whole or not at all.
 //!
-//! - `model.safetensors`: the parameters under their checkpoint names and in their checkpoint orientation,
+//! - `model.safetensors`: the parameters under their checkpoint names and in their checkpoint orientation; where the
+//!   optimizer keeps f32 masters of bf16 parameters, the masters, from which the copies follow by rounding,
 //! - `optimizer.safetensors`: `first_moment.NAME` and `second_moment.NAME` for every parameter, in the orientation of
 //!   the model file, and `step`, the number of updates applied (those skipped for want of labels not counted),
 //! - `config.json`: the model's configuration as the plan states it,
@@ -133,7 +134,7 @@ pub(crate) fn set_aside(checkpoint: &Path) -> Result<PathBuf, CheckpointError> {
 pub fn bytes(plan: &Plan) -> u64 {
     let moment = |id| plan.tensor(id).ty.dtype.bytes();
     let moments = moment(plan.roles.first_moment) + moment(plan.roles.second_moment);
-    let parameters = plan.parameters.iter().map(|parameter| &plan.tensor(parameter.tensor).ty);
+    let parameters = plan.parameters.iter().map(|parameter| &plan.tensor(parameter.kept()).ty);
     parameters.map(|ty| ty.shape.elements() * (ty.dtype.bytes() + moments)).sum()
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use colac_plan::{DType, Plan, hash};
 
 use crate::executor::Executor;
-use crate::train::checkpoint::layout::{MOMENTS, STEP, items, path_of, rows, span};
+use crate::train::checkpoint::layout::{MOMENTS, STEP, items, rows, span};
 use crate::train::checkpoint::state::FORMAT_VERSION;
 use crate::train::checkpoint::tensor_file::{Entry, TensorWriter};
 use crate::train::checkpoint::{
@@ -143,11 +143,11 @@ fn write_model(
     let mut values = Vec::new();
     for item in &items {
         values.resize(item.elements(), 0.0);
-        for &(first, id) in &item.parameters {
-            let elements = executor.plan().tensor(id).ty.shape.elements() as usize;
-            let values = &mut values[first..first + elements];
-            executor.read_f32(id, values);
-            check_finite(values, || path_of(executor.plan(), id))?;
+        for &(first, index) in &item.parameters {
+            let (parameter, kept) = executor.plan().parameter(index);
+            let values = &mut values[first..first + kept.ty.shape.elements() as usize];
+            executor.read_f32(parameter.kept(), values);
+            check_finite(values, || parameter.path.clone())?;
         }
         file.reals(item.dtype, &values, item.exchange)?;
     }
@@ -192,7 +192,9 @@ fn write_optimizer(
                     let (place, packed) = (place - places.start, first + packed);
                     values[packed..packed + width].copy_from_slice(&part[place..place + width]);
                 });
-                check_finite(&part, || format!("the {moment} of {}", path_of(plan, parameter)))?;
+                check_finite(&part, || {
+                    format!("the {moment} of {}", plan.parameters[parameter].path)
+                })?;
             }
             file.reals(tensor.ty.dtype, &values, item.exchange)?;
         }
