@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use colac_plan::TensorType;
 use colac_plan::program::Phase;
 
 use crate::graph::{Graph, NodeId, NodeKind, Output, Value};
@@ -80,7 +81,9 @@ impl Graph {
             let node = self.parameter_node(id).expect("listed parameters have a node");
             match shown(node) {
                 Ok(()) => {
-                    let (path, ty) = (&info.path, self.ty(Value::of(node)));
+                    // Shaped as the parameter, which may be a part of what is read, and stored as that is.
+                    let stored = self.ty(Value::of(node)).dtype;
+                    let (path, ty) = (&info.path, TensorType::new(stored, info.ty.shape.clone()));
                     let _ = writeln!(
                         text,
                         "parameter @{path} : {ty} {:?} {:?}",

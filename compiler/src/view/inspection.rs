@@ -294,10 +294,15 @@ fn parameters(plan: &Plan) -> Parameters {
     count
 }
 
+/// Bytes of master weights: a part of the optimizer's segment, counted apart because it is weights. 0 where weights are not
+/// copies.
+pub(super) fn master_bytes(plan: &Plan) -> u64 {
+    plan.roles.master.map_or(0, |master| aligned(plan.tensor(master).ty.bytes()))
+}
+
 fn memory(plan: &Plan) -> Memory {
     let other = [Segment::Constants, Segment::Inputs, Segment::Outputs, Segment::Scalars];
-    // A part of the optimizer's segment, counted apart because it is weights.
-    let master = plan.roles.master.map_or(0, |master| aligned(plan.tensor(master).ty.bytes()));
+    let master = master_bytes(plan);
     Memory {
         parameters: plan.bytes(Segment::Parameters),
         gradients: plan.bytes(Segment::Gradients),

@@ -9,7 +9,7 @@ use colac_plan::verify::{Alive, Lifetime, alive, arena_bytes, lifetimes};
 use colac_plan::{Plan, ProgramKind, Segment};
 use serde::Serialize;
 
-use super::inspection::{cost, phase_name};
+use super::inspection::{cost, master_bytes, phase_name};
 
 /// All memory of a plan by category, and its fullest moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -27,7 +27,7 @@ pub struct MemoryReport {
 /// Bytes with one purpose.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Category {
-    /// `parameters`, `gradients`, `optimizer`, `kept for backward`, `transient`, `unused`, `workspace` …
+    /// `parameters`, `gradients`, `master parameters` where there are any, `optimizer`, `kept for backward`, `transient`, `unused`, `workspace` …
     pub name: &'static str,
     /// How many.
     pub bytes: u64,
@@ -129,7 +129,12 @@ impl MemoryReport {
                 ];
                 categories.extend(parts.map(|(name, bytes)| Category { name, bytes }));
             } else {
-                categories.push(Category { name: segment.name(), bytes: plan.bytes(segment) });
+                let master = if segment == Segment::Optimizer { master_bytes(plan) } else { 0 };
+                if master > 0 {
+                    categories.push(Category { name: "master parameters", bytes: master });
+                }
+                let bytes = plan.bytes(segment) - master;
+                categories.push(Category { name: segment.name(), bytes });
             }
         }
         MemoryReport { categories, total: plan.total_bytes(), peak, bytes_moved: moved(plan) }
