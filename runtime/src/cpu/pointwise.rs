@@ -245,7 +245,8 @@ impl Pointwise {
                                 Source::Slice(rows.part(row, columns.clone(), &mut []))
                             }
                             InputForm::Row => {
-                                Source::Slice(rows.part(row % rows.rows, columns.clone(), &mut []))
+                                let row = row % rows.rows;
+                                Source::Slice(rows.part(row, columns.clone(), &mut []))
                             }
                             InputForm::Column => Source::Splat(rows.number(0, row % rows.width)),
                             InputForm::Scalar => Source::Splat(rows.number(0, 0)),
@@ -263,9 +264,8 @@ impl Pointwise {
                     Source::Splat(x) => y.fill(x),
                 },
                 Step::Load(operand) => {
-                    let (_, rows) = &self.operands[operand];
-                    // A row, or a block of rows, repeats.
-                    let row = row % rows.rows;
+                    let (form, rows) = &self.operands[operand];
+                    let row = if *form == InputForm::Row { row % rows.rows } else { row };
                     // SAFETY: as above. What is not f32 is converted into the register that it is loaded to.
                     unsafe { rows.part(row, columns.clone(), y) };
                 }
