@@ -215,6 +215,29 @@ fn what_replaces_columns_does_so_in_its_place() {
     assert_eq!(wide, 2, "one value forwards, one backwards");
 }
 
+/// The gradients of gate and up are made on their bytes, unless one of them is read later.
+#[test]
+fn gradients_replace_the_columns_they_belong_to() {
+    let graph = placed(
+        "g = silu(gate: linear(x, 8))\nu = up: linear(x, 8)\nreturn down: linear(g * u, 12)",
+    );
+    let join = graph.nodes().find(|node| node.kind == NodeKind::View(View::Join)).expect("a join");
+    let whole = Value::of(join.id);
+    let product = |node: &&colac_compiler::graph::Node| node.origin.path == "layers.0.{gate,up}";
+    let base = graph.nodes().find(product).map(|node| Value::of(node.id)).expect("the product");
+    let order = schedule::run(&graph);
+    let placement = memory::run(&graph, &order);
+    assert_eq!(placement.onto.get(&whole), Some(&base));
+    assert_eq!(placement.offsets[&whole], placement.offsets[&base]);
+    // The activation read after the gradients were made: the gate must still be there.
+    let reader = graph.uses(base).into_iter().flat_map(|(view, _)| graph.uses(Value::of(view)));
+    let reader = reader.map(|(id, _)| id).find(|&id| graph.node(id).phase == Phase::Forward);
+    let reader = reader.expect("the activation");
+    let mut late: Vec<_> = order.iter().copied().filter(|&id| id != reader).collect();
+    late.push(reader);
+    assert!(memory::run(&graph, &late).onto.is_empty());
+}
+
 /// A part that is a part already, or read in the backward pass too, is copied; the others are placed all the same.
 #[test]
 fn parts_that_cannot_move_are_copied() {

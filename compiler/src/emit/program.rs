@@ -174,10 +174,15 @@ fn at_home(
             layout.view(name, ty, root, (start, strides))
         }
         Home::Join { whole, start } => {
-            let join = *tensors.entry(whole).or_insert_with(|| {
-                let path = &graph.node(whole.node).origin.path;
-                layout.placed(path, graph.ty(whole).clone(), scheduled.placement.offsets[&whole])
+            let path = &graph.node(whole.node).origin.path;
+            let join = tensors.get(&whole).copied().unwrap_or_else(|| {
+                let ty = graph.ty(whole).clone();
+                match scheduled.placement.onto.get(&whole) {
+                    Some(base) => layout.slice(path, ty, tensors[base], 0),
+                    None => layout.placed(path, ty, scheduled.placement.offsets[&whole]),
+                }
             });
+            tensors.insert(whole, join);
             let strides = graph.strides_in(whole, value).expect("the graph's verifier asks this");
             layout.view(name, ty, join, (start, strides))
         }

@@ -1,12 +1,14 @@
 //! Lifetimes to offsets in one arena.
 //!
 //! Each value that lives between operations gets a block of bytes from the operation that makes it to its last reader.
-//! A join gets its block with the first of its parts, and a result that has a home lies in the block of its root. Where an
-//! operation may write onto an operand that dies there, result and operand share a block. Blocks are placed
-//! largest first, each at the lowest offset where it meets no block alive at the same time; offsets are multiples of
-//! 256 bytes.
+//! A join gets its block with the first of its parts, that of a value whose columns they replace if there is one, and a
+//! result that has a home lies in the block of its root. Where an operation may write onto an operand that dies there,
+//! result and operand share a block. Blocks are placed largest first, each at the lowest offset where it meets no block
+//! alive at the same time; offsets are multiples of 256 bytes.
 //!
 //! Assumes: a schedule. Guarantees: two values alive at once never share a byte, except in place.
+
+mod replaced;
 
 use std::collections::BTreeMap;
 
@@ -21,6 +23,8 @@ pub struct Placement {
     pub offsets: BTreeMap<Value, u64>,
     /// Bytes of arena used.
     pub bytes: u64,
+    /// Joins that lie on the bytes of another root, element by element.
+    pub onto: BTreeMap<Value, Value>,
 }
 
 /// Bytes with a lifetime, in positions of the schedule, both ends included.
@@ -54,6 +58,7 @@ pub fn run(graph: &Graph, order: &[NodeId]) -> Placement {
         .collect();
     let mut blocks: Vec<Block> = Vec::new();
     let mut block_of: BTreeMap<Value, usize> = BTreeMap::new();
+    let mut onto = BTreeMap::new();
     for (i, &id) in order.iter().enumerate() {
         let node = graph.node(id);
         let NodeKind::Op(op) = &node.kind else { continue };
@@ -67,12 +72,30 @@ pub fn run(graph: &Graph, order: &[NodeId]) -> Placement {
             }
             let root = graph.root(value);
             if root != value {
-                let bytes = aligned(graph.ty(root).bytes());
+                if block_of.contains_key(&root) {
+                    continue;
+                }
                 let end = last.get(&root).copied().unwrap_or(i);
-                block_of.entry(root).or_insert_with(|| {
-                    blocks.push(Block { bytes, first: i, last: end, values: vec![root] });
-                    blocks.len() - 1
+                // A base that something was placed on already ends later than its own readers.
+                let base = replaced::base(graph, root, &position).filter(|base| {
+                    let block = block_of.get(base).map(|&block| blocks[block].last);
+                    block.is_some() && block == last.get(base).copied()
                 });
+                let block = match base {
+                    Some(base) => {
+                        onto.insert(root, base);
+                        let block = block_of[&base];
+                        blocks[block].last = blocks[block].last.max(end);
+                        blocks[block].values.push(root);
+                        block
+                    }
+                    None => {
+                        let bytes = aligned(graph.ty(root).bytes());
+                        blocks.push(Block { bytes, first: i, last: end, values: vec![root] });
+                        blocks.len() - 1
+                    }
+                };
+                block_of.insert(root, block);
                 continue;
             }
             let end = last.get(&value).copied().unwrap_or(i);
@@ -83,6 +106,7 @@ pub fn run(graph: &Graph, order: &[NodeId]) -> Placement {
                 let dies = last.get(&roots[o]) == Some(&i) && blocks[block].last == i;
                 let (read, made) = (graph.ty(operands[o]), &node.results[result as usize]);
                 let same = operands[o] == roots[o]
+                    && !onto.contains_key(&roots[o])
                     && read.dtype.bytes() == made.dtype.bytes()
                     && read.shape.same_extents(&made.shape);
                 let free = once
@@ -107,7 +131,7 @@ pub fn run(graph: &Graph, order: &[NodeId]) -> Placement {
             block_of.insert(value, block);
         }
     }
-    place(&blocks)
+    Placement { onto, ..place(&blocks) }
 }
 
 fn place(blocks: &[Block]) -> Placement {

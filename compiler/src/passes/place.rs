@@ -97,11 +97,34 @@ fn can_move(graph: &Graph, result: Value, strides: &[u64], reader: Value) -> boo
 
 /// Makes a result within a join, and what it is made from there too as far as operations may replace their operands.
 fn place(graph: &mut Graph, whole: Value, start: u64, mut result: Value) {
-    while let Some(operand) = replaced(graph, whole, result) {
+    while let Some(operand) = replaced(graph, whole, result)
+        && !over_columns(graph, whole, start, result)
+    {
         graph.set_home(result, Home::Operand(operand));
         result = operand;
     }
     graph.set_home(result, Home::Join { whole, start });
+}
+
+/// Whether a result could take the place of the same columns of another value of the join's shape: then all of the join
+/// may, which the memory pass decides when it knows the order.
+fn over_columns(graph: &Graph, whole: Value, start: u64, result: Value) -> bool {
+    let NodeKind::Op(op) = &graph.node(result.node).kind else { return false };
+    graph.operands(result.node).into_iter().enumerate().any(|(position, operand)| {
+        let mut shown = operand;
+        while let NodeKind::View(View::SplitHeads { .. } | View::MergeHeads) =
+            graph.node(shown.node).kind
+        {
+            shown = graph.operands(shown.node)[0];
+        }
+        let NodeKind::View(View::Columns { start: from, .. }) = graph.node(shown.node).kind else {
+            return false;
+        };
+        from == start
+            && op.in_place(position, result.result.into())
+            && same_type(graph, operand, result)
+            && same_type(graph, graph.operands(shown.node)[0], whole)
+    })
 }
 
 /// The operand that a result within a join may replace: nothing else reads it, and it may lie there itself.
