@@ -6,6 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use colac_plan::pointwise::Instruction;
 use colac_plan::{Op, Plan, ProgramKind, Segment};
 use colac_runtime::cpu::{ArenaPlacement, CpuExecutor, CpuOptions};
 use colac_runtime::executor::Executor;
@@ -133,6 +134,33 @@ fn no_rule_changes_a_bit_of_fifty_steps() {
             }
             let all = plan(spec, "true", full_rank, further);
             assert!(on_cpu(&all, threads(3), 50) == expected, "{spec}: three threads");
+        }
+    }
+}
+
+/// A value that was stored between two parts is rounded where they are one.
+#[test]
+fn no_rule_changes_a_bit_of_sixteen_bits() {
+    for (spec, further) in MODELS {
+        for (precision, full_rank) in [("bf16", false), ("bf16", true), ("bf16-pure", false)] {
+            let precision = format!("train.precision={precision}");
+            let further: Vec<&str> = further.iter().copied().chain([precision.as_str()]).collect();
+            let unfused = plan(spec, RULES[0], full_rank, &further);
+            let expected = on_cpu(&unfused, threads(2), 12);
+            for rules in &RULES[1..] {
+                let plan = plan(spec, rules, full_rank, &further);
+                let what = format!("{spec}, {precision}, full_rank={full_rank}, fuse={rules}");
+                assert!(on_cpu(&plan, threads(2), 12) == expected, "{what}: other bits");
+            }
+            let rounds = |plan: &Plan| {
+                let operations = &plan.program(ProgramKind::ForwardBackward).operations;
+                let round = |i: &Instruction| matches!(i, Instruction::Round(..));
+                operations.iter().any(|o| match &o.op {
+                    Op::Pointwise { program } => program.instructions.iter().any(round),
+                    _ => false,
+                })
+            };
+            assert!(rounds(&plan(spec, "true", full_rank, &further)), "{spec}: nothing is rounded");
         }
     }
 }

@@ -187,9 +187,9 @@ fn outputs_keep_their_meaning_and_the_arena_does_not_grow() {
                 }
             }
             if let Some(first) = outcomes.first() {
-                let kept = outcomes.iter().filter(|o| o.after <= o.before).map(|o| o.after);
+                let mut kept = outcomes.iter().filter(|o| o.after <= o.before).map(|o| o.after);
                 prop_assert!(
-                    planned(&fused) <= kept.last().unwrap_or(first.before).min(first.before)
+                    planned(&fused) <= kept.next_back().unwrap_or(first.before).min(first.before)
                 );
             }
             let mut again = graph.clone();
