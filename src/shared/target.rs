@@ -222,10 +222,15 @@ fn begins_as_plan(path: &Path) -> Result<bool, Failure> {
 impl Target {
     /// Whether this is a spec that asks for whatever fits the device that trains it. What is wrong with the spec is said
     /// when it is compiled.
-    pub(crate) fn asks_for_device_memory(&self, options: &SpecOptions, settings: &[String]) -> bool {
+    pub(crate) fn asks_for_device_memory(
+        &self,
+        options: &SpecOptions,
+        settings: &[String],
+    ) -> bool {
         let Target::Spec(input) = self else { return false };
         let settings: Vec<String> = settings.iter().chain(&options.set).cloned().collect();
-        let loaded = Spec::load(input.clone(), &settings, options.full_rank, &mut Sources::default());
+        let loaded =
+            Spec::load(input.clone(), &settings, options.full_rank, &mut Sources::default());
         let budget = loaded.ok().and_then(|(spec, _)| spec.recompute.budget);
         budget.is_some_and(|budget| budget.bytes.is_none())
     }

@@ -244,11 +244,9 @@ impl Pointwise {
                             InputForm::Elements => {
                                 Source::Slice(rows.part(row, columns.clone(), &mut []))
                             }
-                            InputForm::Row => Source::Slice(rows.part(
-                                row % rows.rows,
-                                columns.clone(),
-                                &mut [],
-                            )),
+                            InputForm::Row => {
+                                Source::Slice(rows.part(row % rows.rows, columns.clone(), &mut []))
+                            }
                             InputForm::Column => Source::Splat(rows.number(0, row % rows.width)),
                             InputForm::Scalar => Source::Splat(rows.number(0, 0)),
                         }
