@@ -35,6 +35,12 @@ const AREAS: &[(&str, &str, &str, &str)] = &[
     ),
     ("cola", "cola", "CoLA", "The section `[cola]` and the linears of the model."),
     ("autodiff", "", "Derivatives", "What training asks of a model beyond evaluating it."),
+    (
+        "recompute",
+        "recompute",
+        "Recompute",
+        "The section `[recompute]`: policies, their exceptions, and memory to fit into.",
+    ),
     ("compile", "compile", "Compiling", "The compiler as a whole."),
     (
         "device",

@@ -205,8 +205,8 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// FLOP/s of a product, taken from those of the same kind and storage as far as there are any: between measured
-    /// shapes the nearer ones count more.
+    /// FLOP/s of a product, taken from those of the same kind and storage as far as there are any (the rates of others
+    /// are an assumption): between measured shapes the nearer ones count more.
     pub fn product_rate(&self, product: Product, dtype: DType, shape: ProductShape) -> Figure {
         let same = |rate: &&ProductRate| rate.product.is_none_or(|other| other == product);
         let storage = self.products.iter().any(|rate| rate.dtype == dtype && same(&rate));
@@ -222,7 +222,7 @@ impl Profile {
         };
         let points = fitting.filter(|rate| !known || same(rate));
         let rate = between(points.map(|rate| (distance(rate), rate.rate)));
-        self.reached(rate, |attainable| attainable.products)
+        self.reached(borrowed(rate, !storage || !known), |attainable| attainable.products)
     }
 
     /// FLOP/s of attention.
@@ -242,7 +242,7 @@ impl Profile {
         let points =
             self.attention.iter().filter(same).filter(|rate| !storage || rate.dtype == dtype);
         let rate = between(points.map(|rate| (distance(rate), rate.rate)));
-        self.reached(rate, |attainable| attainable.attention)
+        self.reached(borrowed(rate, !storage), |attainable| attainable.attention)
     }
 
     /// Bytes a second that an operation moves, out of `bytes` in all.
@@ -266,6 +266,14 @@ impl Profile {
             }
             _ => rate,
         }
+    }
+}
+
+/// A rate that was measured for something else is an assumption.
+fn borrowed(rate: Figure, is_of_another: bool) -> Figure {
+    match is_of_another {
+        true => Figure { basis: rate.basis.max(Basis::Assumed), ..rate },
+        false => rate,
     }
 }
 
@@ -373,8 +381,11 @@ mod tests {
     #[test]
     fn another_storage_or_product_is_taken_where_there_is_no_own() {
         let shape = ProductShape { rows: 1024, columns: 64, inner: 512 };
-        let rate = |product, dtype| profile().product_rate(product, dtype, shape).value;
-        assert_eq!(rate(Product::Weight, DType::Bf16), 10_000);
+        let rate = |product, dtype| profile().product_rate(product, dtype, shape);
+        let assumed = Figure::new(10_000, Basis::Assumed);
+        assert_eq!(rate(Product::Weight, DType::Bf16), assumed);
+        assert_eq!(rate(Product::Weight, DType::F32), assumed);
+        assert_eq!(rate(Product::Forward, DType::F32), Figure::new(10_000, Basis::Measured));
     }
 
     #[test]

@@ -166,7 +166,7 @@ mod tests {
             arena: 6144,
         };
         let svg = memory_svg(&curve);
-        assert!(svg.contains(SIGNATURE) && svg.contains("a &lt; b") && svg.ends_with("</svg>"));
+        assert!(svg.contains(SIGNATURE) && svg.contains("a &lt; b") && svg.ends_with("</svg>\n"));
         assert!(svg.contains("operation 2") && svg.contains("KiB") && svg.contains("backward"));
         // Two corners for each operation and curve.
         let points = |class: &str| {
