@@ -184,7 +184,9 @@ fn with_master((op, operands): (Op, Vec<TensorType>)) -> Option<(Op, Vec<TensorT
 
 /// Result types with the gradients of parameters in bf16 where the operands are.
 fn results(op: &Op, operands: &[TensorType]) -> Vec<TensorType> {
-    let mut results = op.infer(&operands.iter().collect::<Vec<_>>()).unwrap();
+    let mut results = op
+        .infer(&operands.iter().collect::<Vec<_>>())
+        .expect("the operands have the types of the operation");
     if operands.iter().any(|ty| ty.dtype == DType::Bf16) {
         for (_, ty) in results.iter_mut().enumerate().filter(|(index, _)| op.accumulates(*index)) {
             ty.dtype = DType::Bf16;

@@ -273,7 +273,7 @@ impl Reader {
             };
             let is_rate = unit.starts_with("giga");
             let fits = |number: f64| match is_rate {
-                true => number >= 1e-6 && number <= LARGEST,
+                true => (1e-6..=LARGEST).contains(&number),
                 false => (0.0..=1e15).contains(&number) && number.fract() == 0.0,
             };
             match number.filter(|&number| fits(number)) {

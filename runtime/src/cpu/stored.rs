@@ -56,7 +56,7 @@ impl Pointer {
     ///
     /// # Safety
     /// So many elements lie here, and while the slice lives, nobody writes them.
-    pub(crate) unsafe fn read<'a>(self, length: usize, buffer: &'a mut [f32]) -> &'a [f32] {
+    pub(crate) unsafe fn read(self, length: usize, buffer: &mut [f32]) -> &[f32] {
         match self {
             // SAFETY: passed on.
             Pointer::F32(pointer) => unsafe { std::slice::from_raw_parts(pointer, length) },
@@ -81,8 +81,8 @@ impl Pointer {
         change: impl FnOnce(&mut [f32]) -> R,
     ) -> R {
         match self {
-            // SAFETY: passed on.
             Pointer::F32(pointer) => {
+                // SAFETY: passed on.
                 change(unsafe { std::slice::from_raw_parts_mut(pointer, length) })
             }
             Pointer::Bf16(pointer) => {

@@ -46,7 +46,7 @@ fn thread_seconds() -> Option<f64> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the call writes one `timespec`.
     let failed = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    (failed == 0).then(|| time.tv_sec as f64 + 1e-9 * time.tv_nsec as f64)
+    (failed == 0).then_some(time.tv_sec as f64 + 1e-9 * time.tv_nsec as f64)
 }
 
 /// Where it is not to be had.
