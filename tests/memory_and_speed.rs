@@ -1,11 +1,13 @@
 //! Reports about memory and speed: what they add up to, what they say of small specs, and what they agree on with the
 //! plan.
 
-#![expect(clippy::unwrap_used, reason = "a test may end where something is not as it must be")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
+
+mod common;
 
 use colac_compiler::compile::{Request, compile, recompile};
 use colac_compiler::device;
-use colac_compiler::diagnostics::{Diagnostics, Sources};
+use colac_compiler::diagnostics::Sources;
 use colac_compiler::fit::{self, Search};
 use colac_compiler::policies;
 use colac_compiler::spec::SpecInput;
@@ -16,18 +18,9 @@ use colac_plan::predict;
 use colac_plan::profile::{Basis, Profile};
 use colac_plan::{Plan, ProgramKind, Segment};
 
+/// A plan, its spec named from the root of the repository.
 fn plan(spec: &str, settings: &[&str], full_rank: bool) -> Plan {
-    let request = Request {
-        input: SpecInput::from_argument(spec),
-        settings: settings.iter().map(|setting| (*setting).to_owned()).collect(),
-        full_rank,
-        dump: None,
-    };
-    let failed = |errors: Diagnostics| -> Plan {
-        let messages: Vec<_> = errors.iter().map(|e| e.message.clone()).collect();
-        panic!("{spec} with {settings:?}: {messages:?}")
-    };
-    compile(request, &mut Sources::default()).map_or_else(failed, |compiled| compiled.plan)
+    Plan::clone(&common::plan(spec, settings, full_rank))
 }
 
 fn profile(name: &str) -> Profile {
@@ -119,8 +112,7 @@ fn operations_know_their_lines() {
 }
 
 fn golden(name: &str, text: &str) {
-    let folder =
-        std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/cases/reports");
+    let folder = common::repository("tests/cases/reports");
     insta::with_settings!({
         snapshot_path => folder,
         prepend_module_to_snapshot => false,
@@ -182,8 +174,9 @@ fn a_difference_tells_of_everything_and_of_nothing() {
 /// A plan compiles again to itself, without a file: also where the architecture is one.
 #[test]
 fn a_plan_can_be_compiled_again() {
-    let architecture = "../examples/own-architecture/duet-nano.toml";
-    for (spec, full_rank) in [("llama-nano", false), ("llama-nano", true), (architecture, false)] {
+    let own = common::repository("examples/own-architecture/duet-nano.toml");
+    let own = own.to_str().unwrap();
+    for (spec, full_rank) in [("llama-nano", false), ("llama-nano", true), (own, false)] {
         let first = plan(spec, &[], full_rank);
         let again = recompile(&first, Vec::new(), &mut Sources::default()).unwrap().plan;
         assert_eq!(first.programs, again.programs, "{spec}");
@@ -213,7 +206,7 @@ fn policies_are_compared_with_the_plan_itself() {
 /// Exceptions and budgets of a plan's own policy do not stand in the way of the others.
 #[test]
 fn a_plan_of_its_own_kind_is_compared_with_every_policy() {
-    let text = std::fs::read_to_string("../specs/llama-nano.toml").unwrap();
+    let text = std::fs::read_to_string(common::repository("specs/llama-nano.toml")).unwrap();
     let exception = "[recompute]\npolicy = \"block\"\n\n[[recompute.override]]\ntargets = \"layers.0.**\"\npolicy = \"none\"\n";
     let request = Request {
         input: SpecInput::Text { name: "mixed.toml".into(), text: format!("{text}\n{exception}") },
