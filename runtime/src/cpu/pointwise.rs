@@ -266,7 +266,7 @@ impl Pointwise {
                 },
                 Step::Load(operand) => {
                     let (form, rows) = &self.operands[operand];
-                    let row = if *form == InputForm::Row { 0 } else { row };
+                    let row = if *form == InputForm::Row { row % rows.rows } else { row };
                     // SAFETY: as above. What is not f32 is converted into the register that it is loaded to.
                     unsafe { rows.part(row, columns.clone(), y) };
                 }
