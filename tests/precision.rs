@@ -232,7 +232,7 @@ fn training_in_bf16_follows_f32() {
     assert!(last < first - 1.0, "{first} to {last}");
     let mixed = curve("bf16");
     for (update, (f32, bf16)) in exact.iter().zip(&mixed).enumerate() {
-        assert!((f32 - bf16).abs() <= 0.02 * f32, "update {update}: {bf16}, in f32 {f32}");
+        assert!((f32 - bf16).abs() <= 0.04 * f32, "update {update}: {bf16}, in f32 {f32}");
     }
     let pure = curve("bf16-pure");
     assert!(pure[pure.len() - 1] < first - 0.75, "{first} to {}", pure[pure.len() - 1]);

@@ -157,7 +157,7 @@ fn runs_in_bf16_stay_beside_pytorch_in_f32() {
                 && deviation.late_loss <= late_loss
                 && deviation.logits <= 0.02
                 && deviation.gradient <= 0.04
-                && deviation.gradient_norm <= 0.1;
+                && deviation.gradient_norm <= 0.2;
             assert!(accepted, "{name} in {precision}: {deviation:?}");
         }
     }

@@ -94,7 +94,7 @@ pub fn run(graph: &mut Graph, precision: Precision) {
     }
 }
 
-/// Puts a rounding between statistics and an operation that makes activations of them without being a formula.
+/// Puts a rounding between statistics or tables and an operation that makes activations of them without being a formula.
 fn round_statistics(graph: &mut Graph, id: NodeId, precision: Precision) {
     let activation = storage(precision, Class::Activation);
     let node = graph.node(id);
@@ -105,8 +105,9 @@ fn round_statistics(graph: &mut Graph, id: NodeId, precision: Precision) {
     }
     let (origin, phase, scope) = (node.origin.clone(), node.phase, node.scope);
     for (position, operand) in graph.operands(id).into_iter().enumerate() {
-        let computed = matches!(graph.node(operand.node).kind, NodeKind::Op(_) | NodeKind::View(_));
-        if computed && graph.ty(operand).dtype == DType::F32 {
+        // The angles of a rotation are read as they are.
+        let angles = position >= 1 && matches!(graph.node(id).kind, NodeKind::Op(Op::Rope { .. }));
+        if !angles && graph.ty(operand).dtype == DType::F32 {
             let mut program = Program::sum(1);
             program.outputs[0].dtype = activation;
             let op = Op::Pointwise { program };
