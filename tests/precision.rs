@@ -102,6 +102,8 @@ fn check_storage(plan: &Plan, operation: &Operation, what: &str) {
                 (alone && operation.phase == Phase::Forward) || given
             }
             Op::Pointwise { .. } => false,
+            // Sums over rows that are part of a parameter's gradient on the way.
+            Op::ColumnSum | Op::Sum => true,
             op => reduces_rows(op, index),
         };
         let expected = if statistic { DType::F32 } else { DType::Bf16 };

@@ -183,7 +183,7 @@ mod tests {
     fn paths_share_what_they_can() {
         let paths = ["layers.0.attn.q_proj.cola_a", "layers.0.attn.k_proj.cola_a"];
         assert_eq!(joined(&paths), "layers.0.attn.{q_proj,k_proj}.cola_a");
-        assert_eq!(joined(&["h.0.c_attn.q", "h.0.c_attn.v"]), "h.0.c_attn.{q,v}");
+        assert_eq!(joined(&["turn.0.mix.q", "turn.0.mix.v"]), "turn.0.mix.{q,v}");
         assert_eq!(joined(&["a.w", "b.c.w", "d.w"]), "{a,b.c,d}.w");
         assert_eq!(joined(&["a.b.a", "a.a"]), "a.{b.a,a}", "nothing is left without a name");
         assert_eq!(joined(&["x", "y"]), "{x,y}");
