@@ -143,7 +143,7 @@ fn a_spec_and_its_plan_are_inspected_alike() {
     assert_eq!((rank("cola.rank=16"), rank("cola.rank=hidden_size / 2")), (16, 64));
     folder.run(&["inspect", "llama-nano"]).succeeds().says(&[
         "llama-nano (cola)",
-        "layers.0–3",
+        "layers.1–3",
         "dense:",
     ]);
     folder.fails(

@@ -42,7 +42,7 @@ pub const PASSES: [PassInfo; 9] = [
     },
     PassInfo {
         name: "fuse",
-        about: "programs are joined with their neighbours and with norms, where that costs no memory",
+        about: "programs are joined with their neighbours and with norms",
     },
     PassInfo {
         name: "schedule",

@@ -388,7 +388,6 @@ fn optimizer() -> [Task; 2] {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may end where something is not as it must be")]
 mod tests {
     use super::*;
 
