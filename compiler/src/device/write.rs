@@ -111,7 +111,6 @@ fn quoted(text: &str) -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may end where something is not as it must be")]
 mod tests {
     use super::*;
     use crate::device::read;

@@ -2,20 +2,23 @@
 
 use std::borrow::Cow;
 
+use colac_plan::DType;
 use colac_plan::pointwise::{InputForm, Program};
 
-use super::{pointwise, value::Value};
+use super::{nearest_bf16, pointwise, value::Value};
 
 /// What a norm is taken of, with the operands behind it: the first operand, or what the prologue makes of the first few.
 pub(super) fn before<'a>(
     prologue: Option<&Program>,
     operands: &'a [Value],
+    rounds: bool,
 ) -> (Cow<'a, Value>, &'a [Value]) {
     let Some(program) = prologue else { return (Cow::Borrowed(&operands[0]), &operands[1..]) };
     let (inputs, rest) = operands.split_at(program.inputs.len());
     let whole = program.inputs.iter().position(|form| *form == InputForm::Elements);
     let shape = &inputs[whole.expect("a checked program has an input of that form")];
-    let elements = pointwise::run(program, inputs).remove(0);
+    // The norm is taken of what is stored.
+    let elements = stored(pointwise::run(program, inputs, rounds).remove(0), program, rounds);
     (Cow::Owned(Value { extents: shape.extents.clone(), elements }), rest)
 }
 
@@ -25,9 +28,19 @@ pub(super) fn after(
     dx: Vec<f64>,
     x: &Value,
     operands: &[Value],
+    rounds: bool,
 ) -> Vec<f64> {
     let Some(program) = epilogue else { return dx };
-    let mut inputs = vec![Value { extents: x.extents.clone(), elements: dx }];
+    let elements = stored(dx, program, rounds);
+    let mut inputs = vec![Value { extents: x.extents.clone(), elements }];
     inputs.extend_from_slice(operands);
-    pointwise::run(program, &inputs).remove(0)
+    pointwise::run(program, &inputs, rounds).remove(0)
+}
+
+/// Numbers as they are stored beside a program, in the format of its result.
+fn stored(mut elements: Vec<f64>, program: &Program, rounds: bool) -> Vec<f64> {
+    if rounds && program.outputs[0].dtype == DType::Bf16 {
+        elements.iter_mut().for_each(|element| *element = nearest_bf16(*element));
+    }
+    elements
 }

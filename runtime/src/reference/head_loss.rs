@@ -22,7 +22,7 @@ fn products(x: &Value, w: &Value, bias: Option<&Value>, position: usize) -> Vec<
 
 /// The only output of a program.
 fn output(program: &Program, inputs: &[f64]) -> f64 {
-    registers(program, inputs)[program.outputs[0].register as usize]
+    registers(program, inputs, false)[program.outputs[0].register as usize]
 }
 
 fn transformed(products: &[f64], function: Option<&Program>) -> Vec<f64> {

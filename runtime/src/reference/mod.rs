@@ -92,7 +92,7 @@ impl ReferenceExecutor {
     fn execute(&mut self, operation: &Operation) {
         let operands: Vec<Value> = operation.operands.iter().map(|&t| self.value(t)).collect();
         let current: Vec<Value> = operation.results.iter().map(|&t| self.value(t)).collect();
-        let results = evaluate(&operation.op, &operands, &current);
+        let results = evaluate_rounding(&operation.op, &operands, &current, self.rounds);
         for (((&tensor, write), result), old) in
             operation.results.iter().zip(&operation.writes).zip(results).zip(current)
         {
@@ -172,6 +172,17 @@ pub(crate) fn nearest_bf16(value: f64) -> f64 {
 /// The results of one operation, each in logical order. `current` holds what the results' tensors contain before: only
 /// [`Op::AdamW`], which updates in place, reads it.
 pub fn evaluate(op: &Op, operands: &[Value], current: &[Value]) -> Vec<Vec<f64>> {
+    evaluate_rounding(op, operands, current, false)
+}
+
+/// As [`evaluate`]; with `rounds` the programs of the operation round to bf16 where they say so: a joined operation has
+/// the results of its parts, whose values between were stored.
+fn evaluate_rounding(
+    op: &Op,
+    operands: &[Value],
+    current: &[Value],
+    rounds: bool,
+) -> Vec<Vec<f64>> {
     let o = operands;
     match op {
         Op::Linear => vec![linear::forward(&o[0], &o[1])],
@@ -181,7 +192,7 @@ pub fn evaluate(op: &Op, operands: &[Value], current: &[Value]) -> Vec<Vec<f64>>
         Op::Embedding => vec![embedding::forward(&o[0], &o[1])],
         Op::EmbeddingBackward { rows } => vec![embedding::backward(&o[0], &o[1], *rows as usize)],
         Op::RmsNorm { epsilon, gain, prologue } => {
-            let (x, vectors) = fused::before(prologue.as_ref(), o);
+            let (x, vectors) = fused::before(prologue.as_ref(), o, rounds);
             let results = rms_norm::forward(&x, gain.then(|| &vectors[0]), epsilon.get());
             let made = prologue.as_ref().map(|_| x.elements.clone());
             results.into_iter().chain(made).collect()
@@ -189,11 +200,11 @@ pub fn evaluate(op: &Op, operands: &[Value], current: &[Value]) -> Vec<Vec<f64>>
         Op::RmsNormBackward { gain, epilogue } => {
             let first = 2 + usize::from(*gain);
             let [dx, dw] = rms_norm::backward(&o[0], &o[1], gain.then(|| &o[2]), &o[first]);
-            let dx = fused::after(epilogue.as_ref(), dx, &o[1], &o[first + 1..]);
+            let dx = fused::after(epilogue.as_ref(), dx, &o[1], &o[first + 1..], rounds);
             [dx].into_iter().chain(gain.then_some(dw)).collect()
         }
         Op::LayerNorm { epsilon, gain, bias, prologue } => {
-            let (x, vectors) = fused::before(prologue.as_ref(), o);
+            let (x, vectors) = fused::before(prologue.as_ref(), o, rounds);
             let w = gain.then(|| &vectors[0]);
             let b = bias.then(|| &vectors[usize::from(*gain)]);
             let results = layer_norm::forward(&x, w, b, epsilon.get());
@@ -204,7 +215,7 @@ pub fn evaluate(op: &Op, operands: &[Value], current: &[Value]) -> Vec<Vec<f64>>
             let first = 2 + usize::from(*gain);
             let (w, mean, rstd) = (gain.then(|| &o[2]), &o[first], &o[first + 1]);
             let [dx, dw, db] = layer_norm::backward(&o[0], &o[1], w, mean, rstd);
-            let dx = fused::after(epilogue.as_ref(), dx, &o[1], &o[first + 2..]);
+            let dx = fused::after(epilogue.as_ref(), dx, &o[1], &o[first + 2..], rounds);
             [dx].into_iter().chain(gain.then_some(dw)).chain(bias.then_some(db)).collect()
         }
         Op::RowSum { mean } => vec![rows::sum(&o[0], *mean)],
@@ -219,7 +230,7 @@ pub fn evaluate(op: &Op, operands: &[Value], current: &[Value]) -> Vec<Vec<f64>>
         Op::AttentionBackward { scores } => {
             attention::backward([&o[0], &o[1], &o[2], &o[3], &o[4], &o[5]], scores).into()
         }
-        Op::Pointwise { program } => pointwise::run(program, o),
+        Op::Pointwise { program } => pointwise::run(program, o, rounds),
         Op::HeadLoss { chunk: _, bias, transform } => {
             let bias = bias.then(|| &o[3]);
             vec![head_loss::forward(&o[0], &o[1], &o[2], bias, transform.as_ref())]

@@ -1,11 +1,13 @@
-//! Pointwise programs, one element at a time. Rounding to a storage format is left out.
+//! Pointwise programs, one element at a time. Rounding to a storage format is left out unless asked for.
 
+use colac_plan::DType;
 use colac_plan::pointwise::{Binary, InputForm, Instruction, Program, Unary};
 
+use super::nearest_bf16;
 use super::value::Value;
 
-/// The outputs of a program.
-pub(super) fn run(program: &Program, operands: &[Value]) -> Vec<Vec<f64>> {
+/// The outputs of a program; with `rounds` what it rounds to bf16 on the way is rounded.
+pub(super) fn run(program: &Program, operands: &[Value], rounds: bool) -> Vec<Vec<f64>> {
     let first = program.inputs.iter().position(|form| *form == InputForm::Elements);
     let shape = &operands[first.expect("a checked program has an input of that form")];
     let mut outputs = vec![Vec::with_capacity(shape.elements.len()); program.outputs.len()];
@@ -22,7 +24,7 @@ pub(super) fn run(program: &Program, operands: &[Value]) -> Vec<Vec<f64>> {
                 InputForm::Scalar => operand.elements[0],
             })
             .collect();
-        let registers = registers(program, &inputs);
+        let registers = registers(program, &inputs, rounds);
         for (output, values) in program.outputs.iter().zip(&mut outputs) {
             values.push(registers[output.register as usize]);
         }
@@ -31,7 +33,7 @@ pub(super) fn run(program: &Program, operands: &[Value]) -> Vec<Vec<f64>> {
 }
 
 /// What every instruction gives for one element.
-pub(super) fn registers(program: &Program, inputs: &[f64]) -> Vec<f64> {
+pub(super) fn registers(program: &Program, inputs: &[f64], rounds: bool) -> Vec<f64> {
     let mut registers: Vec<f64> = Vec::with_capacity(program.instructions.len());
     for instruction in &program.instructions {
         let at = |register: u16| registers[register as usize];
@@ -41,6 +43,7 @@ pub(super) fn registers(program: &Program, inputs: &[f64]) -> Vec<f64> {
             Instruction::Unary(function, a) => unary(function, at(a)),
             Instruction::Binary(function, a, b) => binary(function, at(a), at(b)),
             Instruction::Select(c, a, b) => at(if at(c) != 0.0 { a } else { b }),
+            Instruction::Round(DType::Bf16, a) if rounds => nearest_bf16(at(a)),
             Instruction::Round(_, a) => at(a),
         };
         registers.push(value);
