@@ -96,7 +96,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
 
     let inspection = Inspection::new(&plan);
     let dense = match plan.form {
-        Form::Cola => Some(Inspection::new(&compile_full_rank(&input, &options)?)),
+        Form::Cola => Some(Inspection::new(&compile_full_rank(&input, &options, &plan)?)),
         Form::FullRank => None,
     };
     let shown = output.display().to_string();
@@ -114,17 +114,20 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The dense model that the plan is compared with. Its warnings are those of the spec, which have been shown.
+/// The dense model that the plan is compared with. Its warnings are those of the spec, which have been shown. Where the
+/// plan was fitted to a memory, the dense model need not fit: it keeps everything, with the plan's micro-batch.
 fn compile_full_rank(
     input: &SpecInput,
     options: &SpecOptions,
+    plan: &colac_plan::Plan,
 ) -> Result<colac_plan::Plan, Failure> {
-    let request = Request {
-        input: input.clone(),
-        settings: options.set.clone(),
-        full_rank: true,
-        dump: None,
-    };
+    let mut settings = options.set.clone();
+    if plan.recompute.starts_with("auto") {
+        settings.push("recompute.policy=none".to_owned());
+        settings.push(format!("train.micro_batch={}", plan.recipe.micro_batch));
+        settings.push(format!("train.global_batch={}", plan.recipe.global_batch));
+    }
+    let request = Request { input: input.clone(), settings, full_rank: true, dump: None };
     let mut sources = Sources::default();
     match compile(request, &mut sources) {
         Ok(Compiled { plan, .. }) => Ok(plan),

@@ -23,6 +23,8 @@ pub struct Inspection {
     /// FLOPs of matrix products and attention for each trained token. A multiply-add is two. Causal attention counts as
     /// half the square of the sequence.
     pub flops_per_token: Flops,
+    /// What lives until the backward pass: the recompute policy, or what was chosen for a memory.
+    pub recompute: String,
     /// Bytes that the runtime allocates.
     pub memory: Memory,
     /// Repeated layers, outermost scopes only, and `rest` for what lies outside.
@@ -254,6 +256,7 @@ impl Inspection {
             flops.add(operation, cost(plan, operation));
         }
         Inspection {
+            recompute: plan.recompute.clone(),
             name: plan.name.clone(),
             form: plan.form.name(),
             parameters,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use crate::spec::RecomputePolicy;
 use crate::view::Inspection;
 use crate::view::inspection::Flops;
 
@@ -74,6 +75,9 @@ pub fn summary(inspection: &Inspection, dense: Option<&Inspection>) -> String {
         format!("{}  ({})", flops(f.total), flop_parts(f)),
         against(f.total, |i| i.flops_per_token.total, flops),
     );
+    if inspection.recompute != RecomputePolicy::None.name() {
+        line("recompute", inspection.recompute.clone(), String::new());
+    }
     let m = inspection.memory;
     line("memory", bytes(m.total), against(m.total, |i| i.memory.total, bytes));
     line(
