@@ -6,6 +6,7 @@ use clap::Args;
 use colac_compiler::diagnostics::Sources;
 use colac_compiler::fit::{self, Fit, Search, Smallest};
 use colac_compiler::policies;
+use colac_compiler::spec::parse_bytes;
 use colac_compiler::view::text;
 use colac_plan::Plan;
 use colac_plan::profile::Profile;
@@ -38,11 +39,11 @@ pub(crate) struct Arguments {
     device: DeviceOptions,
 
     /// Memory to fit into, such as 24GiB [default: the device's, less what is reserved]
-    #[arg(long, value_name = "BYTES", value_parser = devices::parse_bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     memory: Option<u64>,
 
     /// Memory of the device that is not to be had [default: the profile's]
-    #[arg(long, value_name = "BYTES", value_parser = devices::parse_bytes, requires = "device")]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, requires = "device")]
     reserve: Option<u64>,
 
     /// Micro-batches to try [default: every divisor of the global batch]

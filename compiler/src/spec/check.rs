@@ -3,8 +3,8 @@
 //! Must not know sections or rules between keys.
 
 use super::codes;
-use super::recompute::bytes;
 use super::schema::{Key, Kind, LARGEST_RANK};
+use super::size::parse_bytes;
 use crate::diagnostics::{Diagnostic, nearest};
 use crate::toml_tree::{Node, Tree};
 
@@ -70,11 +70,12 @@ pub(super) fn check(key: &Key, node: Node) -> Result<Node, Diagnostic> {
             }
         }
         (Kind::Boolean, Tree::Boolean(_)) => Ok(node),
-        (Kind::Memory, Tree::Text(text, _)) => match text == "device" || bytes(text).is_some() {
-            true => Ok(node),
-            false => {
+        (Kind::Memory, Tree::Text(text, _)) => match parse_bytes(text) {
+            _ if text == "device" => Ok(node),
+            Ok(_) => Ok(node),
+            Err(reason) => {
                 Err(Diagnostic::error(codes::UNKNOWN_VALUE, format!("`{path}` is not a size"))
-                    .at(node.span, "no number of bytes")
+                    .at(node.span, reason)
                     .help(
                         "write a number with a unit, as in \"24 GiB\" or \"80 GB\", or \"device\"",
                     ))

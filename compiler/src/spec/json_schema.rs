@@ -114,7 +114,7 @@ fn property(key: &Key) -> Json {
     property
 }
 
-/// Sizes as [`super::recompute::bytes`] reads them, as far as an expression can say it.
+/// Sizes as [`super::parse_bytes`] reads them, as far as an expression can say it.
 const MEMORY_PATTERN: &str = "^(device|[0-9_.]+ ?([KMGTkmgt][Ii]?)?[Bb]?)$";
 
 fn described(default: Default) -> String {

@@ -22,6 +22,7 @@ mod recipe;
 mod recompute;
 mod resolved;
 mod settings;
+mod size;
 mod spanned;
 
 use std::collections::BTreeMap;
@@ -40,6 +41,7 @@ pub use input::SpecInput;
 pub use recipe::Horizon;
 pub use recompute::{Budget, Recompute, RecomputeOverride, RecomputePolicy};
 pub use resolved::{Origin, Resolution};
+pub use size::parse_bytes;
 pub use spanned::Spanned;
 
 /// A spec whose own keys are right; what only the architecture can judge is still open.

@@ -5,6 +5,7 @@
 use super::codes;
 use super::decode::{Decoder, Section};
 use super::recipe::unused;
+use super::size::parse_bytes;
 use super::spanned::Spanned;
 use crate::diagnostics::{Diagnostic, Span};
 use crate::language::selector::Selector;
@@ -77,30 +78,6 @@ pub struct Budget {
     pub choose_micro_batch: bool,
     /// Where the size is written.
     pub span: Span,
-}
-
-/// A size such as `24 GiB`, `80GB` or `1_000_000`, in bytes: `KiB`, `MiB`, `GiB`, `TiB` are powers of 1024, `kB`, `MB`,
-/// `GB`, `TB` of 1000. `None` where the text is none or nothing is left of it.
-pub(super) fn bytes(text: &str) -> Option<u64> {
-    let text = text.trim();
-    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '_'));
-    let (number, unit) = text.split_at(digits.unwrap_or(text.len()));
-    let unit = unit.trim().to_ascii_lowercase();
-    let scale: u64 = match unit.strip_suffix('b').unwrap_or(&unit) {
-        "" => 1,
-        "k" => 1000,
-        "m" => 1000_u64.pow(2),
-        "g" => 1000_u64.pow(3),
-        "t" => 1000_u64.pow(4),
-        "ki" => 1 << 10,
-        "mi" => 1 << 20,
-        "gi" => 1 << 30,
-        "ti" => 1 << 40,
-        _ => return None,
-    };
-    let number: f64 = number.replace('_', "").parse().ok()?;
-    let bytes = number * scale as f64;
-    (1.0..9e18).contains(&bytes).then_some(bytes as u64)
 }
 
 /// One `[[recompute.override]]`.
@@ -189,7 +166,7 @@ fn budget(
         }
         return None;
     };
-    let bytes = (memory.value != "device").then(|| bytes(&memory.value)).flatten();
+    let bytes = (memory.value != "device").then(|| parse_bytes(&memory.value).ok()).flatten();
     Some(Budget { bytes, choose_micro_batch: choose?.value, span: memory.span })
 }
 
@@ -197,29 +174,4 @@ fn policy(decoder: &mut Decoder<'_>, section: &Section<'_>) -> Option<Spanned<Re
     let written = decoder.text(section, "policy")?;
     let policy = RecomputePolicy::of(&written.value)?;
     Some(written.map(|_| policy))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::bytes;
-
-    #[test]
-    fn sizes_are_read_with_their_units() {
-        for (text, expected) in [
-            ("24 GiB", Some(24 << 30)),
-            ("1.5KiB", Some(1536)),
-            ("80GB", Some(80_000_000_000)),
-            ("1_000", Some(1000)),
-            ("2t", Some(2_000_000_000_000)),
-            ("", None),
-            ("GiB", None),
-            ("24 apples", None),
-            ("0", None),
-            ("-3 GiB", None),
-            ("9e99", None),
-            ("99999999 TiB", None),
-        ] {
-            assert_eq!(bytes(text), expected, "{text}");
-        }
-    }
 }
