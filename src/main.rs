@@ -66,6 +66,10 @@ enum Command {
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
+        #[cfg(feature = "arrow")]
+        if colac_runtime::data::source::guarded::panic_becomes_an_error() {
+            return;
+        }
         console::alert(format!(
             "{panic}\nthis is a bug in colac: please report it together with the command"
         ));

@@ -4,7 +4,7 @@
 //! only walks the list. Nothing is allocated while a program runs (on x86-64, where the GEMM library keeps its packing
 //! buffers; elsewhere it allocates them in each product). Results have the same bits for any number of threads, since
 //! tasks and the order of additions depend on shapes alone; they may differ between instruction sets. What is stored in
-//! bf16 is brought to f32 before arithmetic and rounded once after it ([`stored`]); that costs time, and the numbers are
+//! bf16 is brought to f32 before arithmetic and rounded once after it (`stored.rs`); that costs time, and the numbers are
 //! those that any executor of bf16 must give within its rounding. The widest vector
 //! instructions are used that the processor has and `COLAC_CPU_VECTORS` (`avx512`, `avx2` or `baseline`) allows.
 //!

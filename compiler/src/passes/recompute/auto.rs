@@ -1,11 +1,10 @@
 //! The policy `auto`: the least work that fits a number of bytes.
 //!
-//! Candidates are the other policies, those with segments in several sizes, and the list of [`placements`]. They do not
-//! depend on the budget, so a larger one never means more work, and none of the other policies is ever better.
+//! Candidates are the other policies, those with segments in several sizes, and the lists of placements
+//! (`placements.rs`). They do not depend on the budget, so a larger one never means more work, and none of the other
+//! policies is ever better.
 //! The price of an operation is its arithmetic plus a hundred for each byte that it moves, about what devices can do in
 //! the time of a byte; no measured number decides what a plan is.
-//!
-//! [`placements`]: crate::passes::recompute::placements
 
 use colac_plan::{Plan, ProgramKind, TensorId, TensorType};
 

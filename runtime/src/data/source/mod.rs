@@ -16,6 +16,8 @@ mod text;
 #[cfg(feature = "arrow")]
 mod arrow_rows;
 #[cfg(feature = "arrow")]
+pub mod guarded;
+#[cfg(feature = "arrow")]
 mod parquet_rows;
 
 #[cfg(test)]
@@ -184,11 +186,14 @@ impl FileReader {
             }
             #[cfg(feature = "arrow")]
             Format::Parquet => {
-                Box::new(parquet_rows::ParquetDocuments::open(path, &options.text_field, &tally)?)
+                let open =
+                    || parquet_rows::ParquetDocuments::open(path, &options.text_field, &tally);
+                Box::new(guarded::Guarded::open(path, "Parquet", open)?)
             }
             #[cfg(feature = "arrow")]
             Format::Arrow => {
-                Box::new(arrow_rows::ArrowDocuments::open(path, &options.text_field, &tally)?)
+                let open = || arrow_rows::ArrowDocuments::open(path, &options.text_field, &tally);
+                Box::new(guarded::Guarded::open(path, "Arrow", open)?)
             }
             #[cfg(not(feature = "arrow"))]
             Format::Parquet | Format::Arrow => {
@@ -282,7 +287,7 @@ pub fn sample(
 /// Rows of a Parquet file, from its footer alone.
 #[cfg(feature = "arrow")]
 pub(crate) fn parquet_rows(path: &Path) -> Result<u64, DataError> {
-    parquet_rows::row_count(path)
+    guarded::guard(path, "Parquet", || parquet_rows::row_count(path))
 }
 
 /// Every document of `inputs`, one after the other and whole, for what does not need to stream; `visit` gets the file
