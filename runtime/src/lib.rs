@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod conformance;
 pub mod cpu;
+pub mod cuda;
 pub mod data;
 pub mod executor;
 pub mod generate;
