@@ -238,8 +238,13 @@ def check_training(fixtures, variant, weight, rows):
         put(model, *weight(start, low_rank))
         trainer = peer.Trainer(model, precision, accumulation=2, clip=1.0, learning_rate=5e-3, weight_decay=0.1)
         cos, sin = (x.to(model.embedding.dtype) for x in table(SMALL))
-        losses = torch.stack([trainer.step(micro_batches, cos, sin) for micro_batches in rows])
-        check(f"{variant}, {precision}, losses of training", distance(losses, torch.tensor(expected)), bound)
+        losses, found = [], []
+        for micro_batches in rows:
+            losses.append(trainer.step(micro_batches, cos, sin))
+            found.append(trainer.norm.float())
+        check(f"{variant}, {precision}, losses of training", distance(torch.stack(losses), torch.tensor(expected)), bound)
+        # AdamW hides a wrong scale of gradients; their norm shows it.
+        check(f"{variant}, {precision}, gradient norms", distance(torch.stack(found), torch.tensor(norms)), bound)
         if precision == "master":
             off = sum((w != m.bfloat16()).sum().item() for w, m in zip(trainer.weights, trainer.stepped))
             check(f"{variant}, weights are their masters rounded", float(off), 0)

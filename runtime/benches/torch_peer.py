@@ -246,6 +246,8 @@ class Trainer:
     def __init__(self, model, precision, accumulation=1, clip=1.0, learning_rate=1e-3, weight_decay=0.01, fused=True):
         self.model, self.accumulation, self.clip = model, accumulation, clip
         self.call = model
+        # Of the last step's gradient, before clipping.
+        self.norm = None
         self.weights = list(model.parameters())
         self.stepped = self.weights
         if precision == "master":
@@ -274,7 +276,7 @@ class Trainer:
             for weight, gradient in zip(self.stepped, self.gradients):
                 weight.grad = gradient
         if self.clip:
-            torch.nn.utils.clip_grad_norm_(self.stepped, self.clip, foreach=True)
+            self.norm = torch.nn.utils.clip_grad_norm_(self.stepped, self.clip, foreach=True)
         self.optimizer.step()
         for weight in self.stepped:
             weight.grad = None
