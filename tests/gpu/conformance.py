@@ -20,7 +20,7 @@ def main():
         stage.row(f"training beside the CPU, {precision}", 60, lambda p=precision: beside_cpu(stage, p), "beside")
     for precision in BOUNDS:
         stage.row(f"two runs, {precision}", 20, lambda p=precision: equal_bits(stage, p), "twice")
-    for tool in ("memcheck", "racecheck", "initcheck", "synccheck"):
+    for tool in ("memcheck", "racecheck", "synccheck"):
         sanitize(stage, tool)
     stage.finish()
 

@@ -113,11 +113,16 @@ class Stage:
         if seen:
             return seen[0]
         if not in_time:
-            raise Failed(f"not done after {limit:.0f} s: {shlex.join(command)}")
+            raise Failed(f"not done after {limit:.0f} s: {self.told(command)}")
         if process.returncode != 0 or watch:
             tail = "".join((stderr or stdout)[-12:]).strip()
-            raise Failed(f"{shlex.join(command)} ended with {process.returncode}: {tail}")
+            raise Failed(f"{self.told(command)} ended with {process.returncode}: {tail}")
         return "".join(stdout)
+
+    def told(self, command):
+        """A command as a reader of the table needs it: without the folders of this machine."""
+        text = shlex.join(str(part) for part in command).replace(self.colac, "colac").replace(sys.executable, "python3")
+        return text.replace(f"{ROOT}/", "").replace(f"{self.scratch}/", "")
 
     def json(self, command, **options):
         """Runs a command that prints one JSON value."""
@@ -125,7 +130,7 @@ class Stage:
         try:
             return json.loads(text)
         except ValueError as error:
-            raise Failed(f"no JSON from {shlex.join(map(str, command))}: {error}") from None
+            raise Failed(f"no JSON from {self.told(command)}: {error}") from None
 
     def offers(self, command, option):
         """Whether a command of colac has an option: this script may be older or newer than the binary."""
