@@ -230,7 +230,9 @@ class Model(nn.Module):
 
     def loss_of_residual(self, residual, tokens):
         logits = F.linear(rms_norm(residual, self.norm), self.head).float()
-        return F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+        # The last position of a row has nothing to predict; leaving it out of the logits would copy them.
+        labels = F.pad(tokens[:, 1:], (0, 1), value=-100)
+        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
 
     def forward(self, tokens, cos, sin):
         residual = F.embedding(tokens, self.embedding)

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,6 +104,8 @@ class Stage:
             process.wait(limit)
         except subprocess.TimeoutExpired:
             in_time = False
+        finally:
+            # In time, out of time or interrupted: nothing that was started stays.
             end(process)
             process.wait()
         for reader in readers:
@@ -157,9 +160,12 @@ class Stage:
         start = time.monotonic()
         try:
             found = measure()
-        except Failed as failure:
-            self.report["failed"].append({"row": name, "why": str(failure)})
-            print(f"FAILED    {name}: {failure}")
+        except Exception as failure:
+            # Whatever went wrong, the rows behind it are still worth their time on the device.
+            why = str(failure) if isinstance(failure, Failed) else f"{type(failure).__name__}: {failure}"
+            traceback.print_exc(file=self.log)
+            self.report["failed"].append({"row": name, "why": why})
+            print(f"FAILED    {name}: {why}")
             found = None
         else:
             took = time.monotonic() - start
@@ -226,7 +232,8 @@ class DeviceMemory:
         if self.cuda and shutil.which("nvidia-smi"):
             command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", "0", "-lms", "500"]
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-            self.samples.append(int(self.process.stdout.readline()))
+            with contextlib.suppress(ValueError):
+                self.samples.append(int(self.process.stdout.readline()))
             self.reader = threading.Thread(target=self.read)
             self.reader.start()
         return self

@@ -124,6 +124,17 @@ def predicted_step(row):
     return predicted and predicted["error"]
 
 
+def prediction(row):
+    """The same in words; without a profile in `colac bench`, by the data sheet that `colac fit` chose the row from."""
+    error = predicted_step(row)
+    if error is not None:
+        return f"{100 * error:+.1f} %"
+    rate = row["fit"].get("tokens_per_second")
+    if not rate:
+        return "–"
+    return f"{100 * (row['result']['tokens_per_second'] / rate - 1):+.1f} %, {row['fit'].get('basis', 'assumed')}"
+
+
 def targets(results):
     cola = results.bench("1b", "CoLA")
     share = utilisation(results, cola)
@@ -184,11 +195,10 @@ def bench(results):
         if "form" not in row or "profile" in name:
             continue
         found = row["result"]
-        error = predicted_step(row)
         rows.append((
             name, str(row["micro_batch"]), grouped(found["tokens_per_second"]), step(found["step_seconds"]),
             percent(utilisation(results, row)), gib(found["memory"]["plan_bytes"]), gib(row["device_used_bytes"]),
-            "–" if error is None else f"{100 * error:+.1f} %",
+            prediction(row),
         ))  # fmt: skip
     heading = ("model:", "micro-batch", "tokens/s", "step, ms (middle half)", "share of products", "plan, GiB", "used, GiB", "predicted step")
     text = table(heading, rows)
