@@ -18,3 +18,5 @@ mod pointwise_programs;
 mod precisions;
 pub(crate) mod samples;
 mod shape_rules;
+
+pub(crate) use executors::{check, plans};

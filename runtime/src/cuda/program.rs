@@ -121,6 +121,8 @@ impl Lowering<'_> {
     fn input(&self, form: InputForm, operand: usize, rows: u64) -> Result<Input, CudaError> {
         let tensor: &Tensor = self.operands[operand];
         let view = match form {
+            // One row stands for all elements where there are no gaps.
+            InputForm::Elements if rows == 1 => self.packed_operand(operand)?,
             InputForm::Elements | InputForm::Row => self.operand(operand)?,
             InputForm::Column | InputForm::Scalar => self.packed_operand(operand)?,
         };
