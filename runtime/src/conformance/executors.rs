@@ -106,9 +106,8 @@ fn all_precisions() -> impl Iterator<Item = Sample> {
 /// The plan of every case, so that a device can prepare for all of them at once.
 pub(crate) fn plans() -> Vec<Arc<Plan>> {
     let samples: Vec<Sample> = all_precisions().collect();
-    let plan = |case: Case<'_>| {
-        OneOperation::new(case.sample, case.layout, case.mode, case.in_place).plan
-    };
+    let plan =
+        |case: Case<'_>| OneOperation::new(case.sample, case.layout, case.mode, case.in_place).plan;
     samples.iter().flat_map(|sample| cases(sample).into_iter().map(plan)).collect()
 }
 

@@ -121,7 +121,12 @@ impl<D: Device> DeviceExecutor<D> {
     }
 
     /// Writes packed elements, each given as its bytes by `store`, into a tensor.
-    fn write<const N: usize>(&mut self, id: TensorId, real: bool, store: &dyn Fn(usize) -> [u8; N]) {
+    fn write<const N: usize>(
+        &mut self,
+        id: TensorId,
+        real: bool,
+        store: &dyn Fn(usize) -> [u8; N],
+    ) {
         let (tensor, address) = self.place(id, real);
         let (span, packed) = (span(tensor), tensor.is_packed());
         let mut bytes = std::mem::take(&mut self.bytes);

@@ -21,3 +21,11 @@ mod view;
 pub use driver::GpuDescription;
 pub use error::CudaError;
 pub use executor::CudaExecutor;
+
+/// Bytes of a GPU's memory that nobody uses, less what a context and the library of products take.
+///
+/// # Errors
+/// Without driver or device.
+pub fn free_memory(ordinal: i32) -> Result<u64, CudaError> {
+    driver::free_memory(ordinal)
+}

@@ -104,6 +104,27 @@ pub(crate) fn probe(ordinal: i32) -> Result<(sys::CUdevice, GpuDescription), Cud
     }
 }
 
+/// Bytes that kernels, graphs and libraries take beside our allocations, about.
+const RESERVED: u64 = 512 << 20;
+
+/// Bytes of a device's memory that can be had for a plan.
+///
+/// # Errors
+/// Without driver or device.
+pub(crate) fn free_memory(ordinal: i32) -> Result<u64, CudaError> {
+    let (device, _) = probe(ordinal)?;
+    let (mut context, mut free, mut total) = (ptr::null_mut(), 0, 0);
+    // SAFETY: the driver is open and the device exists; the context is given back.
+    unsafe {
+        check(sys::cuDevicePrimaryCtxRetain(&mut context, device), "opening a context")?;
+        check(sys::cuCtxSetCurrent(context), "using the context")?;
+        let asked = check(sys::cuMemGetInfo_v2(&mut free, &mut total), "asking for free memory");
+        let _ = sys::cuDevicePrimaryCtxRelease_v2(device);
+        asked?;
+    }
+    Ok((free as u64).saturating_sub(RESERVED + Products::WORKSPACE))
+}
+
 /// Page-locked memory that small writes pass through, so that the host need not wait for the device.
 struct Staging {
     pointer: *mut u8,
@@ -223,7 +244,10 @@ impl Gpu {
         let mut function = ptr::null_mut();
         // SAFETY: the module is loaded, the context is current.
         unsafe {
-            check(sys::cuModuleGetFunction(&mut function, module, name.as_ptr()), "finding a kernel")?;
+            check(
+                sys::cuModuleGetFunction(&mut function, module, name.as_ptr()),
+                "finding a kernel",
+            )?;
             if launch.shared > 48 << 10 {
                 let attribute =
                     sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -415,8 +439,7 @@ impl Device for Gpu {
         unsafe {
             let part = self.staging.pointer.add(self.staging.next);
             ptr::copy_nonoverlapping(bytes.as_ptr(), part, bytes.len());
-            let status =
-                sys::cuMemcpyHtoDAsync_v2(address, part.cast(), bytes.len(), self.stream);
+            let status = sys::cuMemcpyHtoDAsync_v2(address, part.cast(), bytes.len(), self.stream);
             or_end(check(status, "copying to the device"));
         }
         self.staging.next += bytes.len().next_multiple_of(64);
@@ -481,7 +504,11 @@ impl Device for Gpu {
             let mut milliseconds = 0.0;
             // SAFETY: both events have been recorded and waited for.
             let status = unsafe {
-                sys::cuEventElapsedTime_v2(&mut milliseconds, self.events[0], self.events[index + 1])
+                sys::cuEventElapsedTime_v2(
+                    &mut milliseconds,
+                    self.events[0],
+                    self.events[index + 1],
+                )
             };
             or_end(check(status, "timing"));
             *end = (f64::from(milliseconds) * 1e6) as u64;

@@ -4,9 +4,9 @@
 //! operations or plans.
 
 pub(crate) mod compile;
-pub(crate) mod libraries;
 mod gpu;
+pub(crate) mod libraries;
 mod product;
 
-pub(crate) use gpu::{Gpu, slot};
 pub use gpu::GpuDescription;
+pub(crate) use gpu::{Gpu, free_memory, slot};

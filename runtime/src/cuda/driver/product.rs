@@ -188,10 +188,7 @@ impl Products {
         use sys::cublasLtPointerMode_t as Mode;
         // CUBLAS_OP_N and CUBLAS_OP_T.
         let turned = |factor: &Factor| i32::from(factor.transposed);
-        set(
-            D::CUBLASLT_MATMUL_DESC_POINTER_MODE,
-            Mode::CUBLASLT_POINTER_MODE_DEVICE as i32,
-        )?;
+        set(D::CUBLASLT_MATMUL_DESC_POINTER_MODE, Mode::CUBLASLT_POINTER_MODE_DEVICE as i32)?;
         set(D::CUBLASLT_MATMUL_DESC_TRANSA, turned(b))?;
         set(D::CUBLASLT_MATMUL_DESC_TRANSB, turned(a))?;
         let layout = |factor: &Factor| {
