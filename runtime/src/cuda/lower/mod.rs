@@ -3,9 +3,13 @@
 //! Owns the one match over [`Op`]; a file for each family of operations chooses kernels, sizes and arguments. Must not
 //! know drivers.
 
+mod adamw;
 mod linear;
+mod norm;
 mod pointwise;
 pub(crate) mod product;
+mod reduce;
+mod rows;
 
 use std::collections::BTreeMap;
 
