@@ -4,6 +4,7 @@
 //! know drivers.
 
 mod adamw;
+mod attention;
 mod linear;
 mod norm;
 mod pointwise;
