@@ -5,6 +5,7 @@
 
 mod adamw;
 mod attention;
+mod head;
 mod linear;
 mod norm;
 mod pointwise;
@@ -96,7 +97,28 @@ impl Lowering<'_> {
             Op::Linear => self.linear(),
             Op::LinearBackwardInput => self.linear_backward_input(),
             Op::LinearBackwardWeight => self.linear_backward_weight(),
+            Op::RmsNorm { .. } | Op::LayerNorm { .. } => self.norm(),
+            Op::RmsNormBackward { gain, epilogue } => {
+                self.rms_norm_backward(*gain, epilogue.as_ref())
+            }
+            Op::LayerNormBackward { gain, bias, epilogue } => {
+                self.layer_norm_backward(*gain, *bias, epilogue.as_ref())
+            }
+            Op::RowSum { mean } => self.row_sum(*mean),
+            Op::Softmax => self.softmax(),
+            Op::Attention { scores } => self.attention(scores),
+            Op::AttentionBackward { scores } => self.attention_backward(scores),
             Op::Pointwise { program } => self.pointwise(program),
+            Op::ColumnSum => self.column_sum(),
+            Op::HeadLoss { chunk, bias, transform } => {
+                self.head_loss(*chunk, *bias, transform.as_ref())
+            }
+            Op::HeadLossWithGradient { chunk, bias, transform } => {
+                self.head_loss_with_gradient(*chunk, *bias, transform.as_ref())
+            }
+            Op::GradientNorm => self.gradient_norm(),
+            Op::AdamW { .. } => self.adamw(),
+            Op::Sum => self.sum(),
             _ => Err(self.problem(OperationProblem::Overlap)),
         }
     }
