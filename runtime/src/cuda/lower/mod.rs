@@ -3,6 +3,13 @@
 //! Owns the one match over [`Op`]; a file for each family of operations chooses kernels, sizes and arguments. Must not
 //! know drivers.
 
+mod copies;
+mod dropout;
+mod embedding;
+mod head;
+mod product;
+mod rope;
+
 use colac_plan::op::cost::REDUCTION_ROWS;
 use colac_plan::program::Write;
 use colac_plan::{Op, Operation, Plan, Segment, Tensor, TensorId};
