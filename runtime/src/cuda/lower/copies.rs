@@ -25,7 +25,9 @@ impl Unit {
             views.iter().all(|rows| {
                 let of = rows.dtype.bytes();
                 let steps = rows.rows <= 1 || (rows.stride * of).is_multiple_of(bytes);
-                rows.address.is_multiple_of(bytes) && (rows.width * of).is_multiple_of(bytes) && steps
+                rows.address.is_multiple_of(bytes)
+                    && (rows.width * of).is_multiple_of(bytes)
+                    && steps
             })
         };
         let units = [Unit { name: "Pack", bytes: 16 }, Unit { name: "u32", bytes: 4 }];
