@@ -8,7 +8,7 @@
 
 #ifdef GRADIENT
 #define GROUPS (VEC == 8 ? 2 : 8)  // Groups of VEC neighbours that a thread has in flight.
-#define POSITION_THREADS 512
+#define POSITION_THREADS 512  // As the launch has them.
 
 // The product of a position and a token with the bias, for the groups of a step; negative infinity beyond the end.
 DEVICE void read_step(const float* row, const B_T* bias, u64 first, u64 width, float (&z)[GROUPS][VEC]) {
@@ -49,7 +49,7 @@ DEVICE float logit(float z) {
 // A gradient in bf16 fills the first half of its row's bytes. In a step the block reads `step` numbers of 4 bytes from
 // element i · step on and after the barrier writes as many of 2 bytes: up to byte 2 · (i + 1) · step, while what is unread
 // begins at byte 4 · (i + 1) · step.
-KERNEL void __launch_bounds__(POSITION_THREADS, 2) positions(float* logits, u64 width, const i32* labels, const B_T* bias, const float* scale, double* losses) {
+KERNEL void __launch_bounds__(512) positions(float* logits, u64 width, const i32* labels, const B_T* bias, const float* scale, double* losses) {
     __shared__ float scratch[32];
     float* row = logits + (u64)blockIdx.x * width;
     i32 label = labels[blockIdx.x];

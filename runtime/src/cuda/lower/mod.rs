@@ -5,12 +5,16 @@
 
 mod adamw;
 mod attention;
+mod copies;
+mod dropout;
+mod embedding;
 mod head;
 mod linear;
 mod norm;
 mod pointwise;
 pub(crate) mod product;
 mod reduce;
+mod rope;
 mod rows;
 
 use std::collections::BTreeMap;
