@@ -125,7 +125,9 @@ impl Lowering<'_> {
         let tensor: &Tensor = self.operands[operand];
         let view = match form {
             // One row stands for all elements where there are no gaps.
-            InputForm::Elements if rows == 1 => self.packed_operand(operand)?,
+            InputForm::Elements if rows == 1 && tensor.ty.shape.rows() > 1 => {
+                self.packed_operand(operand)?
+            }
             InputForm::Elements | InputForm::Row => self.operand(operand)?,
             InputForm::Column | InputForm::Scalar => self.packed_operand(operand)?,
         };
