@@ -123,7 +123,19 @@ impl Lowering<'_> {
             Op::GradientNorm => self.gradient_norm(),
             Op::AdamW { .. } => self.adamw(),
             Op::Sum => self.sum(),
-            _ => Err(self.problem(OperationProblem::Overlap)),
+            Op::Embedding => self.embedding(),
+            Op::EmbeddingBackward { .. } => {
+                let order = self.orders.get(&self.operation.operands[0]);
+                let order = order.ok_or_else(|| {
+                    self.layout("the order of the ids".to_owned(), LayoutProblem::Missing)
+                })?;
+                self.embedding_backward(*order)
+            }
+            Op::Dropout { probability, key } => self.dropout(probability.get(), *key),
+            Op::Rope { inverse, interleaved } => self.rope(*inverse, *interleaved),
+            Op::Slice { start, length } => self.slice(*start, *length),
+            Op::Concat { width: _, starts } => self.concat(starts),
+            Op::Shift { by } => self.shift(*by),
         }
     }
 
