@@ -5,6 +5,9 @@
 //! a CPU that runs the same kernels' sources. Nothing of CUDA is needed to build or to start. Must not know the training
 //! loop.
 
+use crate::conformance::Verdict;
+
+mod collect;
 mod device;
 mod driver;
 mod error;
@@ -16,11 +19,29 @@ mod program;
 #[cfg(test)]
 mod shim;
 mod source;
+mod verify;
 mod view;
 
-pub use driver::GpuDescription;
+pub use driver::{GpuDescription, Library, PATH_VARIABLE, libraries_found};
 pub use error::CudaError;
 pub use executor::CudaExecutor;
+
+/// What is known of a GPU without allocating anything on it.
+///
+/// # Errors
+/// Without driver or device.
+pub fn describe(ordinal: i32) -> Result<GpuDescription, CudaError> {
+    Ok(driver::probe(ordinal)?.1)
+}
+
+/// Runs the conformance suite on a GPU: every operation, from awkward samples, in every precision, layout and way of
+/// writing, against the reference interpreter.
+///
+/// # Errors
+/// Without what the executor needs, or if a kernel cannot be compiled.
+pub fn verify(ordinal: i32) -> Result<Vec<Verdict>, CudaError> {
+    verify::on_gpu(ordinal)
+}
 
 /// Bytes of a GPU's memory that nobody uses, less what a context and the library of products take.
 ///

@@ -135,6 +135,9 @@ struct Staging {
 /// Bytes of [`Staging`]; larger writes wait for the device.
 const STAGING: usize = 4 << 20;
 
+/// Allocations that the device makes for itself.
+const OWN_ALLOCATIONS: usize = 2;
+
 /// One GPU. See the module's text.
 pub(crate) struct Gpu {
     device: sys::CUdevice,
@@ -223,6 +226,22 @@ impl Gpu {
         // SAFETY: the context is current.
         check(unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) }, "asking for free memory")?;
         Ok(((total - free) as u64, total as u64))
+    }
+
+    /// Gives back what was allocated for a plan and forgets its programs; kernels and choices of products stay.
+    pub(crate) fn forget_plan(&mut self) {
+        self.enter();
+        self.synchronize();
+        for (_, graph) in std::mem::take(&mut self.graphs) {
+            if let Graph::Captured(executable) = graph {
+                // SAFETY: captured here, and nothing is running.
+                let _ = unsafe { sys::cuGraphExecDestroy(executable) };
+            }
+        }
+        for allocation in self.allocations.drain(OWN_ALLOCATIONS.min(self.allocations.len())..) {
+            // SAFETY: allocated here, and nothing is running.
+            let _ = unsafe { sys::cuMemFree_v2(allocation) };
+        }
     }
 
     /// Makes the context current on this thread.

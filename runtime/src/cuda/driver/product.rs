@@ -373,6 +373,13 @@ impl Drop for Products {
     }
 }
 
+/// The library's version, as it numbers them: 130100 for 13.1.0.
+pub(super) fn version() -> Result<usize, CudaError> {
+    crate::cuda::driver::libraries::cublaslt()?;
+    // SAFETY: the library is open.
+    Ok(unsafe { sys::cublasLtGetVersion() })
+}
+
 /// All that a choice depends on.
 fn key(product: &Product) -> String {
     let factor = |factor: &Factor| {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use colac_plan::{Op, Plan};
 
-use super::{Collector, Products, Shim};
-use crate::conformance;
+use super::{Products, Shim};
+use crate::conformance::{self, Arithmetic};
+use crate::cuda::collect::Collector;
 use crate::cuda::executor::DeviceExecutor;
 use crate::executor::Executor;
 
@@ -28,7 +29,7 @@ fn build(wanted: &dyn Fn(&Op) -> bool) {
 
 fn conforms(wanted: &dyn Fn(&Op) -> bool) {
     build(wanted);
-    conformance::check(&make(Products::Loops, 1), wanted);
+    conformance::check(&make(Products::Loops, 1), Arithmetic::Bf16Factors, wanted);
 }
 
 #[test]
@@ -36,7 +37,7 @@ fn products_conform() {
     let wanted =
         |op: &Op| matches!(op, Op::Linear | Op::LinearBackwardInput | Op::LinearBackwardWeight);
     conforms(&wanted);
-    conformance::check(&make(Products::Fallback, 2), &wanted);
+    conformance::check(&make(Products::Fallback, 2), Arithmetic::F32, &wanted);
 }
 
 #[test]
