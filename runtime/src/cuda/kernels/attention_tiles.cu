@@ -16,10 +16,9 @@
 //     out: w Σ p |v|      dv: w Σ p |dout|      dq: w Σ |ds| |k|      dk: w Σ |ds| |q|
 //
 // and nothing to lse, as the sum of a softmax is of what is not rounded. Where ds is itself off by e, the sums have
-// |ds| + e for |ds|. A probability is 2^(s·c - m·c) by one fmaf and ex2.approx: off by the relative ln 2 · 2^-24 ·
-// (|m c| + |s c - m c|) + |s| · 2^-24 for the roundings of m·c, the exponent and c, with c = scale · log2 e, or log2 e where
-// scores are shaped, and m the maximum or lse; and by 2^-22 for the instruction. In numbers of e that is
-// 2^-24 (3|s| + 3|m|) + 2^-22. Results below 2^-126 may be zeros.
+// |ds| + e for |ds|. A probability is 2^(s·c - m·c), by one fmaf and ex2.approx, with c = scale · log2 e, or log2 e where
+// scores are shaped, and m the maximum or lse. Roundings of c, log2 e, m·c and the exponent make it off by no more than
+// 2^-24 (3|s| + 3|m|) of itself, the instruction by 2^-22. Results below 2^-126 may be zeros.
 //
 // Sums of a tensor core are of 16 products at a time, in f32, whose low bits it may cut off instead of rounding them: count
 // two units for each of the roundings of such a sum.
@@ -171,7 +170,9 @@ DEVICE bool all_see(u32 query, u32 last_query, u32 key, u32 last_key, u32 seq, u
     return all;
 }
 // Keys that queries from `first` to `last` see: from the start of the first tile of `size` to before the end.
-DEVICE u32 first_tile(u32 first, u32 window, u32 size) { return MASK == 2 && first >= window ? (first + 1 - window) / size * size : 0; }
+DEVICE u32 first_tile(u32 first, u32 window, u32 size) {
+    return MASK == 2 && first >= window ? (first + 1 - window) / size * size : 0;
+}
 DEVICE u32 end_key(u32 last, u32 seq) { return MASK >= 1 ? smaller(last + 1, seq) : seq; }
 
 // q[B,S,H,D], k[B,S,G,D], v[B,S,G,D] → out[B,S,H,D], lse[B,H,S]; `sharing` is H/G. A block for each 128 queries of a head,
@@ -186,7 +187,8 @@ KERNEL void __launch_bounds__(128) attention_tiles_forward(
     Pack* k_tile = q_tile + QUERIES * CHUNKS;
     Pack* v_tile = k_tile + KEYS * CHUNKS;
     u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    u32 tiles = (seq + QUERIES - 1) / QUERIES, head = blockIdx.x / tiles % heads, query = (tiles - 1 - blockIdx.x % tiles) * QUERIES;
+    u32 tiles = (seq + QUERIES - 1) / QUERIES, head = blockIdx.x / tiles % heads;
+    u32 query = (tiles - 1 - blockIdx.x % tiles) * QUERIES;
     u64 b = blockIdx.x / tiles / heads;
     const bf16* k_rows = k + b * k_batch + head / sharing * k_head;
     const bf16* v_rows = v + b * v_batch + head / sharing * v_head;
@@ -263,7 +265,9 @@ KERNEL void __launch_bounds__(128) attention_tiles_forward(
             for (u32 half = 0; half < 2; half++) {
                 float now = most[m][half];
 #pragma unroll
-                for (u32 n = 0; n < KEYS / 8; n++) now = larger(now, larger(scores[m][n][2 * half], scores[m][n][2 * half + 1]));
+                for (u32 n = 0; n < KEYS / 8; n++) {
+                    now = larger(now, larger(scores[m][n][2 * half], scores[m][n][2 * half + 1]));
+                }
                 now = larger(now, __shfl_xor_sync(~0u, now, 1));
                 now = larger(now, __shfl_xor_sync(~0u, now, 2));
                 // A row that has seen nothing yet has no maximum, and whatever is taken its terms are zeros.
@@ -311,7 +315,8 @@ KERNEL void __launch_bounds__(128) attention_tiles_forward(
 #pragma unroll
             for (u32 n = 0; n < 2 * STEPS; n++) sums[m][n][2 * half] *= inverse, sums[m][n][2 * half + 1] *= inverse;
             u32 row = first + 16 * m + 8 * half + lane / 4;
-            if (lane % 4 == 0 && row < seq) lse[(b * heads + head) * seq + row] = most[m][half] * (SHAPED ? 1.0f : scale) + logf(sum);
+            float largest = SHAPED ? most[m][half] : most[m][half] * scale;
+            if (lane % 4 == 0 && row < seq) lse[(b * heads + head) * seq + row] = largest + logf(sum);
         }
         // The queries of this warp are not needed any more.
         store_rows(out + b * out_batch + head * out_head, out_seq, first + 16 * m, seq, q_tile, own + 16 * m, sums[m]);
@@ -361,6 +366,7 @@ DEVICE void clear(float (&values)[M][N][4]) {
 #pragma unroll
             for (u32 i = 0; i < 4; i++) values[m][n][i] = 0.0f;
 }
+// Steps of a product that are laid out one after the other: all of them would keep too many addresses.
 constexpr u32 ROLLED = HEAD_DIM >= 64 ? STEPS / 2 : STEPS;
 // results[m] = rows own + 16 m.. of a tile times N rows from `row` of another, summed over columns.
 template <u32 M, u32 N8>
