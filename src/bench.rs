@@ -11,13 +11,13 @@ use colac_runtime::host::initialize;
 use colac_runtime::measure::calibrate::{self, Effort};
 use colac_runtime::measure::clock::Moment;
 use colac_runtime::measure::steps::{self, MadeUpRows, Measured, Row, Timing};
-use colac_runtime::measure::{Summary, trace};
+use colac_runtime::measure::{Summary, gpu, trace};
 use serde::Serialize;
 
 use crate::shared::console;
-use crate::shared::devices::{self, DeviceOptions};
+use crate::shared::devices::{self, PredictionOptions};
 use crate::shared::failure::Failure;
-use crate::shared::machine::{self, MachineOptions};
+use crate::shared::machine::{self, Device, MachineExecutor, MachineOptions};
 use crate::shared::progress;
 use crate::shared::target::{SpecOptions, Target};
 
@@ -71,7 +71,7 @@ pub(crate) struct Arguments {
     machine: MachineOptions,
 
     #[command(flatten)]
-    device: DeviceOptions,
+    prediction: PredictionOptions,
 
     #[command(flatten)]
     options: SpecOptions,
@@ -82,6 +82,17 @@ pub(crate) struct Arguments {
 struct Report {
     name: String,
     form: &'static str,
+    /// `cpu`, or what the GPU calls itself.
+    device: String,
+    /// The recompute policy.
+    recompute: String,
+    /// Rows of a micro-batch.
+    micro_batch: u32,
+    /// Positions of a row.
+    sequence_length: u32,
+    /// Storage of parameters: `f32` or `bf16`.
+    precision: &'static str,
+    /// Threads of the CPU that computed; 0 where a GPU did.
     threads: usize,
     steps: u64,
     warmup: u64,
@@ -117,7 +128,7 @@ struct Report {
 struct Memory {
     /// What the plan says: all segments.
     plan_bytes: u64,
-    /// Anonymous memory of the process after the steps, where the system tells.
+    /// Anonymous memory of the process after the steps, where the system tells; on a GPU what is in use of its memory.
     resident_bytes: Option<u64>,
     /// Of it what is not the plan's.
     beside_plan_bytes: Option<i64>,
@@ -137,27 +148,36 @@ struct Predicted {
 
 pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { target, steps, warmup, seed, profile, top, trace, json, .. } = &arguments;
-    let device = arguments.device.named_or_own()?;
+    let device = arguments.prediction.named_or_own(arguments.machine.device())?;
     let plan = Arc::new(Target::from_argument(target)?.plan(&arguments.options, &[])?);
     arguments.machine.check_memory(&plan)?;
-    let threads = arguments.machine.threads().get();
-    let before = calibrate::product_rate(threads, Effort::default())?;
+    let threads = match arguments.machine.device() {
+        Device::Cpu => arguments.machine.threads().get(),
+        Device::Cuda(_) => 0,
+    };
+    let before = product_rate(&arguments.machine)?;
     let mut executor = arguments.machine.executor(&plan)?;
-    initialize(&mut executor);
+    initialize(executor.as_mut());
     let bar = progress::count("steps");
     let all = warmup + steps;
     bar.set(0, all);
     let timing = Timing { threads, operations: *profile || trace.is_some() };
     let mut rows = MadeUpRows::new(&plan, *seed);
     let measured =
-        steps::measure(&mut executor, &mut rows, *warmup, *steps, timing, &mut |step| {
+        steps::measure(executor.as_mut(), &mut rows, *warmup, *steps, timing, &mut |step| {
             bar.set(step + 1, all);
         })?;
     bar.finish();
-    let resident = machine::anonymous_memory();
-    let scratch = executor.scratch_bytes();
+    let (resident, scratch) = match &executor {
+        MachineExecutor::Cpu(cpu) => (machine::anonymous_memory(), cpu.scratch_bytes()),
+        MachineExecutor::Cuda(gpu) => (gpu.memory_in_use().ok().map(|(used, _)| used), 0),
+    };
+    let place = match &executor {
+        MachineExecutor::Cpu(_) => None,
+        MachineExecutor::Cuda(gpu) => Some(gpu.description().name.clone()),
+    };
     drop(executor);
-    let after = calibrate::product_rate(threads, Effort::default())?;
+    let after = product_rate(&arguments.machine)?;
     if let Some(path) = trace {
         std::fs::write(path, trace::chrome(&plan, &measured.events))
             .map_err(|error| Failure::line(format!("cannot write {}: {error}", path.display())))?;
@@ -182,6 +202,11 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let report = Report {
         name: plan.name.clone(),
         form: plan.form.name(),
+        device: place.unwrap_or_else(|| "cpu".to_owned()),
+        recompute: plan.recompute.clone(),
+        micro_batch: plan.recipe.micro_batch,
+        sequence_length: plan.recipe.sequence_length,
+        precision: plan.precision(),
         threads,
         steps: *steps,
         warmup: *warmup,
@@ -216,6 +241,17 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     }
 }
 
+/// FLOP/s of one large product on the device: f32 on the CPU, bf16 on a GPU.
+fn product_rate(machine: &MachineOptions) -> Result<f64, Failure> {
+    match machine.device() {
+        Device::Cpu => Ok(calibrate::product_rate(machine.threads().get(), Effort::default())?),
+        Device::Cuda(ordinal) => Ok(gpu::product_rate(ordinal, SUSTAINED)?),
+    }
+}
+
+/// Seconds for which a GPU is kept at one large product.
+const SUSTAINED: f64 = 3.0;
+
 fn tables(plan: &colac_plan::Plan, measured: &Measured, wanted: bool) -> (Vec<Row>, Vec<Row>) {
     match wanted {
         true => steps::rows(plan, measured),
@@ -226,11 +262,13 @@ fn tables(plan: &colac_plan::Plan, measured: &Measured, wanted: bool) -> (Vec<Ro
 fn written(report: &Report, top: usize) -> String {
     let plural = |n: u64| if n == 1 { "" } else { "s" };
     let mut text = format!(
-        "{} ({}), {} thread{}, {} step{} of {} tokens after {} of warm-up\n",
+        "{} ({}), {}, {} step{} of {} tokens after {} of warm-up\n",
         report.name,
         report.form,
-        report.threads,
-        plural(report.threads as u64),
+        match report.threads {
+            0 => report.device.clone(),
+            threads => format!("{threads} thread{}", plural(threads as u64)),
+        },
         report.steps,
         plural(report.steps),
         text::grouped(report.tokens_per_step),

@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::shared::console;
 use crate::shared::devices;
 use crate::shared::failure::Failure;
-use crate::shared::machine::{self, MachineOptions};
+use crate::shared::machine::{self, ThreadOptions};
 use crate::shared::progress;
 use crate::shared::run_record;
 
@@ -44,7 +44,7 @@ pub(crate) struct Arguments {
     json: bool,
 
     #[command(flatten)]
-    machine: MachineOptions,
+    machine: ThreadOptions,
 }
 
 fn patience(argument: &str) -> Result<f64, String> {

@@ -86,10 +86,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
 
     let stop = interrupt::stop_flag()?;
     let mut executor = machine.executor(&plan)?;
-    load_weights(&mut executor, &weights)?;
+    load_weights(executor.as_mut(), &weights)?;
     let mut evaluator = Evaluator::new(&plan)?;
     let busy = Busy::new("evaluating");
-    let report = evaluator.evaluate(&mut executor, &mut data.rows, &stop)?;
+    let report = evaluator.evaluate(executor.as_mut(), &mut data.rows, &stop)?;
     drop(busy);
     let Some(report) = report else {
         console::alert("interrupted");

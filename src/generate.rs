@@ -87,22 +87,23 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
 
     let stop = interrupt::stop_flag()?;
     let mut executor = arguments.machine.executor(&plan)?;
-    load_weights(&mut executor, &weights)?;
+    load_weights(executor.as_mut(), &weights)?;
     let options = Options { max_tokens, sampling: Sampling { temperature, top_k, top_p, seed } };
     // Shown with the first words of the answer, so that an error stands alone.
     let mut pending = Some(prompt.clone());
     let mut closed = Ok(());
     let began = Instant::now();
-    let generation = generate(&mut executor, &tokenizer, &prompt, &options, &stop, &mut |piece| {
-        let text = pending.take().unwrap_or_default() + piece;
-        let text = if console::out_is_terminal() { console::printable(&text) } else { text };
-        if closed.is_ok() {
-            closed = console::out(text);
-            if closed.is_err() {
-                stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let generation =
+        generate(executor.as_mut(), &tokenizer, &prompt, &options, &stop, &mut |piece| {
+            let text = pending.take().unwrap_or_default() + piece;
+            let text = if console::out_is_terminal() { console::printable(&text) } else { text };
+            if closed.is_ok() {
+                closed = console::out(text);
+                if closed.is_err() {
+                    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+                }
             }
-        }
-    })?;
+        })?;
     closed?;
     console::out(format_args!("{}\n", pending.unwrap_or_default()))?;
     let rate = generation.tokens as f64 / began.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);

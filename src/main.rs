@@ -9,6 +9,7 @@ mod compile;
 mod completions;
 mod data;
 mod diff;
+mod doctor;
 mod eval;
 mod explain;
 mod fit;
@@ -59,6 +60,7 @@ enum Command {
     Generate(generate::Arguments),
     Data(data::Arguments),
     Bench(bench::Arguments),
+    Doctor(doctor::Arguments),
     Calibrate(calibrate::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
@@ -92,6 +94,7 @@ fn main() -> ExitCode {
         Command::Generate(arguments) => generate::run(arguments),
         Command::Data(arguments) => data::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Calibrate(arguments) => calibrate::run(arguments),
         Command::Completions(arguments) => completions::run(arguments),
         Command::Man(arguments) => man::run(&arguments),

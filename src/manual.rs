@@ -17,7 +17,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Look", &["inspect", "diff", "fit", "plot", "explain"]),
     ("Train", &["train", "race", "eval", "generate"]),
     ("Data", &["data"]),
-    ("Machine", &["calibrate", "bench", "completions", "man", "help"]),
+    ("Machine", &["doctor", "calibrate", "bench", "completions", "man", "help"]),
 ];
 
 /// The whole command line, as it is parsed and explained.

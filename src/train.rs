@@ -204,7 +204,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         training: &mut data.training,
         validation: data.validation.as_mut().map(|rows| rows as _),
     };
-    let summary = train(&mut executor, rows, &options, &stop, &mut progress);
+    let summary = train(executor.as_mut(), rows, &options, &stop, &mut progress);
     progress.finish();
     let recorded = session.end(&summary);
     let summary = summary?;
@@ -222,7 +222,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         return Err(Failure::Interrupted);
     }
     console::out(report.result(seconds))?;
-    sample(&mut executor, &data, &stop)?;
+    sample(executor.as_mut(), &data, &stop)?;
     console::out(report.next())
 }
 

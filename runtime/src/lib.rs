@@ -3,8 +3,7 @@
 //! An [`executor`] runs the programs of a plan. Must not know specs, TOML, spans or graphs: the plan is all that
 //! crosses from the compiler.
 
-#[cfg(test)]
-mod conformance;
+pub mod conformance;
 pub mod cpu;
 pub mod cuda;
 pub mod data;

@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::ReadingOptions;
 use super::train_tokenizer::train;
 use crate::shared::failure::Failure;
-use crate::shared::machine::MachineOptions;
+use crate::shared::machine::ThreadOptions;
 use crate::shared::progress::{self, PrepareBar};
 use crate::shared::{console, interrupt};
 
@@ -77,7 +77,7 @@ pub(crate) struct Arguments {
     reading: ReadingOptions,
 
     #[command(flatten)]
-    machine: MachineOptions,
+    machine: ThreadOptions,
 }
 
 fn fraction(text: &str) -> Result<f64, String> {

@@ -6,7 +6,7 @@ use colac_runtime::train::rows::IGNORED_LABEL;
 use serde::Serialize;
 
 use crate::shared::failure::Failure;
-use crate::shared::machine::MachineOptions;
+use crate::shared::machine::ThreadOptions;
 use crate::shared::run_folder::TRAINING_TOKENS;
 use crate::shared::target::{SpecOptions, Target};
 use crate::shared::{console, corpus};
@@ -38,7 +38,7 @@ pub(crate) struct Arguments {
     json: bool,
 
     #[command(flatten)]
-    machine: MachineOptions,
+    machine: ThreadOptions,
 
     #[command(flatten)]
     options: SpecOptions,

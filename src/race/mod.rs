@@ -340,7 +340,7 @@ impl Race<'_> {
             training: &mut data.training,
             validation: data.validation.as_mut().map(|rows| rows as _),
         };
-        let summary = train(&mut executor, rows, &options, stop, &mut progress);
+        let summary = train(executor.as_mut(), rows, &options, stop, &mut progress);
         progress.finish();
         let summary = summary?;
         if summary.outcome == Outcome::Interrupted {
@@ -352,7 +352,7 @@ impl Race<'_> {
             (_, Some(rows)) => {
                 let mut plan = Plan::clone(plan);
                 plan.recipe.evaluation.tokens = wanted;
-                Evaluator::new(&plan)?.evaluate(&mut executor, rows, stop)?
+                Evaluator::new(&plan)?.evaluate(executor.as_mut(), rows, stop)?
             }
             (_, None) => None,
         };

@@ -12,6 +12,7 @@ use colac_compiler::view::text;
 use colac_plan::profile::{Basis, Profile};
 
 use crate::shared::failure::Failure;
+use crate::shared::machine::Device;
 
 /// The name under which `colac calibrate` keeps the profile of this machine.
 pub(crate) const OWN: &str = "cpu";
@@ -37,11 +38,36 @@ impl DeviceOptions {
     pub(crate) fn named_or_own(&self) -> Result<Option<Profile>, Failure> {
         match &self.device {
             Some(name) => load(name).map(Some),
-            None => match own().is_some_and(|path| path.is_file()) {
-                true => load(OWN).map(Some),
-                false => Ok(None),
-            },
+            None => own_if_there(),
         }
+    }
+}
+
+/// Options of commands that compute on a device and compare with what was predicted for it.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct PredictionOptions {
+    /// Compare with the prediction for a device profile: its name or path [default on the CPU: what `colac calibrate`
+    /// wrote, if it did]
+    #[arg(long, value_name = "NAME|FILE")]
+    predict_for: Option<String>,
+}
+
+impl PredictionOptions {
+    /// The profile asked for, or on the CPU that of this machine if it has been calibrated.
+    pub(crate) fn named_or_own(&self, device: Device) -> Result<Option<Profile>, Failure> {
+        match (&self.predict_for, device) {
+            (Some(name), _) => load(name).map(Some),
+            (None, Device::Cpu) => own_if_there(),
+            (None, Device::Cuda(_)) => Ok(None),
+        }
+    }
+}
+
+/// The profile of this machine, if it has been calibrated.
+fn own_if_there() -> Result<Option<Profile>, Failure> {
+    match own().is_some_and(|path| path.is_file()) {
+        true => load(OWN).map(Some),
+        false => Ok(None),
     }
 }
 

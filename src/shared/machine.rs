@@ -1,8 +1,9 @@
-//! The machine: how many threads, whether a plan fits, and the executor.
+//! The machine: which device, how many threads, whether a plan fits, and the executor.
 //!
 //! Owns the choice of executor. Must not know which programs are run on it.
 
 use std::num::NonZeroUsize;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::thread;
 
@@ -10,30 +11,105 @@ use clap::Args;
 use colac_compiler::view::text;
 use colac_plan::Plan;
 use colac_runtime::cpu::{CpuExecutor, CpuOptions};
+use colac_runtime::cuda::{self, CudaExecutor};
+use colac_runtime::executor::TimedExecutor;
 
 use crate::shared::failure::Failure;
 
-/// Options of every command that computes.
+/// Options of every command that works with several threads.
 #[derive(Args, Clone, Copy, Debug)]
-pub(crate) struct MachineOptions {
+pub(crate) struct ThreadOptions {
     /// Threads to compute with; results do not depend on it [default: all cores]
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
 }
 
-impl MachineOptions {
+impl ThreadOptions {
     /// Threads to use.
     pub(crate) fn threads(self) -> NonZeroUsize {
         self.threads.or_else(|| thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
+    }
+}
+
+/// Where a plan runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Device {
+    Cpu,
+    /// The GPU of that number, from 0.
+    Cuda(i32),
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Device, String> {
+        let number = |text: &str| text.parse().ok().filter(|number| *number >= 0);
+        match text {
+            "cpu" => Ok(Device::Cpu),
+            "cuda" => Ok(Device::Cuda(0)),
+            _ => (text.strip_prefix("cuda:").and_then(number).map(Device::Cuda))
+                .ok_or_else(|| "write cpu, cuda, or cuda:1 for the second GPU".to_owned()),
+        }
+    }
+}
+
+/// Options of every command that runs plans.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct MachineOptions {
+    #[command(flatten)]
+    threads: ThreadOptions,
+
+    /// Where to compute: cpu, cuda, or cuda:N for the GPU with that number
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: Device,
+}
+
+/// An executor on the device that was asked for.
+pub(crate) enum MachineExecutor {
+    Cpu(Box<CpuExecutor>),
+    Cuda(Box<CudaExecutor>),
+}
+
+impl MachineExecutor {
+    /// What runs programs.
+    pub(crate) fn as_mut(&mut self) -> &mut dyn TimedExecutor {
+        match self {
+            MachineExecutor::Cpu(executor) => executor.as_mut(),
+            MachineExecutor::Cuda(executor) => executor.as_mut(),
+        }
+    }
+}
+
+impl MachineOptions {
+    /// Threads to use on the CPU.
+    pub(crate) fn threads(self) -> NonZeroUsize {
+        self.threads.threads()
+    }
+
+    /// Where to compute.
+    pub(crate) fn device(self) -> Device {
+        self.device
+    }
+
+    /// Bytes that can be had for a plan, where that is known.
+    fn available(self) -> Option<u64> {
+        match self.device {
+            Device::Cpu => available_memory(),
+            Device::Cuda(ordinal) => cuda::free_memory(ordinal).ok(),
+        }
     }
 
     /// Refuses a plan that the machine has no memory for: most systems would grant it and kill the process when it is
     /// used.
     pub(crate) fn check_memory(self, plan: &Plan) -> Result<(), Failure> {
         let needed = plan.total_bytes();
-        match available_memory() {
+        let place = match self.device {
+            Device::Cpu => "this machine",
+            Device::Cuda(_) => "the GPU",
+        };
+        match self.available() {
             Some(available) if needed > available => Err(Failure::line(format!(
-                "{} needs {} of memory, and this machine has {} left",
+                "{} needs {} of memory, and {place} has {} left",
                 plan.name,
                 text::bytes(needed),
                 text::bytes(available)
@@ -51,13 +127,21 @@ impl MachineOptions {
     /// Bytes that a plan may take where it is to fill the machine: what can be had, less a sixteenth for everything that
     /// is no plan. `None` where the system does not say.
     pub(crate) fn room_for_a_plan(self) -> Option<u64> {
-        available_memory().map(|available| available - available / 16)
+        self.available().map(|available| available - available / 16)
     }
 
-    /// Memory for a plan, and the threads that work on it.
-    pub(crate) fn executor(self, plan: &Arc<Plan>) -> Result<CpuExecutor, Failure> {
-        let options = CpuOptions { threads: self.threads().get(), ..CpuOptions::default() };
-        Ok(CpuExecutor::new(Arc::clone(plan), options)?)
+    /// Memory for a plan on the device, and what computes there.
+    pub(crate) fn executor(self, plan: &Arc<Plan>) -> Result<MachineExecutor, Failure> {
+        let plan = Arc::clone(plan);
+        match self.device {
+            Device::Cpu => {
+                let options = CpuOptions { threads: self.threads().get(), ..CpuOptions::default() };
+                Ok(MachineExecutor::Cpu(Box::new(CpuExecutor::new(plan, options)?)))
+            }
+            Device::Cuda(ordinal) => {
+                Ok(MachineExecutor::Cuda(Box::new(CudaExecutor::new(plan, ordinal)?)))
+            }
+        }
     }
 }
 

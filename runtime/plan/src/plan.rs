@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::dtype::DType;
 use crate::parameter::{Constant, Parameter};
 use crate::program::{Program, ProgramKind};
 use crate::recipe::Recipe;
@@ -199,6 +200,16 @@ impl Plan {
     /// Bytes of all segments together: what an executor allocates.
     pub fn total_bytes(&self) -> u64 {
         self.segment_bytes.iter().sum()
+    }
+
+    /// Storage of the parameters: `f32`, `bf16`, or `bf16-pure` where nothing is kept in f32 beside them.
+    pub fn precision(&self) -> &'static str {
+        let parameters = self.tensor(self.roles.parameters).ty.dtype;
+        match (parameters, self.roles.master) {
+            (DType::Bf16, Some(_)) => "bf16",
+            (DType::Bf16, None) => "bf16-pure",
+            (DType::F32 | DType::I32, _) => "f32",
+        }
     }
 
     /// Trained numbers, padding not counted.

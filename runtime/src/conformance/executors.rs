@@ -1,18 +1,18 @@
 //! Executors against the reference: every sample, in every layout and every way of writing its results.
 //!
-//! [`check`] takes any way of making an executor, so a new device runs the same suite. The reference itself runs it too:
+//! [`verify`] takes any way of making an executor, so a new device runs the same suite. The reference itself runs it too:
 //! in slices, in place and accumulating it must give exactly what [`evaluate`] gives.
 
 use std::sync::Arc;
 
-use colac_plan::Plan;
+use colac_plan::{DType, Op, Plan};
+use serde::Serialize;
 
 use super::layout::{Layout, Mode, OneOperation};
 use super::precisions::{self, rounded};
 use super::samples::{self, Sample, draw};
-use crate::cpu::{ArenaPlacement, CpuExecutor, CpuOptions};
 use crate::executor::Executor;
-use crate::reference::{ReferenceExecutor, Value, evaluate};
+use crate::reference::{Value, evaluate};
 
 /// Makes an executor of a plan.
 pub(crate) type Make<'a> = &'a dyn Fn(Arc<Plan>) -> Box<dyn Executor>;
@@ -30,7 +30,7 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    fn run(&self, make: Make<'_>) -> Vec<Vec<f64>> {
+    fn run(&self, make: Make<'_>) -> Result<Vec<Vec<f64>>, String> {
         let one = OneOperation::new(self.sample, self.layout, self.mode, self.in_place);
         one.run(make(one.plan.clone()).as_mut(), self.sample, &self.old)
     }
@@ -103,105 +103,202 @@ fn all_precisions() -> impl Iterator<Item = Sample> {
     })
 }
 
-/// Runs the whole suite on an executor.
-pub(crate) fn check(make: Make<'_>) {
-    for sample in all_precisions() {
+/// The plan of every case, so that a device can prepare for all of them at once.
+pub(crate) fn plans(wanted: &dyn Fn(&Op) -> bool) -> Vec<Arc<Plan>> {
+    let samples: Vec<Sample> = all_precisions().filter(|sample| wanted(&sample.op)).collect();
+    let plan =
+        |case: Case<'_>| OneOperation::new(case.sample, case.layout, case.mode, case.in_place).plan;
+    samples.iter().flat_map(|sample| cases(sample).into_iter().map(plan)).collect()
+}
+
+/// How an executor computes, as far as it widens what a result may be off by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arithmetic {
+    /// Everything inside an operation is f32.
+    F32,
+    /// Where operands are bf16, factors that an operation computes itself (attention's probabilities, the gradient of
+    /// logits) are rounded to bf16 before they are multiplied: matrix units take no others.
+    Bf16Factors,
+}
+
+impl Arithmetic {
+    /// Relative error of a factor that a sample's operation makes itself.
+    fn inner(self, sample: &Sample) -> f64 {
+        let narrow = sample.operands.first().is_some_and(|o| o.ty.dtype == DType::Bf16);
+        match self {
+            Arithmetic::Bf16Factors if narrow => 1.0 / 512.0,
+            Arithmetic::F32 | Arithmetic::Bf16Factors => 0.0,
+        }
+    }
+}
+
+/// What the suite found for one kind of operation.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Verdict {
+    /// Printed name of the operation.
+    pub name: &'static str,
+    /// Executions, each of a sample in a precision, a layout, a way of writing.
+    pub cases: usize,
+    /// The largest error as a share of its bound; above 1 is a failure.
+    pub worst: f64,
+    /// The first few failures, in words.
+    pub failures: Vec<String>,
+}
+
+/// Failures that are put into words.
+const MOST_FAILURES: usize = 5;
+
+/// Runs the suite on an executor, for the operations that are wanted.
+pub(crate) fn verify(
+    make: Make<'_>,
+    arithmetic: Arithmetic,
+    wanted: &dyn Fn(&Op) -> bool,
+) -> Vec<Verdict> {
+    let mut verdicts: Vec<Verdict> = Vec::new();
+    for sample in all_precisions().filter(|sample| wanted(&sample.op)) {
+        if verdicts.last().is_none_or(|verdict| verdict.name != sample.op.name()) {
+            verdicts.push(Verdict { name: sample.op.name(), ..Verdict::default() });
+        }
+        let verdict = verdicts.last_mut().expect("one was pushed");
         for case in cases(&sample) {
             let found = case.run(make);
             let old: Vec<Vec<f64>> = (case.old.iter().enumerate())
                 .map(|(i, old)| if case.adds(i) { old.clone() } else { vec![0.0; old.len()] })
                 .collect();
-            let bounds = precisions::bounds_of(&sample, Some(&old), &case.expected);
-            for result in 0..found.len() {
-                compare(&case, result, &found[result], &bounds[result]);
+            let inner = arithmetic.inner(&sample);
+            let bounds = precisions::bounds_of(&sample, Some(&old), &case.expected, inner);
+            verdict.cases += 1;
+            match found {
+                Ok(found) => {
+                    for result in 0..found.len() {
+                        compare(&case, result, &found[result], &bounds[result], verdict);
+                    }
+                }
+                Err(beside) => verdict.fail(beside),
             }
         }
     }
+    verdicts
 }
 
-fn compare(case: &Case<'_>, result: usize, found: &[f64], bounds: &[f64]) {
+impl Verdict {
+    fn fail(&mut self, message: String) {
+        if self.failures.len() < MOST_FAILURES {
+            self.failures.push(message);
+        }
+        self.worst = self.worst.max(f64::INFINITY);
+    }
+}
+
+/// Runs the suite and ends at what does not conform.
+#[cfg(test)]
+pub(crate) fn check(make: Make<'_>, arithmetic: Arithmetic, wanted: &dyn Fn(&Op) -> bool) {
+    let failures: Vec<String> =
+        verify(make, arithmetic, wanted).into_iter().flat_map(|verdict| verdict.failures).collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+fn compare(case: &Case<'_>, result: usize, found: &[f64], bounds: &[f64], verdict: &mut Verdict) {
     let expected = &case.expected[result];
     assert_eq!(found.len(), expected.len());
     assert_eq!(bounds.len(), expected.len());
     for (i, ((&found, &expected), &bound)) in found.iter().zip(expected).zip(bounds).enumerate() {
+        let off = (found - expected).abs();
         let fits = match expected.is_finite() {
-            true => (found - expected).abs() <= bound,
+            true => off <= bound,
             // The norm of gradients that are not finite.
             false => !found.is_finite(),
         };
-        assert!(
-            fits,
-            "{}: element {i} of result {result} is {found}, not {expected}: off by {:e}, bound {bound:e}",
-            case.describe(),
-            (found - expected).abs()
-        );
-    }
-}
-
-/// Bounds that say nothing prove nothing: on the whole they are a small part of the result. The worst case of a sum of
-/// `K` terms is about `K^1.5 u` of a random one: 1.3e-3 for the longest sample.
-#[test]
-fn bounds_are_tight() {
-    for sample in samples::all() {
-        let case = cases(&sample).swap_remove(0);
-        let bounds = precisions::bounds_of(&sample, None, &case.expected);
-        for (result, (bounds, expected)) in bounds.iter().zip(&case.expected).enumerate() {
-            if expected.iter().any(|e| !e.is_finite()) {
-                continue;
-            }
-            let norm = |values: &[f64]| values.iter().map(|v| v * v).sum::<f64>().sqrt();
-            assert!(
-                norm(bounds) <= 2e-3 * norm(expected) + 1e-5 * (expected.len() as f64).sqrt(),
-                "{}, result {result}: bound {:e} of {:e}",
-                sample.name,
-                norm(bounds),
-                norm(expected)
-            );
+        if !fits {
+            verdict.fail(format!(
+                "{}: element {i} of result {result} is {found}, not {expected}: off by {off:e}, bound {bound:e}",
+                case.describe(),
+            ));
+            return;
+        }
+        if bound > 0.0 && expected.is_finite() {
+            verdict.worst = verdict.worst.max(off / bound);
         }
     }
 }
 
-#[test]
-fn the_reference_honours_layouts_and_writes() {
-    let make = |plan: Arc<Plan>| -> Box<dyn Executor> { Box::new(ReferenceExecutor::new(plan)) };
-    for sample in samples::all() {
-        for case in cases(&sample) {
-            let found = case.run(&make);
-            for (found, expected) in found.iter().zip(&case.expected) {
-                // Values leave an executor as f32.
-                let same = |(found, expected): (&f64, &f64)| {
-                    *found == f64::from(*expected as f32) || (found.is_nan() && expected.is_nan())
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::{ArenaPlacement, CpuExecutor, CpuOptions};
+    use crate::reference::ReferenceExecutor;
+
+    /// Bounds that say nothing prove nothing: on the whole they are a small part of the result. The worst case of a sum of
+    /// `K` terms is about `K^1.5 u` of a random one: 1.3e-3 for the longest sample.
+    #[test]
+    fn bounds_are_tight() {
+        for sample in samples::all() {
+            let case = cases(&sample).swap_remove(0);
+            let bounds = precisions::bounds_of(&sample, None, &case.expected, 0.0);
+            for (result, (bounds, expected)) in bounds.iter().zip(&case.expected).enumerate() {
+                if expected.iter().any(|e| !e.is_finite()) {
+                    continue;
+                }
+                let norm = |values: &[f64]| values.iter().map(|v| v * v).sum::<f64>().sqrt();
+                assert!(
+                    norm(bounds) <= 2e-3 * norm(expected) + 1e-5 * (expected.len() as f64).sqrt(),
+                    "{}, result {result}: bound {:e} of {:e}",
+                    sample.name,
+                    norm(bounds),
+                    norm(expected)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_reference_honours_layouts_and_writes() {
+        let make =
+            |plan: Arc<Plan>| -> Box<dyn Executor> { Box::new(ReferenceExecutor::new(plan)) };
+        for sample in samples::all() {
+            for case in cases(&sample) {
+                let found = case.run(&make).expect("nothing beside");
+                for (found, expected) in found.iter().zip(&case.expected) {
+                    // Values leave an executor as f32.
+                    let same = |(found, expected): (&f64, &f64)| {
+                        *found == f64::from(*expected as f32)
+                            || (found.is_nan() && expected.is_nan())
+                    };
+                    assert!(found.iter().zip(expected).all(same), "{}", case.describe());
+                }
+            }
+        }
+    }
+
+    fn cpu(options: CpuOptions) -> impl Fn(Arc<Plan>) -> Box<dyn Executor> {
+        move |plan| Box::new(CpuExecutor::new(plan, options).expect("a plan of one operation"))
+    }
+
+    /// With a workspace that holds signalling NaNs before each operation and an arena that ends at a protected page.
+    #[test]
+    fn the_cpu_conforms() {
+        let arena = if cfg!(unix) {
+            ArenaPlacement::BeforeProtectedPage
+        } else {
+            ArenaPlacement::PageStart
+        };
+        check(&cpu(CpuOptions { threads: 2, checking: true, arena }), Arithmetic::F32, &|_| true);
+    }
+
+    /// With 1, 2 and 3 threads, and run twice, the CPU gives the same bits.
+    #[test]
+    fn cpu_threads_do_not_change_a_bit() {
+        for sample in all_precisions() {
+            for case in cases(&sample).iter().filter(|case| case.in_place.is_none()) {
+                let bits = |threads| {
+                    let found = case.run(&cpu(CpuOptions { threads, ..CpuOptions::default() }));
+                    let found = found.expect("nothing beside");
+                    found.concat().iter().map(|v| v.to_bits()).collect::<Vec<u64>>()
                 };
-                assert!(found.iter().zip(expected).all(same), "{}", case.describe());
-            }
-        }
-    }
-}
-
-fn cpu(options: CpuOptions) -> impl Fn(Arc<Plan>) -> Box<dyn Executor> {
-    move |plan| Box::new(CpuExecutor::new(plan, options).expect("a plan of one operation"))
-}
-
-/// With a workspace that holds signalling NaNs before each operation and an arena that ends at a protected page.
-#[test]
-fn the_cpu_conforms() {
-    let arena =
-        if cfg!(unix) { ArenaPlacement::BeforeProtectedPage } else { ArenaPlacement::PageStart };
-    check(&cpu(CpuOptions { threads: 2, checking: true, arena }));
-}
-
-/// With 1, 2 and 3 threads, and run twice, the CPU gives the same bits.
-#[test]
-fn cpu_threads_do_not_change_a_bit() {
-    for sample in all_precisions() {
-        for case in cases(&sample).iter().filter(|case| case.in_place.is_none()) {
-            let bits = |threads| {
-                let found = case.run(&cpu(CpuOptions { threads, ..CpuOptions::default() }));
-                found.concat().iter().map(|v| v.to_bits()).collect::<Vec<u64>>()
-            };
-            let one = bits(1);
-            for threads in [2, 3, 2] {
-                assert!(bits(threads) == one, "{} with {threads} threads", case.describe());
+                let one = bits(1);
+                for threads in [2, 3, 2] {
+                    assert!(bits(threads) == one, "{} with {threads} threads", case.describe());
+                }
             }
         }
     }

@@ -9,12 +9,22 @@
 //! An operation without samples does not compile: [`samples::of`] matches exhaustively.
 
 mod bounds;
+#[cfg(test)]
 mod costs;
+#[cfg(test)]
 mod derivatives;
 mod executors;
 pub(crate) mod layout;
+#[cfg(test)]
 mod pointwise_primitives;
+#[cfg(test)]
 mod pointwise_programs;
 mod precisions;
 pub(crate) mod samples;
+#[cfg(test)]
 mod shape_rules;
+
+pub use executors::Verdict;
+#[cfg(test)]
+pub(crate) use executors::check;
+pub(crate) use executors::{Arithmetic, plans, verify};

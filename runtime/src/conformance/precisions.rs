@@ -104,13 +104,15 @@ fn stored(sample: &Sample, op: Op, precision: &str, gradients: DType) -> Sample 
     Sample { name, op, operands, results, current }
 }
 
-/// Bounds on every element of every result of a sample of any precision, as [`bounds::of`].
+/// Bounds on every element of every result of a sample of any precision, as [`bounds::of`]; factors that the operation
+/// makes itself may be off by the relative `inner`.
 pub(super) fn bounds_of(
     sample: &Sample,
     old: Option<&[Vec<f64>]>,
     expected: &[Vec<f64>],
+    inner: f64,
 ) -> Vec<Vec<f64>> {
-    let mut bounds = bounds::of(sample, old, expected);
+    let mut bounds = bounds::of(sample, old, expected, inner);
     // The bounds of programs round each output as the program says.
     if matches!(sample.op, Op::Pointwise { .. }) {
         return bounds;

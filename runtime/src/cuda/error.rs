@@ -10,6 +10,56 @@ use crate::cpu::{LayoutProblem, OperationProblem};
 /// A plan that the CUDA executor does not take, or a machine that cannot run it.
 #[derive(Debug, Error)]
 pub enum CudaError {
+    /// A library of NVIDIA's is not there.
+    #[error("{name} was not found: {install}")]
+    Library {
+        /// What it is called.
+        name: &'static str,
+        /// What to do.
+        install: &'static str,
+    },
+    /// There is a driver, and no such device.
+    #[error("there is no GPU {ordinal}: the driver knows {count} of them")]
+    NoDevice {
+        /// The number asked for, from 0.
+        ordinal: i32,
+        /// How many there are.
+        count: i32,
+    },
+    /// The device lacks instructions that the kernels need.
+    #[error("{name} has compute capability {}.{}: 8.0 is needed", capability.0, capability.1)]
+    TooOld {
+        /// The device.
+        name: String,
+        /// What it can.
+        capability: (i32, i32),
+    },
+    /// The device has no room.
+    #[error(
+        "cannot allocate {bytes} bytes of the GPU for {purpose}: {message}; use a smaller micro-batch or another recompute policy (`colac fit` shows what fits)"
+    )]
+    Memory {
+        /// What it is for.
+        purpose: &'static str,
+        /// How many bytes.
+        bytes: u64,
+        /// What the driver said.
+        message: String,
+    },
+    /// The driver refused or failed.
+    #[error("{doing}: {message}")]
+    Driver {
+        /// What was being done.
+        doing: &'static str,
+        /// What the driver said.
+        message: String,
+    },
+    /// A kernel's text was refused.
+    #[error("a kernel cannot be compiled: {0}")]
+    Compiler(String),
+    /// cuBLASLt refused or failed.
+    #[error("cuBLASLt: {0}")]
+    Products(String),
     /// Operands or results do not have the types that the operation's rule gives.
     #[error("operation {path}: {source}")]
     Type {

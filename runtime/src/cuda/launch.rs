@@ -19,6 +19,13 @@ pub(crate) enum Argument {
     F64(f64),
 }
 
+/// A kernel: the text that it is compiled from and its name there.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Kernel {
+    pub(crate) source: Source,
+    pub(crate) entry: &'static str,
+}
+
 /// One launch: blocks and threads have one axis.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Launch {
@@ -33,6 +40,13 @@ pub(crate) struct Launch {
     /// Bytes of dynamic shared memory.
     pub(crate) shared: u32,
     pub(crate) arguments: Vec<Argument>,
+}
+
+impl Launch {
+    /// The kernel launched.
+    pub(crate) fn kernel(&self) -> Kernel {
+        Kernel { source: self.source.clone(), entry: self.entry }
+    }
 }
 
 /// A matrix of a product, stored in rows; `transposed` says that the product takes it with rows and columns exchanged.

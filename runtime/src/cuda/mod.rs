@@ -1,13 +1,52 @@
 //! The CUDA executor: plans on an NVIDIA GPU.
 //!
 //! The way of an operation: [`lower`] turns it into steps (launches of kernels, products) over addresses in one arena;
-//! [`source`] puts a kernel's text together; a device compiles and runs them. Must not know the training loop.
+//! [`source`] puts a kernel's text together; a [`device`] compiles and runs them: the real one in [`driver`], or in tests
+//! a CPU that runs the same kernels' sources. Nothing of CUDA is needed to build or to start. Must not know the training
+//! loop.
 
+use crate::conformance::Verdict;
+
+mod collect;
+mod device;
+mod driver;
 mod error;
+mod executor;
 mod launch;
 mod lower;
+mod order;
 mod program;
+#[cfg(test)]
+mod shim;
 mod source;
+mod verify;
 mod view;
 
+pub use driver::{GpuDescription, Library, PATH_VARIABLE, libraries_found};
 pub use error::CudaError;
+pub use executor::CudaExecutor;
+
+/// What is known of a GPU without allocating anything on it.
+///
+/// # Errors
+/// Without driver or device.
+pub fn describe(ordinal: i32) -> Result<GpuDescription, CudaError> {
+    Ok(driver::probe(ordinal)?.1)
+}
+
+/// Runs the conformance suite on a GPU: every operation, from awkward samples, in every precision, layout and way of
+/// writing, against the reference interpreter.
+///
+/// # Errors
+/// Without what the executor needs, or if a kernel cannot be compiled.
+pub fn verify(ordinal: i32) -> Result<Vec<Verdict>, CudaError> {
+    verify::on_gpu(ordinal)
+}
+
+/// Bytes of a GPU's memory that nobody uses, less what a context and the library of products take.
+///
+/// # Errors
+/// Without driver or device.
+pub fn free_memory(ordinal: i32) -> Result<u64, CudaError> {
+    driver::free_memory(ordinal)
+}

@@ -53,7 +53,9 @@ impl Input {
             repeat => format!("(row % {repeat})"),
         };
         match self.form {
-            InputForm::Elements | InputForm::Row => format!("{name} + {row} * {name}_stride + column"),
+            InputForm::Elements | InputForm::Row => {
+                format!("{name} + {row} * {name}_stride + column")
+            }
             InputForm::Column => format!("{name} + {row}"),
             InputForm::Scalar => name.to_owned(),
         }
@@ -96,7 +98,8 @@ impl Lowering<'_> {
             let (name, place) = (format!("p{index}"), input.place(&format!("p{index}")));
             match input.form {
                 InputForm::Elements | InputForm::Row => {
-                    let _ = writeln!(text, "    float i{index}[VEC];\n    load({place}, i{index});");
+                    let _ =
+                        writeln!(text, "    float i{index}[VEC];\n    load({place}, i{index});");
                 }
                 InputForm::Column | InputForm::Scalar => {
                     let _ = writeln!(text, "    float i{index} = to_f32(*({place}));");
@@ -121,6 +124,10 @@ impl Lowering<'_> {
     fn input(&self, form: InputForm, operand: usize, rows: u64) -> Result<Input, CudaError> {
         let tensor: &Tensor = self.operands[operand];
         let view = match form {
+            // One row stands for all elements where there are no gaps.
+            InputForm::Elements if rows == 1 && tensor.ty.shape.rows() > 1 => {
+                self.packed_operand(operand)?
+            }
             InputForm::Elements | InputForm::Row => self.operand(operand)?,
             InputForm::Column | InputForm::Scalar => self.packed_operand(operand)?,
         };

@@ -100,7 +100,8 @@ impl Heads {
     pub(crate) fn is_wide(&self) -> bool {
         let bytes = self.dtype.bytes();
         let steps = [self.batch, self.seq, self.heads].into_iter().zip(self.strides);
-        let even = |(extent, stride): (u64, u64)| extent <= 1 || (stride * bytes).is_multiple_of(16);
+        let even =
+            |(extent, stride): (u64, u64)| extent <= 1 || (stride * bytes).is_multiple_of(16);
         self.address.is_multiple_of(16) && self.dim.is_multiple_of(8) && steps.into_iter().all(even)
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod calibrate;
 pub mod clock;
+pub mod gpu;
 mod single;
 pub mod steps;
 pub mod summary;

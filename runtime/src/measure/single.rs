@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use colac_plan::op::TypeError;
 use colac_plan::op::cost::aligned;
 use colac_plan::plan::{BatchInputs, Form, Origin, Roles};
 use colac_plan::program::{Operation, Phase, Program, When, Write};
@@ -43,45 +44,14 @@ impl Single {
         operands: &[TensorType],
         threads: usize,
     ) -> Result<Single, CpuError> {
-        let types: Vec<&TensorType> = operands.iter().collect();
-        let results = op
-            .infer(&types)
+        let measured = measured(op, operands)
             .map_err(|source| CpuError::Type { path: "a measured operation".to_owned(), source })?;
-        let made: Vec<&TensorType> = results.iter().collect();
-        let cost = op.cost(&types, &made);
-        let each: u64 = operands.iter().chain(&results).map(TensorType::bytes).sum();
-        let copies = (SPREAD / each.max(1)).clamp(1, 8);
-        let mut table = Table::default();
-        let mut operations = Vec::new();
-        for _ in 0..copies {
-            let mut place = |segment, types: &[TensorType]| -> Vec<TensorId> {
-                types.iter().map(|ty| table.add(segment, ty.clone())).collect()
-            };
-            let read = place(Segment::Inputs, operands);
-            let written = place(Segment::Outputs, &results);
-            operations.push(Operation {
-                op: op.clone(),
-                operands: read,
-                writes: vec![Write::Overwrite; written.len()],
-                results: written,
-                when: When::Always,
-                phase: Phase::Forward,
-                after: Vec::new(),
-                workspace: op.workspace_bytes(&types, &made),
-                path: "measured".to_owned(),
-                scope: None,
-                line: None,
-            });
-        }
-        let inputs: Vec<TensorId> =
-            operations.iter().flat_map(|operation| operation.operands.clone()).collect();
-        let plan = Arc::new(table.plan(operations));
         let options = CpuOptions { threads, ..CpuOptions::default() };
-        let mut executor = CpuExecutor::new(Arc::clone(&plan), options)?;
-        for id in inputs {
+        let mut executor = CpuExecutor::new(Arc::clone(&measured.plan), options)?;
+        for id in measured.inputs {
             fill(&mut executor, id);
         }
-        Ok(Single { executor, copies: copies as usize, cost })
+        Ok(Single { executor, copies: measured.copies, cost: measured.cost })
     }
 
     /// Seconds of one execution, over at least `rounds` rounds and until `patience` seconds are over; by the clock that
@@ -101,8 +71,57 @@ impl Single {
     }
 }
 
+/// The plan of an operation that stands in it several times.
+pub(super) struct MeasuredPlan {
+    pub(super) plan: Arc<Plan>,
+    /// The operands, which are to be filled.
+    pub(super) inputs: Vec<TensorId>,
+    pub(super) copies: usize,
+    /// Of one execution.
+    pub(super) cost: Cost,
+}
+
+/// Makes it.
+///
+/// # Errors
+/// If the operation does not take such operands.
+pub(super) fn measured(op: &Op, operands: &[TensorType]) -> Result<MeasuredPlan, TypeError> {
+    let types: Vec<&TensorType> = operands.iter().collect();
+    let results = op.infer(&types)?;
+    let made: Vec<&TensorType> = results.iter().collect();
+    let cost = op.cost(&types, &made);
+    let each: u64 = operands.iter().chain(&results).map(TensorType::bytes).sum();
+    let copies = (SPREAD / each.max(1)).clamp(1, 8);
+    let mut table = Table::default();
+    let mut operations = Vec::new();
+    for _ in 0..copies {
+        let mut place = |segment, types: &[TensorType]| -> Vec<TensorId> {
+            types.iter().map(|ty| table.add(segment, ty.clone())).collect()
+        };
+        let read = place(Segment::Inputs, operands);
+        let written = place(Segment::Outputs, &results);
+        operations.push(Operation {
+            op: op.clone(),
+            operands: read,
+            writes: vec![Write::Overwrite; written.len()],
+            results: written,
+            when: When::Always,
+            phase: Phase::Forward,
+            after: Vec::new(),
+            workspace: op.workspace_bytes(&types, &made),
+            path: "measured".to_owned(),
+            scope: None,
+            line: None,
+        });
+    }
+    let inputs: Vec<TensorId> =
+        operations.iter().flat_map(|operation| operation.operands.clone()).collect();
+    let plan = Arc::new(table.plan(operations));
+    Ok(MeasuredPlan { plan, inputs, copies: copies as usize, cost })
+}
+
 /// Numbers as an operand may have: ids spread over the first few thousand, reals between -1 and 1.
-fn fill(executor: &mut CpuExecutor, id: TensorId) {
+pub(super) fn fill(executor: &mut dyn Executor, id: TensorId) {
     let ty = executor.plan().tensor(id).ty.clone();
     let count = ty.shape.elements() as usize;
     match ty.dtype {
@@ -113,8 +132,11 @@ fn fill(executor: &mut CpuExecutor, id: TensorId) {
         DType::F32 | DType::Bf16 if count == 1 => executor.write_f32(id, &[1.0]),
         DType::F32 | DType::Bf16 => {
             let number = |i: usize| (i.wrapping_mul(2_654_435_761) >> 8) % 2048;
-            let values: Vec<f32> = (0..count).map(|i| number(i) as f32 / 1024.0 - 1.0).collect();
-            executor.write_f32(id, &values);
+            let part = count.min(1 << 20);
+            let values: Vec<f32> = (0..part).map(|i| number(i) as f32 / 1024.0 - 1.0).collect();
+            for first in (0..count).step_by(part) {
+                executor.write_f32_range(id, first, &values[..part.min(count - first)]);
+            }
         }
     }
 }

@@ -29,7 +29,6 @@ use colac_plan::program::{When, Write};
 use colac_plan::{DType, Op, Operation, Plan, ProgramKind, TensorId};
 
 use crate::executor::Executor;
-#[cfg(test)]
 pub(crate) use pointwise::{binary, unary};
 use storage::Storage;
 pub use value::Value;

@@ -119,7 +119,12 @@ fn slope(scores: &Scores, head: usize, heads: usize) -> f64 {
 /// multiplies it by an exponential for each block, whose arguments add up to at most the range of the scores. The
 /// normalised output is then off by `Σ p|v|(R + (n + 4)u + Σ p R + n u)`, and `lse = m + log Σ` by
 /// `E + Σ p R + n u`, a logarithm, and roundings of `m` and of itself.
-pub(super) fn forward(o: &[Value], scores: &Scores, expected: &[Vec<f64>]) -> Vec<Vec<f64>> {
+pub(super) fn forward(
+    o: &[Value],
+    scores: &Scores,
+    expected: &[Vec<f64>],
+    inner: f64,
+) -> Vec<Vec<f64>> {
     let [q, k, v] = o else { panic!("three operands") };
     let e = Extents::of(q, v);
     let shaping = scores;
@@ -150,7 +155,7 @@ pub(super) fn forward(o: &[Value], scores: &Scores, expected: &[Vec<f64>]) -> Ve
             let index = e.output(at) + d;
             let parts = keys.iter().zip(&terms).map(|(&j, (p, r))| {
                 p * v.elements[e.value(b, head, j) + d].abs()
-                    * (r + roundings(keys.len() + 4) + sum)
+                    * (r + roundings(keys.len() + 4) + sum + inner)
             });
             bounds[0][index] = SECOND_ORDER * (parts.sum::<f64>() + FLUSH * keys.len() as f64);
         }
@@ -164,7 +169,7 @@ pub(super) fn forward(o: &[Value], scores: &Scores, expected: &[Vec<f64>]) -> Ve
 /// `p = exp(s - lse)` is off by the relative `r = e + 2u(|s| + |lse|) +` an exponential;
 /// `ds = p(dout·v - dout·out)` by `p((r + 3u)|dout·v - dout·out| + (E + 3)u·A)` with
 /// `A = Σ|dout||v| + Σ|dout||out|`, and times the derivative of a cap by that and the derivative's own error. The three results are sums of these over keys or over queries.
-pub(super) fn backward(o: &[Value], scores: &Scores) -> Vec<Vec<f64>> {
+pub(super) fn backward(o: &[Value], scores: &Scores, inner: f64) -> Vec<Vec<f64>> {
     let scale = scores.scale.get();
     let [dout, q, k, v, out, lse] = o else { panic!("six operands") };
     let e = Extents::of(q, v);
@@ -191,12 +196,16 @@ pub(super) fn backward(o: &[Value], scores: &Scores) -> Vec<Vec<f64>> {
                     + (difference + products) * score.derivative_error);
             let ds = p * difference * score.derivative;
             for d in 0..e.value_dim {
-                dv[value + d] += p * dout.elements[output + d].abs() * (r + roundings(shared + 4));
+                dv[value + d] +=
+                    p * dout.elements[output + d].abs() * (r + roundings(shared + 4) + inner);
             }
             for d in 0..e.dim {
                 let (query, key) = (query + d, key + d);
-                dq[query] += scale * k.elements[key].abs() * (error + roundings(e.seq + 6) * ds);
-                dk[key] += scale * q.elements[query].abs() * (error + roundings(shared + 6) * ds);
+                dq[query] +=
+                    scale * k.elements[key].abs() * (error + (roundings(e.seq + 6) + inner) * ds);
+                dk[key] += scale
+                    * q.elements[query].abs()
+                    * (error + (roundings(shared + 6) + inner) * ds);
             }
         }
     }

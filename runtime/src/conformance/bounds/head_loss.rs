@@ -96,6 +96,7 @@ pub(super) fn with_gradient(
     derivative: Option<&Program>,
     old: [&Old<'_>; 2],
     expected: &[Vec<f64>],
+    inner: f64,
 ) -> Vec<Vec<f64>> {
     let (x, w, labels, scale) = (&o[0], &o[1], &o[2], o[3].elements[0].abs());
     let (width, vocab) = (x.extents[2], w.extents[0]);
@@ -124,10 +125,10 @@ pub(super) fn with_gradient(
             let (error, d) = (d.error, d.value.abs());
             for c in 0..width {
                 let (at_x, at_w) = (position.row * width + c, token * width + c);
-                dx[at_x] += w.elements[at_w].abs() * (error + roundings(vocab + 4) * d);
-                dw[at_w] += x.elements[at_x].abs() * (error + roundings(rows + 4) * d);
+                dx[at_x] += w.elements[at_w].abs() * (error + (roundings(vocab + 4) + inner) * d);
+                dw[at_w] += x.elements[at_x].abs() * (error + (roundings(rows + 4) + inner) * d);
             }
-            db[token] += error + roundings(rows + 4) * d;
+            db[token] += error + (roundings(rows + 4) + inner) * d;
         }
     }
     let finish = |bounds: Vec<f64>| bounds.iter().map(|b| SECOND_ORDER * b + FLUSH).collect();

@@ -58,11 +58,13 @@ impl Old<'_> {
 }
 
 /// Bounds on every element of every result. `old` is what accumulating results are added to, where they are; `expected`
-/// the exact results.
+/// the exact results; `inner` the relative error of a factor that the operation makes itself and rounds before it is
+/// multiplied: probabilities and gradients of scores in attention, gradients of logits in the loss.
 pub(super) fn of(
     sample: &Sample,
     old: Option<&[Vec<f64>]>,
     expected: &[Vec<f64>],
+    inner: f64,
 ) -> Vec<Vec<f64>> {
     let o = sample.values();
     let op = &sample.op;
@@ -120,8 +122,8 @@ pub(super) fn of(
             let larger = there.iter().zip(&back).map(|(a, b)| a.abs().max(b.abs())).collect();
             vec![summed(2, larger, &Old(None))]
         }
-        Op::Attention { scores } => attention::forward(&o, scores, expected),
-        Op::AttentionBackward { scores } => attention::backward(&o, scores),
+        Op::Attention { scores } => attention::forward(&o, scores, expected, inner),
+        Op::AttentionBackward { scores } => attention::backward(&o, scores, inner),
         Op::Pointwise { program } => pointwise::of(program, &o),
         Op::HeadLoss { bias, transform, .. } => {
             let head = head_loss::Head { bias: bias.then_some(3), function: transform.as_ref() };
@@ -131,7 +133,8 @@ pub(super) fn of(
             let function = transform.as_ref().map(|transform| &transform.function);
             let head = head_loss::Head { bias: bias.then_some(4), function };
             let derivative = transform.as_ref().map(|transform| &transform.derivative);
-            head_loss::with_gradient(&o, &head, derivative, [&old(2), &old(3)], expected)
+            let old = [&old(2), &old(3)];
+            head_loss::with_gradient(&o, &head, derivative, old, expected, inner)
         }
         // Copies.
         Op::Slice { .. } | Op::Concat { .. } | Op::Shift { .. } => {

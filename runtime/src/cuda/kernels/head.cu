@@ -1,1 +1,203 @@
-// head
+// The loss of the language-model head, one chunk of positions at a time, between the products that make logits and those
+// that read their gradient.
+//
+// Owns what is done to a chunk of logits, the sums over its columns and positions, and the rounding of sums kept in f32.
+// Macros: for `loss_rows` none; for `positions` B_T and BIAS (0, 1), TRANSFORM (0, 1: the generated functions `transform`
+// and, with a gradient, `derivative`), GRADIENT (0, 1) and G_T, the gradient's format, and VEC; for `column_sums` SUMMED_T
+// and VEC; for `store_sums` Y_T and VEC.
+
+#ifdef GRADIENT
+#define GROUPS (VEC == 8 ? 2 : 8)  // Groups of VEC neighbours that a thread has in flight.
+#define POSITION_THREADS 512  // As the launch has them.
+
+// The product of a position and a token with the bias, for the groups of a step; negative infinity beyond the end.
+DEVICE void read_step(const float* row, const B_T* bias, u64 first, u64 width, float (&z)[GROUPS][VEC]) {
+#pragma unroll
+    for (int group = 0; group < GROUPS; group++) {
+        u64 column = first + (u64)group * POSITION_THREADS * VEC;
+#pragma unroll
+        for (int lane = 0; lane < VEC; lane++) z[group][lane] = bits_to_f32(0xff800000u);
+        if (column < width) load(row + column, z[group]);
+    }
+#if BIAS
+#pragma unroll
+    for (int group = 0; group < GROUPS; group++) {
+        u64 column = first + (u64)group * POSITION_THREADS * VEC;
+        if (column < width) {
+            float b[VEC];
+            load(bias + column, b);
+#pragma unroll
+            for (int lane = 0; lane < VEC; lane++) z[group][lane] += b[lane];
+        }
+    }
+#endif
+}
+
+DEVICE float logit(float z) {
+#if TRANSFORM
+    return transform(z);
+#else
+    return z;
+#endif
+}
+
+// losses[p] = logsumexp(f(z)) - f(z)[label] with z = logits[p] + bias; with a gradient row p of the logits becomes
+// scale · (softmax(f(z)) - onehot(label)) · f'(z). A label of -100 makes 0 of both, any other outside the row NaN of the
+// loss. A block for each position: one pass for maximum and sum, and one that finds the row, 128 KiB for 32000 tokens, in
+// the cache again.
+//
+// A gradient in bf16 fills the first half of its row's bytes. In a step the block reads `step` numbers of 4 bytes from
+// element i · step on and after the barrier writes as many of 2 bytes: up to byte 2 · (i + 1) · step, while what is unread
+// begins at byte 4 · (i + 1) · step.
+KERNEL void __launch_bounds__(512) positions(float* logits, u64 width, const i32* labels, const B_T* bias, const float* scale, double* losses) {
+    __shared__ float scratch[32];
+    float* row = logits + (u64)blockIdx.x * width;
+    i32 label = labels[blockIdx.x];
+    bool valid = label >= 0 && (u64)label < width;
+    const u64 step = (u64)POSITION_THREADS * VEC * GROUPS;
+    u64 own = (u64)threadIdx.x * VEC;
+    if (!valid) {
+        if (threadIdx.x == 0) losses[blockIdx.x] = bits_to_f32(label == -100 ? 0u : 0x7fffffffu);
+#if GRADIENT
+        float zeros[VEC] = {};
+        for (u64 column = own; column < width; column += (u64)POSITION_THREADS * VEC) store((G_T*)row + column, zeros);
+#endif
+        return;
+    }
+    float target = 0.0f;
+    if (threadIdx.x == 0) {
+        target = row[label];
+#if BIAS
+        target += to_f32(bias[label]);
+#endif
+        target = logit(target);
+    }
+    // The least number, so that what is beyond the end counts as 0 and differences are never those of infinities.
+    float most = bits_to_f32(0xff7fffffu), sum = 0.0f;
+    for (u64 first = own; first < width; first += step) {
+        float z[GROUPS][VEC];
+        read_step(row, bias, first, width, z);
+        float here = most;
+#pragma unroll
+        for (int group = 0; group < GROUPS; group++) {
+            // What is beyond the end stays negative infinity, which no function is asked about.
+            bool there = first + (u64)group * POSITION_THREADS * VEC < width;
+#pragma unroll
+            for (int lane = 0; lane < VEC; lane++) {
+                if (there) z[group][lane] = logit(z[group][lane]);
+                here = larger(here, z[group][lane]);
+            }
+        }
+        if (here > most) {
+            sum *= expf(most - here);
+            most = here;
+        }
+#pragma unroll
+        for (int group = 0; group < GROUPS; group++) {
+            float part = 0.0f;
+#pragma unroll
+            for (int lane = 0; lane < VEC; lane++) part += expf(z[group][lane] - most);
+            sum += part;
+        }
+    }
+    float own_most = most;
+    most = block_max(most, scratch);
+    sum = block_sum(sum * expf(own_most - most), scratch);
+    if (threadIdx.x == 0) losses[blockIdx.x] = (double)most + log((double)sum) - (double)target;
+#if GRADIENT
+    float factor = *scale, share = factor / sum;
+    // All threads take the same number of steps, because all meet in each.
+    for (u64 first = 0; first < width; first += step) {
+        float z[GROUPS][VEC];
+        read_step(row, bias, first + own, width, z);
+#pragma unroll
+        for (int group = 0; group < GROUPS; group++) {
+            u64 column = first + own + (u64)group * POSITION_THREADS * VEC;
+#pragma unroll
+            for (int lane = 0; lane < VEC; lane++) {
+                float gradient = expf(logit(z[group][lane]) - most) * share;
+                if (column + lane == (u64)label) gradient -= factor;
+#if TRANSFORM
+                gradient = derivative(z[group][lane], gradient);
+#endif
+                z[group][lane] = gradient;
+            }
+        }
+        __syncthreads();
+#pragma unroll
+        for (int group = 0; group < GROUPS; group++) {
+            u64 column = first + own + (u64)group * POSITION_THREADS * VEC;
+            if (column < width) store((G_T*)row + column, z[group]);
+        }
+    }
+#endif
+}
+#endif
+
+// loss[b] = the sum of its positions' losses; positions `first` to `first + count` are in `losses`. A row that begins
+// before is added to. A block for each row that has positions in the chunk: from row `first / seq` on.
+KERNEL void __launch_bounds__(256) loss_rows(const double* losses, u64 first, u64 count, u64 seq, float* loss) {
+    __shared__ double scratch[32];
+    u64 row = first / seq + blockIdx.x;
+    u64 begin = row * seq, end = begin + seq;
+    bool begins = begin >= first;
+    if (!begins) begin = first;
+    if (end > first + count) end = first + count;
+    double sum = 0.0;
+    for (u64 position = begin + threadIdx.x; position < end; position += 256) sum += losses[position - first];
+    sum = block_sum(sum, scratch);
+    if (threadIdx.x == 0) loss[row] = (float)(begins ? sum : (double)loss[row] + sum);
+}
+
+#ifdef SUMMED_T
+// y[n] = Σ x[rows, n], or added to what is there. A block for 32 · VEC columns; each of its eight warps sums every eighth
+// row, and the eight sums are added in order.
+KERNEL void __launch_bounds__(256) column_sums(const SUMMED_T* x, u64 x_stride, u64 rows, u64 width, float* y, u32 mode, const float* condition) {
+    __shared__ float parts[8][32 * VEC];
+    u32 warp = threadIdx.x / 32, own = threadIdx.x % 32 * VEC;
+    u64 first = (u64)blockIdx.x * 32 * VEC, column = first + own;
+    float sums[VEC] = {};
+    if (column < width) {
+#pragma unroll 4
+        for (u64 row = warp; row < rows; row += 8) {
+            float part[VEC];
+            load(x + row * x_stride + column, part);
+#pragma unroll
+            for (int lane = 0; lane < VEC; lane++) sums[lane] += part[lane];
+        }
+    }
+#pragma unroll
+    for (int lane = 0; lane < VEC; lane++) parts[warp][own + lane] = sums[lane];
+    __syncthreads();
+    u64 mine = first + threadIdx.x;
+    if (threadIdx.x >= 32 * VEC || mine >= width) return;
+    float sum = parts[0][threadIdx.x];
+#pragma unroll
+    for (int part = 1; part < 8; part++) sum += parts[part][threadIdx.x];
+    y[mine] = adds(mode, condition) ? y[mine] + sum : sum;
+}
+#endif
+
+#ifdef Y_T
+// y[rows, width] = sums, or added to what is there, rounded once. A block for each run of 1024 groups of VEC elements.
+KERNEL void __launch_bounds__(256) store_sums(const float* sums, Y_T* y, u64 y_stride, u64 rows, u64 width, u32 mode, const float* condition) {
+    bool add = adds(mode, condition);
+    u64 across = width / VEC;
+    u64 first = (u64)blockIdx.x * 1024 + threadIdx.x;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        u64 group = first + 256 * i;
+        if (group >= rows * across) continue;
+        float sum[VEC];
+        load(sums + group * VEC, sum);
+        Y_T* to = y + group / across * y_stride + group % across * VEC;
+        if (add) {
+            float old[VEC];
+            load(to, old);
+#pragma unroll
+            for (int lane = 0; lane < VEC; lane++) sum[lane] += old[lane];
+        }
+        store(to, sum);
+    }
+}
+#endif

@@ -3,13 +3,30 @@
 //! Owns the one match over [`Op`]; a file for each family of operations chooses kernels, sizes and arguments. Must not
 //! know drivers.
 
+mod adamw;
+mod attention;
+mod copies;
+mod dropout;
+mod embedding;
+mod head;
+mod linear;
+mod norm;
+mod pointwise;
+pub(crate) mod product;
+mod reduce;
+mod rope;
+mod rows;
+
+use std::collections::BTreeMap;
+
 use colac_plan::op::cost::REDUCTION_ROWS;
 use colac_plan::program::Write;
-use colac_plan::{Op, Operation, Plan, Segment, Tensor, TensorId};
+use colac_plan::{DType, Op, Operation, Plan, Segment, Tensor, TensorId};
 
 use crate::cpu::{LayoutProblem, OperationProblem};
 use crate::cuda::error::CudaError;
-use crate::cuda::launch::{Step, WriteMode};
+use crate::cuda::launch::{Argument, Launch, Step, WriteMode};
+use crate::cuda::source::{Family, Source};
 use crate::cuda::view::{Heads, Rows, Segments};
 
 /// One operation on its way to steps.
@@ -19,12 +36,109 @@ pub(crate) struct Lowering<'a> {
     pub(crate) operation: &'a Operation,
     pub(crate) operands: Vec<&'a Tensor>,
     pub(crate) results: Vec<&'a Tensor>,
+    /// Where the sort orders of ids lie, by the ids' tensor.
+    orders: &'a BTreeMap<TensorId, u64>,
 }
 
 /// Steps of an operation, or why there are none.
 pub(crate) type Steps = Result<Vec<Step>, CudaError>;
 
+/// Lowers an operation. `orders` are the places of the sort orders that embeddings' gradients read.
+///
+/// # Errors
+/// An operation that contradicts its definition, or a layout that no kernel takes.
+pub(crate) fn lower(
+    plan: &Plan,
+    segments: &Segments,
+    orders: &BTreeMap<TensorId, u64>,
+    operation: &Operation,
+) -> Steps {
+    let missing = |name: String| {
+        let (path, op) = (operation.path.clone(), operation.op.name());
+        CudaError::Layout { path, op, operand: name, problem: LayoutProblem::Missing }
+    };
+    let find = |(i, id): (usize, &TensorId), name: &str| {
+        plan.tensors.get(id.index()).ok_or_else(|| missing(format!("{name} {i}")))
+    };
+    let operands = operation.operands.iter().enumerate().map(|id| find(id, "operand"));
+    let results = operation.results.iter().enumerate().map(|id| find(id, "result"));
+    let (operands, results) =
+        (operands.collect::<Result<_, _>>()?, results.collect::<Result<_, _>>()?);
+    let lowering = Lowering { plan, segments, operation, operands, results, orders };
+    lowering.check()?;
+    lowering.steps()
+}
+
 impl Lowering<'_> {
+    /// Types and workspace are what the operation's rules say.
+    fn check(&self) -> Result<(), CudaError> {
+        let op = &self.operation.op;
+        let operand_types: Vec<_> = self.operands.iter().map(|t| &t.ty).collect();
+        let result_types: Vec<_> = self.results.iter().map(|t| &t.ty).collect();
+        let inferred = op
+            .infer(&operand_types)
+            .map_err(|source| CudaError::Type { path: self.operation.path.clone(), source })?;
+        if inferred.len() != self.results.len() || self.operation.writes.len() != self.results.len()
+        {
+            return Err(self.problem(OperationProblem::ResultCount));
+        }
+        let mut results = inferred.iter().zip(&result_types).enumerate();
+        if !results.all(|(index, (inferred, found))| op.gives(index, inferred, found)) {
+            return Err(self.problem(OperationProblem::ResultType));
+        }
+        let needed = op.workspace_bytes(&operand_types, &result_types);
+        if needed > self.operation.workspace
+            || self.operation.workspace > self.plan.bytes(Segment::Workspace)
+        {
+            return Err(self.problem(OperationProblem::Workspace));
+        }
+        Ok(())
+    }
+
+    /// The match over all operations.
+    fn steps(&self) -> Steps {
+        match &self.operation.op {
+            Op::Linear => self.linear(),
+            Op::LinearBackwardInput => self.linear_backward_input(),
+            Op::LinearBackwardWeight => self.linear_backward_weight(),
+            Op::RmsNorm { .. } | Op::LayerNorm { .. } => self.norm(),
+            Op::RmsNormBackward { gain, epilogue } => {
+                self.rms_norm_backward(*gain, epilogue.as_ref())
+            }
+            Op::LayerNormBackward { gain, bias, epilogue } => {
+                self.layer_norm_backward(*gain, *bias, epilogue.as_ref())
+            }
+            Op::RowSum { mean } => self.row_sum(*mean),
+            Op::Softmax => self.softmax(),
+            Op::Attention { scores } => self.attention(scores),
+            Op::AttentionBackward { scores } => self.attention_backward(scores),
+            Op::Pointwise { program } => self.pointwise(program),
+            Op::ColumnSum => self.column_sum(),
+            Op::HeadLoss { chunk, bias, transform } => {
+                self.head_loss(*chunk, *bias, transform.as_ref())
+            }
+            Op::HeadLossWithGradient { chunk, bias, transform } => {
+                self.head_loss_with_gradient(*chunk, *bias, transform.as_ref())
+            }
+            Op::GradientNorm => self.gradient_norm(),
+            Op::AdamW { .. } => self.adamw(),
+            Op::Sum => self.sum(),
+            Op::Embedding => self.embedding(),
+            Op::EmbeddingBackward { .. } => {
+                let order = self.orders.get(&self.operation.operands[0]);
+                let order = order.ok_or_else(|| {
+                    self.layout("the order of the ids".to_owned(), LayoutProblem::Missing)
+                })?;
+                self.embedding_backward(*order)
+            }
+            Op::Dropout { probability, key } => self.dropout(probability.get(), *key),
+            Op::Rope { inverse, interleaved } => self.rope(*inverse, *interleaved),
+            Op::Slice { start, length } => self.slice(*start, *length),
+            Op::Concat { width: _, starts } => self.concat(starts),
+            Op::Shift { by } => self.shift(*by),
+        }
+    }
+
     /// A whole operation that the executor does not take.
     pub(crate) fn problem(&self, problem: OperationProblem) -> CudaError {
         let (path, op) = (self.operation.path.clone(), self.operation.op.name());
@@ -103,4 +217,16 @@ impl Lowering<'_> {
 /// Partial rows of an operation that reduces over so many rows.
 pub(crate) fn partial_rows(rows: u64) -> u64 {
     rows.div_ceil(REDUCTION_ROWS)
+}
+
+/// The launch that fills `words` words of 32 bits with noise.
+pub(crate) fn noise(address: u64, words: u64) -> Launch {
+    Launch {
+        source: Source::new(Family::Fill).format("Y_T", DType::F32),
+        entry: "fill_noise",
+        grid: words.div_ceil(256).min(132 * 32),
+        threads: 256,
+        shared: 0,
+        arguments: vec![Argument::Address(address), Argument::U64(words)],
+    }
 }

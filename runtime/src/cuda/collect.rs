@@ -1,0 +1,53 @@
+//! A device that only collects the kernels that plans need, so that they are compiled at once.
+
+use std::collections::BTreeSet;
+
+use crate::cuda::device::Device;
+use crate::cuda::error::CudaError;
+use crate::cuda::launch::{Kernel, Step};
+use crate::cuda::lower;
+
+/// The kernels, and the end of the memory that was never there.
+#[derive(Default)]
+pub(crate) struct Collector {
+    pub(crate) kernels: BTreeSet<Kernel>,
+    end: u64,
+}
+
+impl Device for &mut Collector {
+    type Prepared = ();
+
+    fn allocate(&mut self, bytes: u64, _: &'static str) -> Result<u64, CudaError> {
+        let start = self.end.max(256);
+        self.end = start + bytes.next_multiple_of(256);
+        Ok(start)
+    }
+
+    fn fill_with_noise(&mut self, _: u64, _: u64) -> Result<(), CudaError> {
+        Ok(())
+    }
+
+    fn clear(&mut self, _: u64, _: u64) -> Result<(), CudaError> {
+        Ok(())
+    }
+
+    fn compile(&mut self, kernels: &[Kernel]) -> Result<(), CudaError> {
+        self.kernels.extend(kernels.iter().cloned());
+        Ok(())
+    }
+
+    fn prepare(&mut self, step: &Step) -> Result<(), CudaError> {
+        if let Step::Product(product) = step {
+            self.kernels.insert(lower::product::fallback(product).kernel());
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, _: u64, _: &[u8]) {}
+
+    fn read(&self, _: u64, _: &mut [u8]) {}
+
+    fn run(&mut self, _: usize, _: &[()], _: &[bool]) {}
+
+    fn run_timed(&mut self, _: &[()], _: &[bool], _: &[usize], _: &mut [u64]) {}
+}

@@ -1,0 +1,31 @@
+//! The real device: NVIDIA's driver, compiler and library of products.
+//!
+//! Owns every call into them. [`Gpu`] is the device that the executor drives: one context, one stream. Must not know
+//! operations or plans.
+
+pub(crate) mod compile;
+mod gpu;
+pub(crate) mod libraries;
+mod product;
+
+pub use gpu::GpuDescription;
+#[cfg(test)]
+pub(crate) use gpu::slot;
+pub(crate) use gpu::{Gpu, Prepared, free_memory, probe};
+pub use libraries::{Library, PATH_VARIABLE};
+
+use crate::cuda::error::CudaError;
+
+/// Opens every library that the executor needs, and says what each is or why it is not there.
+pub fn libraries_found() -> Vec<(&'static str, Result<String, CudaError>)> {
+    let at = |library: &Library| match library.path.is_absolute() {
+        true => library.path.display().to_string(),
+        false => format!("{} (the system's)", library.path.display()),
+    };
+    let nvrtc = || {
+        let (major, minor) = compile::version()?;
+        Ok(format!("{major}.{minor}, {}", at(libraries::nvrtc()?)))
+    };
+    let cublaslt = || Ok(format!("{}, {}", product::version()?, at(libraries::cublaslt()?)));
+    vec![("CUDA driver", libraries::driver().map(at)), ("NVRTC", nvrtc()), ("cuBLASLt", cublaslt())]
+}

@@ -1,0 +1,438 @@
+//! The executor over a device: one arena, programs as lists of steps.
+//!
+//! Construction allocates all memory, lowers and prepares every operation, and times products; running a program is one
+//! call of the device. Owns how tensors cross between host and device. Must not know drivers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use colac_plan::op::cost::aligned;
+use colac_plan::program::When;
+use colac_plan::{DType, Op, Plan, ProgramKind, Segment, Tensor, TensorId};
+
+use crate::cuda::device::Device;
+use crate::cuda::driver::{Gpu, GpuDescription};
+use crate::cuda::error::CudaError;
+use crate::cuda::launch::{Kernel, Step};
+use crate::cuda::lower::lower;
+use crate::cuda::order::Order;
+use crate::cuda::view::Segments;
+use crate::executor::{Executor, OperationSpan, TimedExecutor};
+
+/// A program whose steps are ready.
+struct Prepared<S> {
+    kind: ProgramKind,
+    steps: Vec<S>,
+    /// One past the last step of each operation.
+    ends: Vec<usize>,
+    /// Whether a step runs, for micro-batches before the last and for the last.
+    flags: [Vec<bool>; 2],
+    /// Nanoseconds at the end of each operation, where they are measured.
+    times: Vec<u64>,
+}
+
+/// Executes a plan on a device.
+pub(crate) struct DeviceExecutor<D: Device> {
+    plan: Arc<Plan>,
+    programs: Vec<Prepared<D::Prepared>>,
+    segments: Segments,
+    orders: BTreeMap<TensorId, Order>,
+    /// Bytes on their way to the device.
+    bytes: Vec<u8>,
+    /// Everything allocated for the plan and its orders.
+    allocated: u64,
+    // After the programs, whose steps it made.
+    device: D,
+}
+
+impl<D: Device> DeviceExecutor<D> {
+    /// Allocates, lowers, compiles, times products.
+    pub(crate) fn new(plan: Arc<Plan>, mut device: D) -> Result<DeviceExecutor<D>, CudaError> {
+        let mut bytes = 0;
+        let mut segments = Segments { addresses: [0; _], bytes: [0; _] };
+        for segment in Segment::ALL {
+            segments.addresses[segment.index()] = bytes;
+            segments.bytes[segment.index()] = plan.bytes(segment);
+            bytes += aligned(plan.bytes(segment));
+        }
+        let mut orders = BTreeMap::new();
+        for ids in gathered(&plan) {
+            let tensor = plan.tensor(ids);
+            let order = Order::new(tensor.ty.shape.elements(), table_rows(&plan, ids), bytes);
+            bytes += aligned(order.bytes());
+            orders.insert(ids, order);
+        }
+        let arena = device.allocate(bytes, "the plan's tensors")?;
+        for address in &mut segments.addresses {
+            *address += arena;
+        }
+        for order in orders.values_mut() {
+            order.address += arena;
+        }
+        let places = orders.iter().map(|(ids, order)| (*ids, order.address)).collect();
+        let mut lowered = Vec::with_capacity(plan.programs.len());
+        for program in &plan.programs {
+            let steps = program.operations.iter();
+            let steps = steps.map(|operation| lower(&plan, &segments, &places, operation));
+            lowered.push(steps.collect::<Result<Vec<Vec<Step>>, CudaError>>()?);
+        }
+        device.compile(&kernels(&lowered))?;
+        device.fill_with_noise(arena, bytes)?;
+        let mut programs = Vec::with_capacity(plan.programs.len());
+        for (program, lowered) in plan.programs.iter().zip(&lowered) {
+            programs.push(prepare(&mut device, program, lowered)?);
+        }
+        device.clear(arena, bytes)?;
+        let mut executor = DeviceExecutor {
+            plan,
+            programs,
+            segments,
+            orders,
+            bytes: Vec::new(),
+            allocated: bytes,
+            device,
+        };
+        let ids: Vec<TensorId> = executor.orders.keys().copied().collect();
+        for ids in ids {
+            let zeros = vec![0; executor.plan.tensor(ids).ty.shape.elements() as usize];
+            executor.upload_order(ids, &zeros);
+        }
+        Ok(executor)
+    }
+
+    /// Bytes allocated for the plan's segments and the sort orders of ids.
+    pub(crate) fn allocated(&self) -> u64 {
+        self.allocated
+    }
+
+    /// The device.
+    pub(crate) fn device(&self) -> &D {
+        &self.device
+    }
+
+    fn place(&self, id: TensorId, real: bool) -> (&Tensor, u64) {
+        let tensor = self.plan.tensor(id);
+        assert_eq!(tensor.ty.dtype.is_float(), real, "the format of tensor {id} ({})", tensor.name);
+        match self.segments.locate(tensor) {
+            Ok(address) => (tensor, address),
+            Err(problem) => panic!("tensor {id} ({}) {problem}", tensor.name),
+        }
+    }
+
+    /// Writes packed elements, each given as its bytes by `store`, into a tensor.
+    fn write<const N: usize>(
+        &mut self,
+        id: TensorId,
+        real: bool,
+        store: &dyn Fn(usize) -> [u8; N],
+    ) {
+        let (tensor, address) = self.place(id, real);
+        let (span, packed) = (span(tensor), tensor.is_packed());
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
+        if packed {
+            (0..span / N).for_each(|element| bytes.extend_from_slice(&store(element)));
+        } else {
+            bytes.resize(span, 0);
+            self.device.read(address, &mut bytes);
+            let mut element = 0;
+            for_each(self.plan.tensor(id), |place| {
+                bytes[place * N..][..N].copy_from_slice(&store(element));
+                element += 1;
+            });
+        }
+        self.device.write(address, &bytes);
+        self.bytes = bytes;
+    }
+
+    /// Calls `load` with number and bytes of each element of a tensor, in logical order.
+    fn read<const N: usize>(&self, id: TensorId, real: bool, mut load: impl FnMut(usize, [u8; N])) {
+        let (tensor, address) = self.place(id, real);
+        let mut bytes = vec![0; span(tensor)];
+        self.device.read(address, &mut bytes);
+        let mut element = 0;
+        for_each(tensor, |place| {
+            load(element, bytes[place * N..][..N].try_into().expect("N bytes"));
+            element += 1;
+        });
+    }
+
+    fn upload_order(&mut self, ids: TensorId, values: &[i32]) {
+        let Some(order) = self.orders.get_mut(&ids) else { return };
+        let address = order.address;
+        let table = order.of(values);
+        self.device.write(address, bytemuck::cast_slice(table));
+    }
+
+    fn check_length(&self, id: TensorId, length: usize) {
+        let tensor = self.plan.tensor(id);
+        let elements = tensor.ty.shape.elements();
+        assert_eq!(length as u64, elements, "values for tensor {id} ({})", tensor.name);
+    }
+
+    /// The address of part of a tensor whose elements follow each other.
+    fn part(&self, id: TensorId, first: usize, count: usize) -> (DType, u64) {
+        let (tensor, address) = self.place(id, true);
+        assert!(tensor.is_packed(), "{id} has gaps");
+        let end = first.checked_add(count).map(|end| end as u64);
+        assert!(
+            end.is_some_and(|end| end <= tensor.ty.shape.elements()),
+            "{first} and {count} more in {id}"
+        );
+        (tensor.ty.dtype, address + first as u64 * tensor.ty.dtype.bytes())
+    }
+}
+
+/// Bytes from the first to one past the last element.
+fn span(tensor: &Tensor) -> usize {
+    tensor.span_bytes().expect("a located tensor fits into its segment") as usize
+}
+
+/// Calls `visit` with the distance of each element from the first, in elements, in logical order.
+fn for_each(tensor: &Tensor, mut visit: impl FnMut(usize)) {
+    let axes = &tensor.ty.shape.0;
+    for index in 0..tensor.ty.shape.elements() {
+        let (mut rest, mut distance) = (index, 0);
+        for (axis, stride) in axes.iter().zip(&tensor.strides).rev() {
+            distance += rest % axis.extent * stride;
+            rest /= axis.extent;
+        }
+        visit(distance as usize);
+    }
+}
+
+/// The ids that embeddings' gradients are gathered by.
+fn gathered(plan: &Plan) -> BTreeSet<TensorId> {
+    let operations = plan.programs.iter().flat_map(|program| &program.operations);
+    let gradients =
+        operations.filter(|operation| matches!(operation.op, Op::EmbeddingBackward { .. }));
+    gradients.filter_map(|operation| operation.operands.first().copied()).collect()
+}
+
+/// Rows of the largest table that some ids name.
+fn table_rows(plan: &Plan, ids: TensorId) -> u64 {
+    let operations = plan.programs.iter().flat_map(|program| &program.operations);
+    let rows = operations.filter_map(|operation| match operation.op {
+        Op::EmbeddingBackward { rows } if operation.operands[0] == ids => Some(rows),
+        _ => None,
+    });
+    rows.max().unwrap_or(0)
+}
+
+/// The distinct kernels of all launches.
+fn kernels(lowered: &[Vec<Vec<Step>>]) -> Vec<Kernel> {
+    let steps = lowered.iter().flatten().flatten();
+    let kernels: BTreeSet<Kernel> = steps
+        .filter_map(|step| match step {
+            Step::Launch(launch) => Some(launch.kernel()),
+            Step::Product(_) => None,
+        })
+        .collect();
+    kernels.into_iter().collect()
+}
+
+fn prepare<D: Device>(
+    device: &mut D,
+    program: &colac_plan::Program,
+    lowered: &[Vec<Step>],
+) -> Result<Prepared<D::Prepared>, CudaError> {
+    let (mut steps, mut ends) = (Vec::new(), Vec::with_capacity(lowered.len()));
+    let mut flags = [Vec::new(), Vec::new()];
+    for (operation, lowered) in program.operations.iter().zip(lowered) {
+        for step in lowered {
+            steps.push(device.prepare(step)?);
+            flags[0].push(operation.when == When::Always);
+            flags[1].push(true);
+        }
+        ends.push(steps.len());
+    }
+    let times = vec![0; ends.len()];
+    Ok(Prepared { kind: program.kind, steps, ends, flags, times })
+}
+
+impl<D: Device> Executor for DeviceExecutor<D> {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn write_f32(&mut self, tensor: TensorId, values: &[f32]) {
+        self.check_length(tensor, values.len());
+        match self.plan.tensor(tensor).ty.dtype {
+            DType::Bf16 => {
+                self.write(tensor, true, &|i| bf16_bits(values[i]).to_le_bytes());
+            }
+            DType::F32 | DType::I32 => self.write(tensor, true, &|i| values[i].to_le_bytes()),
+        }
+    }
+
+    fn write_i32(&mut self, tensor: TensorId, values: &[i32]) {
+        self.check_length(tensor, values.len());
+        self.write(tensor, false, &|i| values[i].to_le_bytes());
+        self.upload_order(tensor, values);
+    }
+
+    fn read_f32(&self, tensor: TensorId, values: &mut [f32]) {
+        self.check_length(tensor, values.len());
+        match self.plan.tensor(tensor).ty.dtype {
+            DType::Bf16 => self.read(tensor, true, |i, bytes| {
+                values[i] = from_bf16_bits(u16::from_le_bytes(bytes));
+            }),
+            DType::F32 | DType::I32 => {
+                self.read(tensor, true, |i, bytes| values[i] = f32::from_le_bytes(bytes));
+            }
+        }
+    }
+
+    fn read_f32_range(&self, tensor: TensorId, first: usize, values: &mut [f32]) {
+        match self.part(tensor, first, values.len()) {
+            (DType::Bf16, address) => {
+                let mut bits = vec![0u16; values.len()];
+                self.device.read(address, bytemuck::cast_slice_mut(&mut bits));
+                values.iter_mut().zip(bits).for_each(|(value, bits)| *value = from_bf16_bits(bits));
+            }
+            (_, address) => self.device.read(address, bytemuck::cast_slice_mut(values)),
+        }
+    }
+
+    fn write_f32_range(&mut self, tensor: TensorId, first: usize, values: &[f32]) {
+        match self.part(tensor, first, values.len()) {
+            (DType::Bf16, address) => {
+                let bits: Vec<u16> = values.iter().map(|value| bf16_bits(*value)).collect();
+                self.device.write(address, bytemuck::cast_slice(&bits));
+            }
+            (_, address) => self.device.write(address, bytemuck::cast_slice(values)),
+        }
+    }
+
+    fn read_i32(&self, tensor: TensorId, values: &mut [i32]) {
+        self.check_length(tensor, values.len());
+        self.read(tensor, false, |i, bytes| values[i] = i32::from_le_bytes(bytes));
+    }
+
+    fn run(&mut self, program: ProgramKind, last_micro_batch: bool) {
+        let index = position(&self.programs, program);
+        let last = usize::from(last_micro_batch);
+        let Prepared { steps, flags, .. } = &self.programs[index];
+        // Where nothing waits for the last micro-batch, both ways of running are one.
+        let last = if flags[0] == flags[1] { 1 } else { last };
+        self.device.run(2 * index + last, steps, &flags[last]);
+    }
+}
+
+fn position<S>(programs: &[Prepared<S>], kind: ProgramKind) -> usize {
+    let found = programs.iter().position(|program| program.kind == kind);
+    found.expect("a verified plan has every program")
+}
+
+impl<D: Device> TimedExecutor for DeviceExecutor<D> {
+    fn run_timed(
+        &mut self,
+        program: ProgramKind,
+        last_micro_batch: bool,
+        times: &mut [OperationSpan],
+    ) {
+        let index = position(&self.programs, program);
+        let Prepared { steps, ends, flags, times: nanoseconds, .. } = &mut self.programs[index];
+        assert_eq!(times.len(), ends.len(), "a span for each");
+        let mut began = Instant::now();
+        let flags = &flags[usize::from(last_micro_batch)];
+        self.device.run_timed(steps, flags, ends, nanoseconds);
+        let start = began;
+        for (span, end) in times.iter_mut().zip(nanoseconds) {
+            let ended = start + Duration::from_nanos(*end);
+            *span = OperationSpan { began, ended };
+            began = ended;
+        }
+    }
+}
+
+/// The nearest bf16, ties to even.
+pub(crate) fn bf16_bits(value: f32) -> u16 {
+    let bits = value.to_bits();
+    if value.is_nan() {
+        return 0x7fff;
+    }
+    ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
+}
+
+fn from_bf16_bits(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
+/// Executes a plan on an NVIDIA GPU.
+pub struct CudaExecutor(DeviceExecutor<Gpu>);
+
+impl CudaExecutor {
+    /// Opens the GPU of that number, allocates everything, compiles kernels (or takes them from the cache) and times
+    /// products.
+    ///
+    /// # Errors
+    /// Without driver, device, libraries or memory; each says what to do.
+    pub fn new(plan: Arc<Plan>, ordinal: i32) -> Result<CudaExecutor, CudaError> {
+        Ok(CudaExecutor(DeviceExecutor::new(plan, Gpu::new(ordinal)?)?))
+    }
+
+    /// The GPU.
+    pub fn description(&self) -> &GpuDescription {
+        self.0.device().description()
+    }
+
+    /// Bytes allocated for the plan's segments and the sort orders of ids.
+    pub fn allocated(&self) -> u64 {
+        self.0.allocated()
+    }
+
+    /// Bytes of the device in use by everybody, and all that it has.
+    ///
+    /// # Errors
+    /// If the driver does not say.
+    pub fn memory_in_use(&self) -> Result<(u64, u64), CudaError> {
+        self.0.device().memory_in_use()
+    }
+}
+
+impl Executor for CudaExecutor {
+    fn plan(&self) -> &Plan {
+        self.0.plan()
+    }
+
+    fn write_f32(&mut self, tensor: TensorId, values: &[f32]) {
+        self.0.write_f32(tensor, values);
+    }
+
+    fn write_i32(&mut self, tensor: TensorId, values: &[i32]) {
+        self.0.write_i32(tensor, values);
+    }
+
+    fn read_f32(&self, tensor: TensorId, values: &mut [f32]) {
+        self.0.read_f32(tensor, values);
+    }
+
+    fn read_f32_range(&self, tensor: TensorId, first: usize, values: &mut [f32]) {
+        self.0.read_f32_range(tensor, first, values);
+    }
+
+    fn write_f32_range(&mut self, tensor: TensorId, first: usize, values: &[f32]) {
+        self.0.write_f32_range(tensor, first, values);
+    }
+
+    fn read_i32(&self, tensor: TensorId, values: &mut [i32]) {
+        self.0.read_i32(tensor, values);
+    }
+
+    fn run(&mut self, program: ProgramKind, last_micro_batch: bool) {
+        self.0.run(program, last_micro_batch);
+    }
+}
+
+impl TimedExecutor for CudaExecutor {
+    fn run_timed(
+        &mut self,
+        program: ProgramKind,
+        last_micro_batch: bool,
+        times: &mut [OperationSpan],
+    ) {
+        self.0.run_timed(program, last_micro_batch, times);
+    }
+}

@@ -1,0 +1,71 @@
+//! Rows of a table looked up by id, and the gradient of the table.
+//!
+//! Owns the launches and the layout of the sorted order that the executor uploads with the ids: [`order_elements`]. Must
+//! not know who sorts.
+
+use crate::cuda::launch::{Argument, Launch, Step};
+use crate::cuda::lower::copies::{Unit, clear};
+use crate::cuda::lower::{Lowering, Steps};
+use crate::cuda::source::{Family, Source};
+
+/// Most threads of a block; a narrow table has blocks of fewer.
+const MOST_THREADS: u64 = 256;
+
+/// Numbers (i32) of the order of `count` ids: the positions sorted stably by id (`count`), where each run of equal ids
+/// begins in them (`count + 1`, the one behind the last run being `count`), the id of each run (`count`), the number of runs.
+pub(crate) fn order_elements(count: u64) -> u64 {
+    3 * count + 2
+}
+
+impl Lowering<'_> {
+    /// [`colac_plan::Op::Embedding`].
+    pub(super) fn embedding(&self) -> Steps {
+        let (ids, table, y) = (self.packed_operand(0)?, self.operand(1)?, self.result(0)?);
+        let unit = Unit::of(&[table, y]);
+        let arguments = vec![
+            Argument::Address(ids.address),
+            Argument::Address(table.address),
+            unit.stride(&table),
+            Argument::U64(table.rows),
+            Argument::Address(y.address),
+            unit.stride(&y),
+            Argument::U64(y.rows),
+            Argument::U64(unit.width(&y)),
+        ];
+        Ok(vec![Step::Launch(unit.launch(Family::Embedding, "embedding", &y, arguments))])
+    }
+
+    /// [`colac_plan::Op::EmbeddingBackward`], with the address of the ids' order ([`order_elements`]).
+    pub(super) fn embedding_backward(&self, order: u64) -> Steps {
+        let (ids, dy, dtable) = (self.packed_operand(0)?, self.operand(1)?, self.result(0)?);
+        let (write, count) = (self.write(0)?, ids.width);
+        let vec = if dy.is_wide() && dtable.is_wide() { 8 } else { 1 };
+        let groups = dtable.width.div_ceil(vec);
+        let threads = groups.next_multiple_of(32).clamp(32, MOST_THREADS);
+        let across = groups.div_ceil(threads);
+        let source = Source::new(Family::Embedding).format("DY_T", dy.dtype);
+        let source = source.format("D_T", dtable.dtype).define("VEC", vec);
+        let mut arguments = vec![
+            Argument::Address(order),
+            Argument::U64(count),
+            Argument::Address(dy.address),
+            Argument::U64(dy.stride),
+            Argument::Address(dtable.address),
+            Argument::U64(dtable.stride),
+            Argument::U64(dtable.rows),
+            Argument::U64(dtable.width),
+            Argument::U64(across),
+        ];
+        arguments.extend(write.arguments());
+        let backward = Launch {
+            source,
+            entry: "embedding_backward",
+            grid: count * across,
+            threads: threads as u32,
+            shared: 0,
+            arguments,
+        };
+        // Rows that no id names are 0, or stay.
+        Ok(vec![Step::Launch(clear(dtable, write)), Step::Launch(backward)])
+    }
+}

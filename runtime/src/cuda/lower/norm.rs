@@ -1,0 +1,202 @@
+//! Norms of rows and their derivatives.
+//!
+//! Owns the launches of `norm.cu`, and for the gradients of gain and bias those of `reduce.cu` in the order that the norm's
+//! own kernel counts on: vectors first. Must not know other operations.
+
+use colac_plan::op::cost::aligned;
+use colac_plan::pointwise::Program;
+use colac_plan::{DType, Op};
+
+use crate::cuda::launch::{Argument, Launch, Step};
+use crate::cuda::lower::reduce::{ColumnPartials, sum_partials};
+use crate::cuda::lower::rows::RowThreads;
+use crate::cuda::lower::{Lowering, Steps, partial_rows};
+use crate::cuda::program::Generated;
+use crate::cuda::source::{Family, Source};
+use crate::cuda::view::Rows;
+
+/// Which norm, and which vectors it has.
+#[derive(Clone, Copy, Debug)]
+struct Form {
+    layer: bool,
+    gain: bool,
+    bias: bool,
+}
+
+impl Form {
+    fn source(self, kernels: &'static str, threads: RowThreads) -> Source {
+        let source = Source::new(Family::Norm).define(kernels, 1);
+        let source = source.define("LAYER", u8::from(self.layer));
+        let source = source.define("GAIN", u8::from(self.gain));
+        threads.define(source.define("BIAS", u8::from(self.bias)))
+    }
+}
+
+/// The address of what may be missing.
+fn address(rows: Option<Rows>) -> Argument {
+    Argument::Address(rows.map_or(0, |rows| rows.address))
+}
+
+/// The format of what may be missing.
+fn format(rows: Option<Rows>) -> DType {
+    rows.map_or(DType::F32, |rows| rows.dtype)
+}
+
+fn is_wide(rows: Option<Rows>) -> bool {
+    rows.is_none_or(|rows| rows.is_wide())
+}
+
+impl Lowering<'_> {
+    /// [`Op::RmsNorm`] and [`Op::LayerNorm`].
+    pub(super) fn norm(&self) -> Steps {
+        let (form, epsilon, prologue) = match &self.operation.op {
+            Op::RmsNorm { epsilon, gain, prologue } => {
+                (Form { layer: false, gain: *gain, bias: false }, epsilon, prologue.as_ref())
+            }
+            Op::LayerNorm { epsilon, gain, bias, prologue } => {
+                (Form { layer: true, gain: *gain, bias: *bias }, epsilon, prologue.as_ref())
+            }
+            op => unreachable!("{} is no norm", op.name()),
+        };
+        let statistics = 1 + usize::from(form.layer);
+        let y = self.result(0)?;
+        // With a program its operands stand where x stood, and x is a result behind the statistics.
+        let made = prologue.map(|_| self.result(1 + statistics)).transpose()?;
+        let x = made.map_or_else(|| self.operand(0), Ok)?;
+        let first = prologue.map_or(1, |program| program.inputs.len());
+        let program =
+            prologue.map(|program| self.program(program, 0, false, x.rows)).transpose()?;
+        let w = form.gain.then(|| self.packed_operand(first)).transpose()?;
+        let b =
+            form.bias.then(|| self.packed_operand(first + usize::from(form.gain))).transpose()?;
+        let mean = form.layer.then(|| self.packed_result(1)).transpose()?;
+        let rstd = self.packed_result(statistics)?;
+        let wide = x.is_wide() && y.is_wide() && is_wide(w) && is_wide(b);
+        let wide = wide && program.as_ref().is_none_or(|program| program.wide);
+        let threads = RowThreads::keeping(x.width, wide);
+        let source = form.source("FORWARD", threads).format("X_T", x.dtype);
+        let source = source.format("W_T", format(w)).format("B_T", format(b));
+        let mut launch = Launch {
+            source,
+            entry: if threads.parts > 0 { "norm_rows" } else { "norm_of_long_rows" },
+            grid: threads.grid(x.rows),
+            threads: threads.of_block,
+            shared: 0,
+            arguments: vec![
+                Argument::Address(x.address),
+                Argument::U64(x.stride),
+                address(made),
+                Argument::U64(made.map_or(0, |made| made.stride)),
+                address(w),
+                address(b),
+                Argument::Address(y.address),
+                Argument::U64(y.stride),
+                address(mean),
+                Argument::Address(rstd.address),
+                Argument::U64(x.rows),
+                Argument::U64(x.width),
+                Argument::F64(epsilon.get()),
+            ],
+        };
+        attach(&mut launch, program);
+        Ok(vec![Step::Launch(launch)])
+    }
+
+    /// [`Op::RmsNormBackward`].
+    pub(super) fn rms_norm_backward(&self, gain: bool, epilogue: Option<&Program>) -> Steps {
+        self.norm_backward(Form { layer: false, gain, bias: false }, epilogue)
+    }
+
+    /// [`Op::LayerNormBackward`].
+    pub(super) fn layer_norm_backward(
+        &self,
+        gain: bool,
+        bias: bool,
+        epilogue: Option<&Program>,
+    ) -> Steps {
+        self.norm_backward(Form { layer: true, gain, bias }, epilogue)
+    }
+
+    fn norm_backward(&self, form: Form, epilogue: Option<&Program>) -> Steps {
+        let (dy, x, dx) = (self.operand(0)?, self.operand(1)?, self.result(0)?);
+        let w = form.gain.then(|| self.packed_operand(2)).transpose()?;
+        let first = 2 + usize::from(form.gain);
+        let mean = form.layer.then(|| self.packed_operand(first)).transpose()?;
+        let rstd = self.packed_operand(first + usize::from(form.layer))?;
+        let behind = first + 1 + usize::from(form.layer);
+        let program =
+            epilogue.map(|program| self.program(program, behind, true, x.rows)).transpose()?;
+        let mut steps = self.vector_gradients(form, [dy, x], mean, rstd)?;
+
+        let wide = dy.is_wide() && x.is_wide() && dx.is_wide() && is_wide(w);
+        let wide = wide && program.as_ref().is_none_or(|program| program.wide);
+        let threads = RowThreads::keeping(x.width, wide);
+        let source = form.source("BACKWARD", threads).format("DY_T", dy.dtype);
+        let source = source.format("X_T", x.dtype).format("DX_T", dx.dtype);
+        let mut launch = Launch {
+            source: source.format("W_T", format(w)),
+            entry: match threads.parts {
+                0 => "norm_backward_of_long_rows",
+                _ => "norm_backward",
+            },
+            grid: threads.grid(x.rows),
+            threads: threads.of_block,
+            shared: 0,
+            arguments: vec![
+                Argument::Address(dy.address),
+                Argument::U64(dy.stride),
+                Argument::Address(x.address),
+                Argument::U64(x.stride),
+                address(w),
+                address(mean),
+                Argument::Address(rstd.address),
+                Argument::Address(dx.address),
+                Argument::U64(dx.stride),
+                Argument::U64(x.rows),
+                Argument::U64(x.width),
+            ],
+        };
+        attach(&mut launch, program);
+        steps.push(Step::Launch(launch));
+        Ok(steps)
+    }
+
+    /// The gradients of gain and bias, results 1 and 2; partial sums of the gain come before those of the bias.
+    fn vector_gradients(
+        &self,
+        form: Form,
+        [dy, x]: [Rows; 2],
+        mean: Option<Rows>,
+        rstd: Rows,
+    ) -> Steps {
+        if !(form.gain || form.bias) {
+            return Ok(Vec::new());
+        }
+        let runs = partial_rows(x.rows);
+        let bias_from = if form.gain { aligned(runs * x.width * 4) } else { 0 };
+        let (products, sums) = (self.workspace(0), self.workspace(bias_from));
+        let partials = ColumnPartials {
+            dy,
+            x: form.gain.then_some(x),
+            mean,
+            rstd: form.gain.then_some(rstd),
+            products: form.gain.then_some(products),
+            sums: form.bias.then_some(sums),
+        };
+        let mut steps = vec![partials.step()];
+        let gain = form.gain.then_some(products).into_iter();
+        for (index, from) in gain.chain(form.bias.then_some(sums)).enumerate() {
+            let (target, write) = (self.packed_result(1 + index)?, self.write(1 + index)?);
+            steps.push(sum_partials(from, runs, target, write));
+        }
+        Ok(steps)
+    }
+}
+
+/// Puts a program into a kernel whose parameters end with the program's.
+fn attach(launch: &mut Launch, program: Option<Generated>) {
+    if let Some(program) = program {
+        launch.source.program = program.text;
+        launch.arguments.extend(program.arguments);
+    }
+}

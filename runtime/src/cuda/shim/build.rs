@@ -1,0 +1,121 @@
+//! Shared libraries from kernels' sources.
+
+use std::collections::BTreeMap;
+use std::ffi::c_void;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+use crate::cuda::launch::Kernel;
+use crate::cuda::shim::signature;
+
+/// Runs a kernel: blocks, threads of a block, bytes of shared memory, seed, places of the arguments.
+pub(crate) type Function = unsafe extern "C" fn(u32, u32, u32, u32, *mut *mut c_void);
+
+static BUILT: Mutex<BTreeMap<Kernel, Function>> = Mutex::new(BTreeMap::new());
+
+/// Kernels in one translation unit.
+const UNIT: usize = 48;
+
+/// Builds the kernels that have not been built.
+pub(crate) fn all(kernels: &[Kernel]) -> Result<(), String> {
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    let missing: Vec<&Kernel> = kernels.iter().filter(|k| !built.contains_key(k)).collect();
+    let units: Vec<&[&Kernel]> = missing.chunks(UNIT).collect();
+    for pair in units.chunks(2) {
+        let results: Vec<Result<Vec<Function>, String>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = pair.iter().map(|unit| scope.spawn(|| one(unit))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        });
+        for (unit, functions) in pair.iter().zip(results) {
+            built.extend(unit.iter().map(|kernel| (*kernel).clone()).zip(functions?));
+        }
+    }
+    Ok(())
+}
+
+/// A kernel that was built.
+pub(crate) fn function(kernel: &Kernel) -> Function {
+    BUILT.lock().unwrap_or_else(PoisonError::into_inner)[kernel]
+}
+
+/// The text of a translation unit: each kernel's source in a namespace, with a function that unpacks its arguments.
+fn text(kernels: &[&Kernel]) -> Result<String, String> {
+    let mut text = String::from("#define COLAC_SHIM\n#include \"cushim.h\"\n");
+    for (index, kernel) in kernels.iter().enumerate() {
+        let source = kernel.source.text();
+        let types = signature::parameters(&source, kernel.entry)?;
+        let arguments: Vec<String> =
+            types.iter().enumerate().map(|(i, ty)| format!("*({ty}*)arguments[{i}]")).collect();
+        let _ = writeln!(text, "namespace kernel{index} {{\n{source}");
+        let _ = writeln!(
+            text,
+            "extern \"C\" void run{index}(u32 grid, u32 threads, u32 shared, u32 seed, void** arguments) {{\n\
+             cushim::launch(grid, threads, shared, seed, [&] {{ {}({}); }});\n}}\n}}",
+            kernel.entry,
+            arguments.join(", ")
+        );
+        let mut names: Vec<&str> = (source.lines())
+            .filter_map(|line| line.trim_start().strip_prefix("#define "))
+            .filter_map(|line| line.split([' ', '(']).next())
+            .filter(|name| !matches!(*name, "KERNEL" | "DEVICE" | "DYNAMIC_SHARED"))
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        for name in names {
+            let _ = writeln!(text, "#undef {name}");
+        }
+    }
+    Ok(text)
+}
+
+fn one(kernels: &[&Kernel]) -> Result<Vec<Function>, String> {
+    let text = text(kernels)?;
+    let header = include_str!("cushim.h");
+    let hash = blake3::hash(format!("{header}{text}").as_bytes()).to_hex();
+    let folder = folder();
+    let library = folder.join(format!("{hash}.so"));
+    if !library.exists() {
+        compile(&text, &folder, &library)?;
+    }
+    // SAFETY: the library was built from our text and has no initialisers of note. It stays open for the process.
+    unsafe {
+        let opened = libloading::Library::new(&library).map_err(|error| error.to_string())?;
+        let functions = (0..kernels.len())
+            .map(|index| {
+                let name = format!("run{index}");
+                opened.get::<Function>(name.as_bytes()).map(|f| *f).map_err(|e| e.to_string())
+            })
+            .collect();
+        std::mem::forget(opened);
+        functions
+    }
+}
+
+fn folder() -> PathBuf {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/shim");
+    std::fs::create_dir_all(&target).expect("the build's folder can be written");
+    target
+}
+
+fn compile(text: &str, folder: &Path, library: &Path) -> Result<(), String> {
+    let name = library.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let unit = folder.join(format!("{name}.cpp"));
+    let beside = folder.join(format!("{name}.{}.so", std::process::id()));
+    std::fs::write(&unit, text).map_err(|error| error.to_string())?;
+    let output = Command::new("g++")
+        .args(["-std=c++20", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-w"])
+        .args(["-fno-strict-aliasing", "-U_FORTIFY_SOURCE"])
+        .arg("-I")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cuda/shim"))
+        .arg("-o")
+        .arg(&beside)
+        .arg(&unit)
+        .output()
+        .map_err(|error| format!("g++: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("{}: {}", unit.display(), String::from_utf8_lossy(&output.stderr)));
+    }
+    std::fs::rename(&beside, library).map_err(|error| error.to_string())
+}
