@@ -54,14 +54,19 @@ def products(stage):
     return {"result": found, "summary": f"{rate * 1e-12:.1f} TFLOP/s sustained at {found['size']}³"}
 
 
+def shipped_profile(stage):
+    """Name of the profile that ships for this card, else `None`."""
+    name = stage.report["machine"].get("gpu", "")
+    return next((profile for word, profile in PROFILES.items() if word in name), None)
+
+
 def micro_batch(stage, size, form, sequence):
     """The fastest micro-batch that fits by `colac fit`, with its row. Steps stay below 2^16 tokens."""
     spec = f"llama-{size}"
     length = sequence or (256 if stage.cuda else 128)
     most = 2**16 // length if stage.cuda else 4
     candidates = [str(2**n) for n in range(10) if 2**n <= min(most, 512)]
-    name = stage.report["machine"].get("gpu", "")
-    known = next((profile for word, profile in PROFILES.items() if word in name), None)
+    known = shipped_profile(stage)
     if known:
         memory = ["--device", known]
     else:
@@ -85,8 +90,11 @@ def longer(sequence):
 
 
 def command(stage, size, form, rows, sequence, steps, warmup):
+    # A GPU has no profile of its own unless `calibrate` takes it; then what ships for the card, from its data sheet.
+    known = shipped_profile(stage) if stage.cuda and "calibrate" not in stage.taken else None
+    predict = ["--predict-for", known] if known else []
     return [
-        stage.colac, "bench", f"llama-{size}", *stage.device, "--json", "--steps", steps, "--warmup", warmup,
+        stage.colac, "bench", f"llama-{size}", *stage.device, *predict, "--json", "--steps", steps, "--warmup", warmup,
         "--set", f"train.micro_batch={rows}", "--set", f"train.global_batch={rows}", *longer(sequence), *FORMS[form],
     ]  # fmt: skip
 

@@ -54,23 +54,29 @@ def main():
         stage.report["failed"].append({"row": "torch", "why": str(failure)})
         print(f"FAILED    {sys.executable} has no torch")
         stage.finish()
+    latest = {}
     for size, form, intermediate, label, options, seconds, *rows in CUDA if stage.cuda else CPU:
         rows = rows[0] if rows else MICRO_BATCHES[size]
         width = f", intermediate {intermediate}" if intermediate else ""
         stage.row(
             f"llama-{size} {form}{width}, PyTorch {label}",
             seconds,
-            lambda s=size, f=form, i=intermediate, r=rows, o=options: compare(stage, s, f, i, r, o),
+            lambda s=size, f=form, i=intermediate, r=rows, o=options: compare(stage, s, f, i, r, o, latest),
             (size, label),
         )
     stage.finish()
 
 
-def compare(stage, size, form, intermediate, rows, options):
-    """Ours, PyTorch, ours again: what the machine does meanwhile shows in the difference of our two."""
-    ours = [bench(stage, size, form, intermediate, rows)]
-    theirs = peer(stage, size, form, intermediate, rows, options)
-    ours.append(bench(stage, size, form, intermediate, rows))
+def compare(stage, size, form, intermediate, rows, options, latest):
+    """Ours, PyTorch, ours again: what the machine does meanwhile shows in the difference of our two.
+
+    Of a model that was there before, our last run is the first of the two.
+    """
+    model = (size, form, intermediate, rows)
+    ours = [latest.get(model) or bench(stage, *model)]
+    theirs = peer(stage, *model, options)
+    ours.append(bench(stage, *model))
+    latest[model] = ours[1]
     rates = [run["tokens_per_second"] for run in ours]
     ratio = statistics.mean(rates) / theirs["tokens_per_second"]
     return {

@@ -63,8 +63,8 @@ class Stage:
 
     # --- commands ---------------------------------------------------------------------------------
 
-    def run(self, command, seconds=None, environment=None, watch=None):
-        """Runs a command; returns its stdout. Raises `Failed` if it fails or has not ended in time.
+    def run(self, command, seconds=None, environment=None, watch=None, accepted=(0,)):
+        """Runs a command; returns its stdout. Raises `Failed` if it has not ended in time with an accepted status.
 
         With `watch`, a pattern, returns the seconds until a line of stderr matched, and ends the command there.
         """
@@ -117,7 +117,7 @@ class Stage:
             return seen[0]
         if not in_time:
             raise Failed(f"not done after {limit:.0f} s: {self.told(command)}")
-        if process.returncode != 0 or watch:
+        if process.returncode not in accepted or watch:
             tail = "".join((stderr or stdout)[-12:]).strip()
             raise Failed(f"{self.told(command)} ended with {process.returncode}: {tail}")
         return "".join(stdout)

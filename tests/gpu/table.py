@@ -119,20 +119,15 @@ def utilisation(results, row):
 
 
 def predicted_step(row):
-    """Predicted over measured step time, less 1; by the profile that `colac bench` names."""
-    predicted = row["result"].get("predicted") if row else None
+    """Predicted over measured step time, less 1, else `None`."""
+    predicted = row["result"].get("predicted")
     return predicted and predicted["error"]
 
 
 def prediction(row):
-    """The same in words; without a profile in `colac bench`, by the data sheet that `colac fit` chose the row from."""
+    """The same in words, with what the prediction rests on."""
     error = predicted_step(row)
-    if error is not None:
-        return f"{100 * error:+.1f} %"
-    rate = row["fit"].get("tokens_per_second")
-    if not rate:
-        return "–"
-    return f"{100 * (row['result']['tokens_per_second'] / rate - 1):+.1f} %, {row['fit'].get('basis', 'assumed')}"
+    return "–" if error is None else f"{100 * error:+.1f} %, {row['result']['predicted']['basis']}"
 
 
 def targets(results):
@@ -143,12 +138,12 @@ def targets(results):
         plan, used = cola["result"]["memory"]["plan_bytes"], cola["device_used_bytes"]
         memory = f"{gib(plan)} and {gib(used)} GiB, {gib(used - plan)} more"
     sizes = ("60m", "350m", "1b")
+    # Only rates that were measured on the card count, not those of a data sheet.
     errors = [
         predicted_step(row)
         for name, row in results.rows["bench"].items()
-        if row.get("size") in sizes and "profile" not in name
+        if row.get("size") in sizes and "profile" not in name and "measured" in prediction(row)
     ]
-    errors = [error for error in errors if error is not None]
     start = results.rows["bench"].get("llama-1b CoLA, second start")
     peers = [against_peer(results, size, False) for size in sizes]
     return table(
@@ -178,14 +173,10 @@ def conformance(results):
     text = table(("check:", "held:"), [(name, one_line(summary)) for name, summary in rows])
     verified = results.rows["conformance"].get("operations")
     if verified:
-        heading = ("operation:", "cases", "largest difference")
+        heading = ("operation:", "cases", "largest error / bound")
         operations = verified["result"]["operations"]
-        text += "\n" + table(heading, [(o["name"], str(o["cases"]), worst(o["worst"])) for o in operations])
+        text += "\n" + table(heading, [(o["name"], str(o["cases"]), f"{o['worst']:.3f}") for o in operations])
     return text
-
-
-def worst(value):
-    return f"{value:.1e}" if isinstance(value, (int, float)) else one_line(json.dumps(value))
 
 
 def bench(results):
