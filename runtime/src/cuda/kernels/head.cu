@@ -1,10 +1,10 @@
 // The loss of the language-model head, one chunk of positions at a time, between the products that make logits and those
 // that read their gradient.
 //
-// Owns what is done to a chunk of logits, the sums over its columns and positions, and the rounding of sums kept in f32.
+// Owns what is done to a chunk of logits, and the sums over its columns and positions.
 // Macros: for `loss_rows` none; for `positions` B_T and BIAS (0, 1), TRANSFORM (0, 1: the generated functions `transform`
 // and, with a gradient, `derivative`), GRADIENT (0, 1) and G_T, the gradient's format, and VEC; for `column_sums` SUMMED_T
-// and VEC; for `store_sums` Y_T and VEC.
+// and VEC.
 
 #ifdef GRADIENT
 #define GROUPS (VEC == 8 ? 2 : 8)  // Groups of VEC neighbours that a thread has in flight.
@@ -175,29 +175,5 @@ KERNEL void __launch_bounds__(256) column_sums(const SUMMED_T* x, u64 x_stride, 
 #pragma unroll
     for (int part = 1; part < 8; part++) sum += parts[part][threadIdx.x];
     y[mine] = adds(mode, condition) ? y[mine] + sum : sum;
-}
-#endif
-
-#ifdef Y_T
-// y[rows, width] = sums, or added to what is there, rounded once. A block for each run of 1024 groups of VEC elements.
-KERNEL void __launch_bounds__(256) store_sums(const float* sums, Y_T* y, u64 y_stride, u64 rows, u64 width, u32 mode, const float* condition) {
-    bool add = adds(mode, condition);
-    u64 across = width / VEC;
-    u64 first = (u64)blockIdx.x * 1024 + threadIdx.x;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        u64 group = first + 256 * i;
-        if (group >= rows * across) continue;
-        float sum[VEC];
-        load(sums + group * VEC, sum);
-        Y_T* to = y + group / across * y_stride + group % across * VEC;
-        if (add) {
-            float old[VEC];
-            load(to, old);
-#pragma unroll
-            for (int lane = 0; lane < VEC; lane++) sum[lane] += old[lane];
-        }
-        store(to, sum);
-    }
 }
 #endif

@@ -12,6 +12,7 @@ use colac_plan::pointwise::Program;
 
 use crate::cuda::error::CudaError;
 use crate::cuda::launch::{Argument, Factor, Launch, Product, Step, WriteMode};
+use crate::cuda::lower::reduce::store_sums;
 use crate::cuda::lower::{Lowering, Steps};
 use crate::cuda::program::scalar_function;
 use crate::cuda::source::{Family, Source};
@@ -155,7 +156,10 @@ impl Head<'_> {
             start += count;
         }
         let summed = self.gradient.iter().flat_map(|g| [Some(&g.dw), g.db.as_ref()]).flatten();
-        steps.extend(summed.filter_map(store_sums).map(Step::Launch));
+        // Sums kept in f32 go to where they belong, if they are not there.
+        let stored =
+            summed.filter_map(|part| Some(store_sums(part.sums?, part.target, part.write)));
+        steps.extend(stored);
         steps
     }
 
@@ -264,21 +268,4 @@ fn column_sums(x: Rows, y: Rows, write: WriteMode) -> Launch {
     arguments.extend(write.arguments());
     let grid = x.width.div_ceil(32 * vec);
     Launch { source, entry: "column_sums", grid, threads: THREADS, shared: 0, arguments }
-}
-
-/// Sums kept in f32 to where they belong, if they are not there.
-fn store_sums(summed: &Summed) -> Option<Launch> {
-    let (sums, target) = (summed.sums?, summed.target);
-    let vec = if sums.is_wide() && target.is_wide() { 8 } else { 1 };
-    let source = Source::new(Family::Head).format("Y_T", target.dtype).define("VEC", vec);
-    let mut arguments = vec![
-        Argument::Address(sums.address),
-        Argument::Address(target.address),
-        Argument::U64(target.stride),
-        Argument::U64(target.rows),
-        Argument::U64(target.width),
-    ];
-    arguments.extend(summed.write.arguments());
-    let grid = (target.rows * target.width / vec).div_ceil(1024);
-    Some(Launch { source, entry: "store_sums", grid, threads: THREADS, shared: 0, arguments })
 }

@@ -91,11 +91,11 @@ pub(super) fn sum_partials(partials: u64, count: u64, target: Rows, write: Write
     })
 }
 
-/// Stores sums that were kept in f32, rows without gaps from an address on, or adds them to what is there.
-pub(crate) fn store_sums(sums: u64, target: Rows, write: WriteMode) -> Step {
-    let vec = vec(target.is_wide() && sums.is_multiple_of(16));
+/// Stores sums that were kept in f32, rows without gaps, or adds them to what is there.
+pub(super) fn store_sums(sums: Rows, target: Rows, write: WriteMode) -> Step {
+    let vec = vec(target.is_wide() && sums.is_wide());
     let mut arguments = vec![
-        Argument::Address(sums),
+        Argument::Address(sums.address),
         Argument::Address(target.address),
         Argument::U64(target.stride),
         Argument::U64(target.rows),
