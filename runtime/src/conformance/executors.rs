@@ -126,7 +126,7 @@ impl Arithmetic {
     fn inner(self, sample: &Sample) -> f64 {
         let narrow = sample.operands.first().is_some_and(|o| o.ty.dtype == DType::Bf16);
         match self {
-            Arithmetic::Bf16Factors if narrow => 1.0 / 512.0,
+            Arithmetic::Bf16Factors if narrow => precisions::BF16_UNIT,
             Arithmetic::F32 | Arithmetic::Bf16Factors => 0.0,
         }
     }

@@ -93,6 +93,7 @@ pub(super) fn run(
         &sample,
         &vec![vec![0.0; count]; program.outputs.len()],
     )
+    .expect("nothing is written beside a slice")
 }
 
 fn cpu(plan: Arc<Plan>) -> Box<dyn Executor> {

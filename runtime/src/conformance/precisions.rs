@@ -12,7 +12,7 @@ use super::bounds;
 use super::samples::{Operand, Sample};
 
 /// Relative error of one rounding to bf16, which has eight significant bits.
-const BF16_UNIT: f64 = 1.0 / 256.0;
+pub(crate) const BF16_UNIT: f64 = 1.0 / 256.0;
 
 /// How parameters' gradients, and with them the optimizer's state, are stored beside bf16 operands.
 const GRADIENTS: [(&str, DType); 2] = [("bf16", DType::F32), ("bf16-pure", DType::Bf16)];
