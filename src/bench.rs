@@ -156,7 +156,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         Device::Cuda(_) => 0,
     };
     let before = product_rate(&arguments.machine)?;
-    let mut executor = arguments.machine.executor(&plan)?;
+    let mut executor = arguments.machine.executor(&plan, None)?;
     initialize(executor.as_mut());
     let bar = progress::count("steps");
     let all = warmup + steps;

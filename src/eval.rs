@@ -85,7 +85,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut data = corpus::validation(&plan, kept.as_deref(), machine.threads())?;
 
     let stop = interrupt::stop_flag()?;
-    let mut executor = machine.executor(&plan)?;
+    let mut executor = machine.executor(&plan, None)?;
     load_weights(executor.as_mut(), &weights)?;
     let mut evaluator = Evaluator::new(&plan)?;
     let busy = Busy::new("evaluating");

@@ -86,7 +86,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     arguments.machine.check_memory(&plan)?;
 
     let stop = interrupt::stop_flag()?;
-    let mut executor = arguments.machine.executor(&plan)?;
+    let mut executor = arguments.machine.executor(&plan, None)?;
     load_weights(executor.as_mut(), &weights)?;
     let options = Options { max_tokens, sampling: Sampling { temperature, top_k, top_p, seed } };
     // Shown with the first words of the answer, so that an error stands alone.

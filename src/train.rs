@@ -168,17 +168,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let tokenizer_json =
         data.tokenizer.as_ref().map(|tokenizer| tokenizer.to_json()).transpose()?;
     let stop = interrupt::stop_flag()?;
-    let mut executor = machine.executor(&plan)?;
+    let mut executor = machine.executor(&plan, Some(run_dir))?;
     run_folder::store_plan(run_dir, &plan)?;
     let run_dir = folder.keep();
     let inspection = Inspection::new(&plan);
     console::note(format!(
-        "{} ({}): {} parameters, {} of memory, {} threads, into {}",
+        "{} ({}): {} parameters, {} of memory, {}, into {}",
         plan.name,
         plan.form.name(),
         text::grouped(inspection.parameters.total),
         text::bytes(inspection.memory.total),
-        machine.threads(),
+        executor.place(machine.threads()),
         run_dir.display()
     ));
 

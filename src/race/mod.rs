@@ -321,10 +321,10 @@ impl Race<'_> {
         }
         let tokenizer_json =
             data.tokenizer.as_ref().map(|tokenizer| tokenizer.to_json()).transpose()?;
-        let mut executor = machine.executor(plan)?;
         fs::create_dir_all(run_dir).map_err(|error| {
             Failure::line(format!("cannot create {}: {error}", run_dir.display()))
         })?;
+        let mut executor = machine.executor(plan, Some(run_dir))?;
         let has_begun = !checkpoint::list(run_dir)?.is_empty();
         run_folder::store_plan(run_dir, plan)?;
         let options = Options {

@@ -3,6 +3,7 @@
 //! Owns the choice of executor. Must not know which programs are run on it.
 
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::thread;
@@ -30,6 +31,9 @@ impl ThreadOptions {
         self.threads.or_else(|| thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
     }
 }
+
+/// The file of a run's folder in which a GPU keeps the algorithms of its products.
+const CHOICES_FILE: &str = "cuda-products.json";
 
 /// Where a plan runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +75,14 @@ pub(crate) enum MachineExecutor {
 }
 
 impl MachineExecutor {
+    /// Where it computes: `2 threads`, `NVIDIA H100 80GB HBM3`.
+    pub(crate) fn place(&self, threads: NonZeroUsize) -> String {
+        match self {
+            MachineExecutor::Cpu(_) => format!("{threads} threads"),
+            MachineExecutor::Cuda(executor) => executor.description().name.clone(),
+        }
+    }
+
     /// What runs programs.
     pub(crate) fn as_mut(&mut self) -> &mut dyn TimedExecutor {
         match self {
@@ -130,8 +142,13 @@ impl MachineOptions {
         self.available().map(|available| available - available / 16)
     }
 
-    /// Memory for a plan on the device, and what computes there.
-    pub(crate) fn executor(self, plan: &Arc<Plan>) -> Result<MachineExecutor, Failure> {
+    /// Memory for a plan on the device, and what computes there. In the folder of a run a GPU keeps which algorithms it
+    /// chose, so that the run goes on with the same ones.
+    pub(crate) fn executor(
+        self,
+        plan: &Arc<Plan>,
+        run_dir: Option<&Path>,
+    ) -> Result<MachineExecutor, Failure> {
         let plan = Arc::clone(plan);
         match self.device {
             Device::Cpu => {
@@ -139,7 +156,9 @@ impl MachineOptions {
                 Ok(MachineExecutor::Cpu(Box::new(CpuExecutor::new(plan, options)?)))
             }
             Device::Cuda(ordinal) => {
-                Ok(MachineExecutor::Cuda(Box::new(CudaExecutor::new(plan, ordinal)?)))
+                let choices = run_dir.map(|folder| folder.join(CHOICES_FILE));
+                let executor = CudaExecutor::new(plan, ordinal, choices.as_deref())?;
+                Ok(MachineExecutor::Cuda(Box::new(executor)))
             }
         }
     }

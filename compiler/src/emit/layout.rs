@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use colac_plan::op::cost::{ALIGNMENT, aligned};
 use colac_plan::parameter::{Constant, ConstantContent, Parameter, Role};
 use colac_plan::plan::LinearReport;
-use colac_plan::{Segment, Shape, Tensor, TensorId, TensorType};
+use colac_plan::{DType, Segment, Shape, Tensor, TensorId, TensorType};
 
 use crate::graph::{Graph, ParameterId, ParameterInfo, Value};
 use crate::passes::precision::{Class, storage};
@@ -94,7 +94,7 @@ impl Layout {
             }
         }
         let step = self.aligned_elements();
-        let padded = |shape: &Shape| shape.elements().next_multiple_of(step);
+        let padded = |shape: &Shape| stored_elements(shape).next_multiple_of(step);
         let elements = rows.iter().map(|(_, shape)| padded(shape)).sum::<u64>();
         let precision = self.precision;
         let mut whole = |name: &str, segment, class| {
@@ -126,7 +126,7 @@ impl Layout {
                 let parents = [Some(whole.weight), Some(whole.gradient), whole.master];
                 let shape = &info.ty.shape;
                 let trained = self.trained_slices(&info.path, shape, parents, within);
-                within += shape.elements();
+                within += stored_elements(shape);
                 table.push((member, entry(info, trained)));
             }
         }
@@ -144,7 +144,8 @@ impl Layout {
         let mut part = |suffix: &str, whole: TensorId| {
             let dtype = self.tensor(whole).ty.dtype;
             let ty = TensorType::new(dtype, shape.clone());
-            self.slice(&format!("{path}{suffix}"), ty, whole, first * dtype.bytes())
+            let strides = Tensor::padded_strides(&ty);
+            self.view(&format!("{path}{suffix}"), ty, whole, (first, strides))
         };
         Trained {
             weight: part("", weights.expect("every plan has weights")),
@@ -176,9 +177,17 @@ impl Layout {
         self.push(name, ty, segment, offset, None)
     }
 
-    /// A packed tensor at a given place of the arena.
-    pub(super) fn placed(&mut self, name: &str, ty: TensorType, offset: u64) -> TensorId {
-        self.push(name, ty, Segment::Activations, offset, None)
+    /// A tensor at a given place of the arena.
+    pub(super) fn placed(
+        &mut self,
+        name: &str,
+        ty: TensorType,
+        strides: Vec<u64>,
+        offset: u64,
+    ) -> TensorId {
+        let id = self.push(name, ty, Segment::Activations, offset, None);
+        self.tensors[id.index()].strides = strides;
+        id
     }
 
     /// A view of a tensor: elements from `start` on, with strides of its own.
@@ -252,6 +261,12 @@ impl Layout {
     pub(super) fn finish(self) -> (Vec<Tensor>, Vec<Constant>, [u64; Segment::ALL.len()]) {
         (self.tensors, self.constants, self.sizes)
     }
+}
+
+/// Elements of a parameter in its segment, what pads its rows included.
+fn stored_elements(shape: &Shape) -> u64 {
+    let ty = TensorType::new(DType::F32, shape.clone());
+    Tensor::padded_elements(&ty, &Tensor::padded_strides(&ty))
 }
 
 fn entry(info: &ParameterInfo, trained: Trained) -> Parameter {

@@ -110,7 +110,11 @@ pub(super) fn write(
                 )),
                 None => match graph.home(value) {
                     Some(home) => at_home(scheduled, layout, &mut tensors, (&name, value), home),
-                    None => layout.placed(&name, ty.clone(), scheduled.placement.offsets[&value]),
+                    None => {
+                        let strides = graph.stored_strides(value);
+                        let offset = scheduled.placement.offsets[&value];
+                        layout.placed(&name, ty.clone(), strides, offset)
+                    }
                 },
             };
             tensors.insert(value, tensor);
@@ -177,9 +181,10 @@ fn at_home(
             let path = &graph.node(whole.node).origin.path;
             let join = tensors.get(&whole).copied().unwrap_or_else(|| {
                 let ty = graph.ty(whole).clone();
+                let strides = graph.stored_strides(whole);
                 match scheduled.placement.onto.get(&whole) {
-                    Some(base) => layout.slice(path, ty, tensors[base], 0),
-                    None => layout.placed(path, ty, scheduled.placement.offsets[&whole]),
+                    Some(base) => layout.view(path, ty, tensors[base], (0, strides)),
+                    None => layout.placed(path, ty, strides, scheduled.placement.offsets[&whole]),
                 }
             });
             tensors.insert(whole, join);

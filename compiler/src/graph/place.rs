@@ -99,7 +99,40 @@ impl Graph {
 
     /// Strides of a value that lies in the rows of a join: of the join's shape, or with the innermost axis as heads.
     pub fn strides_in(&self, whole: Value, value: Value) -> Option<Vec<u64>> {
-        strides_in(&self.ty(whole).shape, &self.ty(value).shape)
+        strides_in(&self.stored_strides(whole), &self.ty(value).shape)
+    }
+
+    /// Strides of a root in the arena: its rows are padded ([`Tensor::padded_strides`]) where all that write or read it
+    /// take them so.
+    pub fn stored_strides(&self, root: Value) -> Vec<u64> {
+        let ty = self.ty(root);
+        let (packed, padded) = (Tensor::packed_strides(ty), Tensor::padded_strides(ty));
+        if padded == packed {
+            return packed;
+        }
+        let replaces = |home: &Home| match *home {
+            Home::Operand(operand) => self.root(operand) == root,
+            Home::Join { .. } => false,
+        };
+        let written = match &self.node(root.node).kind {
+            NodeKind::View(View::Join) => self.operands(root.node).into_iter().all(|part| {
+                self.makers(part).iter().all(|&made| {
+                    let strides = strides_in(&padded, &self.ty(made).shape);
+                    strides.is_some_and(|strides| self.maker_accepts(made, &strides))
+                })
+            }),
+            _ => self.maker_accepts(root, &padded),
+        };
+        let accepted = written
+            && self.readers_accept(root, &padded, &|_| false)
+            && !self.homes.values().any(replaces);
+        if accepted { padded } else { packed }
+    }
+
+    /// Bytes of a root in the arena, what pads its rows included.
+    pub fn stored_bytes(&self, root: Value) -> u64 {
+        let ty = self.ty(root);
+        Tensor::padded_elements(ty, &self.stored_strides(root)) * ty.dtype.bytes()
     }
 
     /// Every home is one that can be: of a result whose maker writes there, in a join that reads it or on an operand. All
@@ -152,14 +185,11 @@ impl Graph {
     }
 }
 
-/// Strides of a value within packed rows of another one, whose leading axes are its own; its innermost axis may be cut
+/// Strides of a value within rows of another one, whose leading axes are its own; its innermost axis may be cut
 /// into heads.
-fn strides_in(whole: &Shape, part: &Shape) -> Option<Vec<u64>> {
-    let mut strides = vec![1; whole.ndim()];
-    for axis in (1..strides.len()).rev() {
-        strides[axis - 1] = strides[axis] * whole.0[axis].extent;
-    }
-    match part.ndim().checked_sub(whole.ndim())? {
+fn strides_in(whole: &[u64], part: &Shape) -> Option<Vec<u64>> {
+    let mut strides = whole.to_vec();
+    match part.ndim().checked_sub(whole.len())? {
         0 => Some(strides),
         1 => {
             let innermost = strides.len() - 1;

@@ -12,17 +12,27 @@ use crate::language::architecture::Objective;
 use crate::lower::call::add_row;
 use crate::lower::{Bound, Lowering, codes};
 
-/// Elements of logits that the loss holds at a time: 32 MiB of f32. Each chunk reads the whole weight once, so chunks
-/// must be long; the logits of a whole micro-batch would be gigabytes. With 256 positions of 32,000 the loss runs at
-/// the rate of a single product, with half of that it loses a tenth.
-const CHUNK_ELEMENTS: u64 = 1 << 23;
+/// Elements of logits that the loss holds at a time at least: 32 MiB of f32. Each chunk reads the whole weight once and
+/// its gradient twice, so chunks must be long; the logits of a whole micro-batch would be gigabytes. On a CPU the loss
+/// runs at the rate of a single product with 256 positions of 32,000, with half of that it loses a tenth.
+const FEWEST_ELEMENTS: u64 = 1 << 23;
+
+/// And at most, 512 MiB: 4096 positions of 32,000.
+const MOST_ELEMENTS: u64 = 1 << 27;
+
+/// Between these, so many times the elements of the head's input: a chunk of logits as f32 is then as large as a few
+/// activations of one block, which is little beside those of all blocks. A GPU, which multiplies a hundred times faster
+/// but moves bytes only thirty times faster, needs a few thousand positions for its products to outweigh the weight's
+/// gradient that each chunk reads and writes.
+const TIMES_THE_INPUT: u64 = 4;
 
 /// Chunks hold a multiple of this many positions, so that products of them have full tiles.
 const CHUNK_GRANULARITY: u64 = 16;
 
-/// Positions whose logits the loss holds at a time.
-fn chunk(vocabulary: u64, positions: u64) -> u32 {
-    let fitting = CHUNK_ELEMENTS / vocabulary.max(1);
+/// Positions whose logits the loss holds at a time, for an input of so many positions and numbers at each.
+fn chunk(vocabulary: u64, positions: u64, width: u64) -> u32 {
+    let elements = positions.saturating_mul(width).saturating_mul(TIMES_THE_INPUT);
+    let fitting = elements.clamp(FEWEST_ELEMENTS, MOST_ELEMENTS) / vocabulary.max(1);
     let wanted = (fitting - fitting % CHUNK_GRANULARITY).max(CHUNK_GRANULARITY);
     u32::try_from(wanted.min(positions.max(1))).unwrap_or(u32::MAX)
 }
@@ -63,8 +73,9 @@ impl Lowering<'_> {
         let operands = self.graph.operands(form.linear);
         let (ty, origin) = (self.id_type(), self.origin(Input::Labels.name(), span));
         let labels = self.graph.input(Input::Labels, ty, origin);
+        let width = self.graph.ty(operands[0]).shape.width();
         let op = Op::HeadLoss {
-            chunk: chunk(shape.width(), shape.rows()),
+            chunk: chunk(shape.width(), shape.rows(), width),
             bias: form.bias.is_some(),
             transform: form.function,
         };
@@ -161,13 +172,12 @@ mod tests {
 
     #[test]
     fn chunks_are_bounded_by_memory_and_by_the_batch() {
-        assert_eq!(
-            chunk(32_000, 65_536),
-            256,
-            "262 positions of 32000 fit, rounded down to a multiple of 16"
-        );
-        assert_eq!(chunk(4096, 4096), 2048);
-        assert_eq!(chunk(4096, 7), 7);
-        assert_eq!(chunk(u64::MAX, 1 << 40), 16);
+        let small = "262 positions of 32000 fit, rounded down to a multiple of 16";
+        assert_eq!(chunk(32_000, 2048, 512), 256, "{small}");
+        assert_eq!(chunk(32_000, 8192, 2048), 2096, "four times the input");
+        assert_eq!(chunk(32_000, 1 << 20, 4096), 4192, "512 MiB");
+        assert_eq!(chunk(4096, 4096, 64), 2048);
+        assert_eq!(chunk(4096, 7, 64), 7);
+        assert_eq!(chunk(u64::MAX, 1 << 40, 4096), 16);
     }
 }

@@ -90,7 +90,7 @@ pub fn run(graph: &Graph, order: &[NodeId]) -> Placement {
                         block
                     }
                     None => {
-                        let bytes = aligned(graph.ty(root).bytes());
+                        let bytes = aligned(graph.stored_bytes(root));
                         blocks.push(Block { bytes, first: i, last: end, values: vec![root] });
                         blocks.len() - 1
                     }
@@ -99,7 +99,7 @@ pub fn run(graph: &Graph, order: &[NodeId]) -> Placement {
                 continue;
             }
             let end = last.get(&value).copied().unwrap_or(i);
-            let bytes = aligned(node.results[result as usize].bytes());
+            let bytes = aligned(graph.stored_bytes(value));
             let reuse = (0..operands.len()).find_map(|o| {
                 let block = *block_of.get(&roots[o])?;
                 let once = roots.iter().filter(|&&r| r == roots[o]).count() == 1;
@@ -108,7 +108,8 @@ pub fn run(graph: &Graph, order: &[NodeId]) -> Placement {
                 let same = operands[o] == roots[o]
                     && !onto.contains_key(&roots[o])
                     && read.dtype.bytes() == made.dtype.bytes()
-                    && read.shape.same_extents(&made.shape);
+                    && read.shape.same_extents(&made.shape)
+                    && graph.stored_strides(operands[o]) == graph.stored_strides(value);
                 let free = once
                     && dies
                     && same

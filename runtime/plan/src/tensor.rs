@@ -90,6 +90,12 @@ impl fmt::Display for TensorId {
     }
 }
 
+/// Rows of fewer numbers are not padded: what they would waste is no small part of them.
+pub const PADDED_WIDTH: u64 = 256;
+
+/// What padded rows are a multiple of, in elements: 16 bytes of bf16.
+pub const PADDED_TO: u64 = 8;
+
 /// One tensor: logical type and place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tensor {
@@ -117,6 +123,32 @@ impl Tensor {
             strides[axis - 1] = strides[axis] * ty.shape.0[axis].extent;
         }
         strides
+    }
+
+    /// Strides of a shape whose rows are padded: a row of [`PADDED_WIDTH`] or more numbers that is no multiple of
+    /// [`PADDED_TO`] is followed by so many unused ones that the next row begins at one. Matrix units and wide accesses
+    /// need rows that begin at multiples of 16 bytes, which an odd width would deny to every row but a few. The numbers
+    /// between belong to the tensor; executors keep those of parameters, gradients and moments at 0.
+    pub fn padded_strides(ty: &TensorType) -> Vec<u64> {
+        let mut strides = Tensor::packed_strides(ty);
+        let (width, axes) = (ty.shape.width(), strides.len());
+        if axes < 2 || !ty.dtype.is_float() || width < PADDED_WIDTH {
+            return strides;
+        }
+        let mut stride = width.next_multiple_of(PADDED_TO);
+        for axis in (0..axes - 1).rev() {
+            strides[axis] = stride;
+            stride *= ty.shape.0[axis].extent;
+        }
+        strides
+    }
+
+    /// Elements from the first to the end of the last row, what pads it included.
+    pub fn padded_elements(ty: &TensorType, strides: &[u64]) -> u64 {
+        match strides.first() {
+            Some(first) if strides.len() > 1 => first * ty.shape.0[0].extent,
+            _ => ty.shape.elements(),
+        }
     }
 
     /// Whether no element is skipped.

@@ -40,6 +40,14 @@ pub(crate) trait Device {
     /// A step that the device does not take.
     fn prepare(&mut self, step: &Step) -> Result<Self::Prepared, CudaError>;
 
+    /// Is told that every step of a plan is prepared.
+    ///
+    /// # Errors
+    /// If what was chosen meanwhile cannot be written down.
+    fn prepared(&mut self) -> Result<(), CudaError> {
+        Ok(())
+    }
+
     /// Copies into the device's memory, after what was asked for before.
     fn write(&mut self, address: u64, bytes: &[u8]);
 

@@ -57,6 +57,14 @@ pub enum CudaError {
     /// A kernel's text was refused.
     #[error("a kernel cannot be compiled: {0}")]
     Compiler(String),
+    /// The algorithms chosen for a run cannot be written down.
+    #[error("cannot write {file}: {message}")]
+    Choices {
+        /// The file in the run's folder.
+        file: String,
+        /// What the system said.
+        message: String,
+    },
     /// cuBLASLt refused or failed.
     #[error("cuBLASLt: {0}")]
     Products(String),

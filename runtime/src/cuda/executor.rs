@@ -4,6 +4,7 @@
 //! call of the device. Owns how tensors cross between host and device. Must not know drivers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -83,6 +84,7 @@ impl<D: Device> DeviceExecutor<D> {
         for (program, lowered) in plan.programs.iter().zip(&lowered) {
             programs.push(prepare(&mut device, program, lowered)?);
         }
+        device.prepared()?;
         device.clear(arena, bytes)?;
         let mut executor = DeviceExecutor {
             plan,
@@ -365,12 +367,17 @@ pub struct CudaExecutor(DeviceExecutor<Gpu>);
 
 impl CudaExecutor {
     /// Opens the GPU of that number, allocates everything, compiles kernels (or takes them from the cache) and times
-    /// products.
+    /// products. `choices` is the file in which a run keeps the algorithms of its products: where it is there, they are
+    /// used again, so that a run that goes on has the same bits.
     ///
     /// # Errors
     /// Without driver, device, libraries or memory; each says what to do.
-    pub fn new(plan: Arc<Plan>, ordinal: i32) -> Result<CudaExecutor, CudaError> {
-        Ok(CudaExecutor(DeviceExecutor::new(plan, Gpu::new(ordinal)?)?))
+    pub fn new(
+        plan: Arc<Plan>,
+        ordinal: i32,
+        choices: Option<&Path>,
+    ) -> Result<CudaExecutor, CudaError> {
+        Ok(CudaExecutor(DeviceExecutor::new(plan, Gpu::new(ordinal, choices)?)?))
     }
 
     /// The GPU.

@@ -26,6 +26,8 @@ pub(crate) struct Generated {
     pub(crate) text: String,
     pub(crate) arguments: Vec<Argument>,
     pub(crate) wide: bool,
+    /// The same where the kernel computes what pads rows, too.
+    pub(crate) wide_with_padding: bool,
 }
 
 /// How a program reads an input.
@@ -38,8 +40,11 @@ struct Input {
 }
 
 impl Input {
-    fn is_wide(&self) -> bool {
+    fn is_wide(&self, with_padding: bool) -> bool {
         match self.form {
+            InputForm::Elements | InputForm::Row if with_padding => {
+                self.rows.is_wide_with_padding()
+            }
             InputForm::Elements | InputForm::Row => self.rows.is_wide(),
             InputForm::Column | InputForm::Scalar => true,
         }
@@ -86,7 +91,8 @@ impl Lowering<'_> {
             arguments.push(Argument::Address(input.rows.address));
             arguments.push(Argument::U64(input.rows.stride));
         }
-        let wide = inputs.iter().all(|(_, input)| input.is_wide());
+        let all = |with_padding| inputs.iter().all(|(_, input)| input.is_wide(with_padding));
+        let (wide, wide_with_padding) = (all(false), all(true));
         let mut text = format!(
             "#define OUTPUTS {}\n#define PROGRAM_PARAMS {params}\n#define PROGRAM_ARGS {names}\n",
             program.outputs.len()
@@ -118,7 +124,7 @@ impl Lowering<'_> {
             let _ = writeln!(text, "        out[{index}][lane] = r{};", output.register);
         }
         text.push_str("    }\n}\n");
-        Ok(Generated { text, arguments, wide })
+        Ok(Generated { text, arguments, wide, wide_with_padding })
     }
 
     fn input(&self, form: InputForm, operand: usize, rows: u64) -> Result<Input, CudaError> {

@@ -71,7 +71,7 @@ pub(super) fn on_gpu(ordinal: i32) -> Result<Vec<Verdict>, CudaError> {
         DeviceExecutor::new(plan, &mut collector)?;
     }
     let kernels: Vec<Kernel> = collector.kernels.into_iter().collect();
-    let mut gpu = Gpu::new(ordinal)?;
+    let mut gpu = Gpu::new(ordinal, None)?;
     gpu.compile(&kernels)?;
     let gpu = Shared(Rc::new(RefCell::new(gpu)));
     let make = |plan| -> Box<dyn crate::executor::Executor> {

@@ -39,6 +39,8 @@ pub(crate) struct Rows {
     pub(crate) rows: u64,
     pub(crate) width: u64,
     pub(crate) stride: u64,
+    /// Unused elements behind each row that belong to the tensor.
+    pub(crate) padding: u64,
 }
 
 impl Rows {
@@ -47,7 +49,7 @@ impl Rows {
         let address = segments.locate(tensor)?;
         let stride = tensor.row_stride().ok_or(LayoutProblem::Strides)?;
         let (rows, width) = (tensor.ty.shape.rows(), tensor.ty.shape.width());
-        Ok(Rows { address, dtype: tensor.ty.dtype, rows, width, stride })
+        Ok(Rows { address, dtype: tensor.ty.dtype, rows, width, stride, padding: 0 })
     }
 
     /// A tensor without gaps as one row of all its elements.
@@ -57,7 +59,15 @@ impl Rows {
             return Err(LayoutProblem::Strides);
         }
         let width = tensor.ty.shape.elements();
-        Ok(Rows { address, dtype: tensor.ty.dtype, rows: 1, width, stride: width })
+        let dtype = tensor.ty.dtype;
+        Ok(Rows { address, dtype, rows: 1, width, stride: width, padding: 0 })
+    }
+
+    /// Whether rows are as [`Rows::is_wide`] wants them once what pads them is counted in: a kernel that computes elements
+    /// each by itself may compute the padding, too.
+    pub(crate) fn is_wide_with_padding(&self) -> bool {
+        let width = self.width.next_multiple_of(8);
+        width - self.width <= self.padding && Rows { width, ..*self }.is_wide()
     }
 
     /// Whether every row begins at a multiple of 16 bytes and consists of whole groups of eight elements, so that a kernel

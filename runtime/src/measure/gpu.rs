@@ -22,7 +22,7 @@ pub fn product_rate(ordinal: i32, seconds: f64) -> Result<f64, CudaError> {
     let square = || TensorType::new(DType::Bf16, Shape::of(&[EDGE, EDGE]));
     let measured = measured(&Op::Linear, &[square(), square()])
         .map_err(|source| CudaError::Type { path: "a measured operation".to_owned(), source })?;
-    let mut executor = CudaExecutor::new(Arc::clone(&measured.plan), ordinal)?;
+    let mut executor = CudaExecutor::new(Arc::clone(&measured.plan), ordinal, None)?;
     for id in &measured.inputs {
         fill(&mut executor, *id);
     }

@@ -46,7 +46,8 @@ pub(super) fn base(graph: &Graph, join: Value, position: &[usize]) -> Option<Val
         base = Some(root);
         parts.push(Part { columns, maker: made.node, operand });
     }
-    base.filter(|&base| is_free(graph, base, &parts, position))
+    let same_rows = |&base: &Value| graph.stored_strides(base) == graph.stored_strides(join);
+    base.filter(same_rows).filter(|&base| is_free(graph, base, &parts, position))
 }
 
 /// Whether every reader of a value reads columns before they are replaced, or replaces them.

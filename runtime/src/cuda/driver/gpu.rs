@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_void};
+use std::path::Path;
 use std::ptr;
 
 use cudarc::driver::sys;
@@ -177,11 +178,12 @@ pub(crate) struct PreparedKernel {
 }
 
 impl Gpu {
-    /// Opens a GPU: its context, a stream, the library of products.
+    /// Opens a GPU: its context, a stream, the library of products. `choices` is the file in which a run keeps the
+    /// algorithms of its products.
     ///
     /// # Errors
     /// Whatever is missing.
-    pub(crate) fn new(ordinal: i32) -> Result<Gpu, CudaError> {
+    pub(crate) fn new(ordinal: i32, choices: Option<&Path>) -> Result<Gpu, CudaError> {
         let (device, description) = probe(ordinal)?;
         version()?;
         libraries::cublaslt()?;
@@ -210,7 +212,8 @@ impl Gpu {
         let workspace = gpu.allocate(Products::WORKSPACE, "workspace of products")?;
         let constants = gpu.allocate(Products::CONSTANTS, "constants of products")?;
         gpu.write(constants, bytemuck::cast_slice(&Products::constants()));
-        gpu.products = Some(Products::new(&gpu.description, stream, workspace, constants)?);
+        gpu.products =
+            Some(Products::new(&gpu.description, stream, workspace, constants, choices)?);
         Ok(gpu)
     }
 
@@ -438,6 +441,10 @@ impl Device for Gpu {
                 Ok(Prepared::Kernel(self.kernel(&launch)?))
             }
         }
+    }
+
+    fn prepared(&mut self) -> Result<(), CudaError> {
+        self.products.as_mut().expect("there from the beginning").save()
     }
 
     fn write(&mut self, address: u64, bytes: &[u8]) {

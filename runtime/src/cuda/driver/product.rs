@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::c_void;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::ptr;
 
 use colac_plan::DType;
@@ -25,6 +25,22 @@ const CANDIDATES: usize = 12;
 /// Products of fewer FLOPs are not worth timing.
 const TIMED_FLOPS: u64 = 1 << 26;
 
+/// Algorithms, as the library writes them down, by what a choice depends on.
+type Choices = BTreeMap<String, [u64; 8]>;
+
+/// Reads choices; a file that is missing or damaged holds none.
+fn read(file: &Path) -> Choices {
+    let text = std::fs::read_to_string(file).ok();
+    text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+}
+
+/// Writes choices beside the file and renames them into its place.
+fn write(file: &Path, choices: &Choices) -> std::io::Result<()> {
+    let beside = file.with_extension(format!("{}.new", std::process::id()));
+    std::fs::write(&beside, serde_json::to_string_pretty(choices)?)?;
+    std::fs::rename(&beside, file)
+}
+
 /// The library with its workspace and what has been chosen.
 pub(crate) struct Products {
     handle: sys::cublasLtHandle_t,
@@ -32,7 +48,12 @@ pub(crate) struct Products {
     workspace: u64,
     constants: u64,
     file: Option<PathBuf>,
-    choices: BTreeMap<String, [u64; 8]>,
+    /// What the user's cache knows for this device.
+    known: Choices,
+    /// Where the choices of a run are kept, and which they were when it began.
+    run: Option<(PathBuf, Choices)>,
+    /// What the products of this plan use.
+    used: Choices,
     changed: bool,
     events: [driver::CUevent; 2],
 }
@@ -92,6 +113,7 @@ impl Products {
         stream: driver::CUstream,
         workspace: u64,
         constants: u64,
+        run: Option<&Path>,
     ) -> Result<Products, CudaError> {
         let handle = result::create_handle().map_err(failed)?;
         let mut events = [ptr::null_mut(); 2];
@@ -106,12 +128,27 @@ impl Products {
             .collect();
         let file = cache_folder()
             .map(|folder| folder.join("products").join(format!("{name}-{version}.json")));
-        let choices = file.as_ref().and_then(|file| {
-            let text = std::fs::read_to_string(file).ok()?;
-            serde_json::from_str(&text).ok()
-        });
-        let choices = choices.unwrap_or_default();
-        Ok(Products { handle, stream, workspace, constants, file, choices, changed: false, events })
+        let known = file.as_deref().map(read).unwrap_or_default();
+        let run = run.map(|file| (file.to_owned(), read(file)));
+        let (used, changed) = (Choices::new(), false);
+        Ok(Products {
+            handle,
+            stream,
+            workspace,
+            constants,
+            file,
+            known,
+            run,
+            used,
+            changed,
+            events,
+        })
+    }
+
+    /// The algorithm chosen before: by the run, else by any run on such a device.
+    fn chosen(&self, key: &str) -> Option<[u64; 8]> {
+        let of_the_run = self.run.as_ref().and_then(|(_, choices)| choices.get(key));
+        of_the_run.or_else(|| self.known.get(key)).copied()
     }
 
     /// Resolves a product; `None` where the library does not take it.
@@ -136,9 +173,10 @@ impl Products {
         };
         let mut prepared = self.descriptors(a, b, c, beta)?;
         let key = key(product);
-        if let Some(data) = self.choices.get(&key) {
-            prepared.algorithm = sys::cublasLtMatmulAlgo_t { data: *data };
+        if let Some(data) = self.chosen(&key) {
+            prepared.algorithm = sys::cublasLtMatmulAlgo_t { data };
             if self.accepts(&prepared) {
+                self.used.insert(key, data);
                 return Ok(Some(prepared));
             }
         }
@@ -155,9 +193,10 @@ impl Products {
                     _ => prepared.algorithm = chosen,
                 }
             }
-            self.choices.insert(key, prepared.algorithm.data);
+            self.known.insert(key.clone(), prepared.algorithm.data);
             self.changed = true;
         }
+        self.used.insert(key, prepared.algorithm.data);
         Ok(Some(prepared))
     }
 
@@ -345,24 +384,33 @@ impl Products {
         .map_err(failed)
     }
 
-    /// Writes down what has been chosen. Without the file, choices are made anew.
-    fn save(&mut self) {
-        let Some(file) = self.file.as_ref().filter(|_| self.changed) else { return };
-        if let Some(folder) = file.parent() {
-            private_folder(folder);
+    /// Writes down what has been chosen, now that a plan's products are prepared: for the run, whose bits depend on it,
+    /// and for others on such a device, which need not time them again.
+    ///
+    /// # Errors
+    /// If the run's file cannot be written. Without the other, choices are made anew.
+    pub(super) fn save(&mut self) -> Result<(), CudaError> {
+        if let Some((file, before)) = &self.run
+            && *before != self.used
+        {
+            write(file, &self.used).map_err(|error| CudaError::Choices {
+                file: file.display().to_string(),
+                message: error.to_string(),
+            })?;
         }
-        let beside = file.with_extension(format!("{}.new", std::process::id()));
-        let text = serde_json::to_string_pretty(&self.choices).unwrap_or_default();
-        if std::fs::write(&beside, text).is_ok() {
-            let _ = std::fs::rename(&beside, file);
+        if let Some(file) = self.file.as_ref().filter(|_| self.changed) {
+            if let Some(folder) = file.parent() {
+                private_folder(folder);
+            }
+            let _ = write(file, &self.known);
+            self.changed = false;
         }
-        self.changed = false;
+        Ok(())
     }
 }
 
 impl Drop for Products {
     fn drop(&mut self) {
-        self.save();
         // SAFETY: made by `Products::new`, destroyed once.
         unsafe {
             for event in self.events {

@@ -92,7 +92,7 @@ impl Lowering<'_> {
                 let Rows { rows, width, .. } = target;
                 let address = self.workspace(end);
                 end += aligned(rows * width * 4);
-                Rows { address, dtype: DType::F32, rows, width, stride: width }
+                Rows { address, dtype: DType::F32, rows, width, stride: width, padding: 0 }
             });
             Ok(Summed { target, write: self.write(result)?, sums })
         };
@@ -166,8 +166,14 @@ impl Head<'_> {
     fn chunk_steps(&self, start: u64, count: u64, steps: &mut Vec<Step>) {
         let x = part(self.x, start, count);
         let width = self.weight.rows;
-        let logits =
-            Rows { address: self.logits, dtype: DType::F32, rows: count, width, stride: width };
+        let logits = Rows {
+            address: self.logits,
+            dtype: DType::F32,
+            rows: count,
+            width,
+            stride: width,
+            padding: 0,
+        };
         steps.push(Step::Product(Product {
             a: Factor::of(x),
             b: Factor::of(self.weight).transposed(),

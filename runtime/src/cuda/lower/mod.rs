@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 
 use colac_plan::op::cost::REDUCTION_ROWS;
 use colac_plan::program::Write;
+use colac_plan::tensor::PADDED_TO;
 use colac_plan::{DType, Op, Operation, Plan, Segment, Tensor, TensorId};
 
 use crate::cpu::{LayoutProblem, OperationProblem};
@@ -150,9 +151,31 @@ impl Lowering<'_> {
         CudaError::Layout { path, op, operand, problem }
     }
 
+    /// The rows of a tensor with what pads them.
+    fn rows(&self, tensor: &Tensor) -> Result<Rows, LayoutProblem> {
+        let rows = Rows::new(self.segments, tensor)?;
+        Ok(Rows { padding: self.padding(tensor), ..rows })
+    }
+
+    /// Unused elements behind each row of a tensor, where they belong to it: where it is no part of wider rows.
+    fn padding(&self, tensor: &Tensor) -> u64 {
+        if tensor.is_packed() || tensor.strides != Tensor::padded_strides(&tensor.ty) {
+            return 0;
+        }
+        let mut parent = tensor.parent;
+        while let Some(outer) = parent.and_then(|id| self.plan.tensors.get(id.index())) {
+            let width = outer.ty.shape.width();
+            if outer.ty.shape.ndim() > 1 && width != tensor.ty.shape.width() {
+                return 0;
+            }
+            parent = outer.parent;
+        }
+        tensor.ty.shape.width().next_multiple_of(PADDED_TO) - tensor.ty.shape.width()
+    }
+
     /// An operand as rows.
     pub(crate) fn operand(&self, index: usize) -> Result<Rows, CudaError> {
-        Rows::new(self.segments, self.operands[index])
+        self.rows(self.operands[index])
             .map_err(|problem| self.layout(format!("operand {index}"), problem))
     }
 
@@ -170,7 +193,7 @@ impl Lowering<'_> {
 
     /// A result as rows.
     pub(crate) fn result(&self, index: usize) -> Result<Rows, CudaError> {
-        Rows::new(self.segments, self.results[index])
+        self.rows(self.results[index])
             .map_err(|problem| self.layout(format!("result {index}"), problem))
     }
 

@@ -27,8 +27,8 @@ impl Lowering<'_> {
             .collect::<Result<Vec<Rows>, CudaError>>()?;
         let (rows, width) = (results[0].rows, results[0].width);
         let generated = self.program(program, 0, false, rows)?;
-        let wide = generated.wide && results.iter().all(Rows::is_wide);
-        let groups = if wide { width / 8 } else { width };
+        let wide = generated.wide_with_padding && results.iter().all(Rows::is_wide_with_padding);
+        let groups = if wide { width.div_ceil(8) } else { width };
         let index = if rows * groups < 1 << 32 { "u32" } else { "u64" };
         let (mut params, mut names, mut stores) = (String::new(), String::new(), String::new());
         let mut arguments = vec![Argument::U64(rows * groups), Argument::U64(groups)];
