@@ -94,7 +94,7 @@ impl Layout {
             }
         }
         let step = self.aligned_elements();
-        let padded = |shape: &Shape| stored_elements(shape).next_multiple_of(step);
+        let padded = |shape: &Shape| owned_elements(shape).next_multiple_of(step);
         let elements = rows.iter().map(|(_, shape)| padded(shape)).sum::<u64>();
         let precision = self.precision;
         let mut whole = |name: &str, segment, class| {
@@ -263,10 +263,19 @@ impl Layout {
     }
 }
 
-/// Elements of a parameter in its segment, what pads its rows included.
+/// Elements of the rows of a parameter in its segment, what pads them included.
 fn stored_elements(shape: &Shape) -> u64 {
     let ty = TensorType::new(DType::F32, shape.clone());
     Tensor::padded_elements(&ty, &Tensor::padded_strides(&ty))
+}
+
+/// Elements that a parameter or a stack takes in its segment, the rows that pad it included.
+fn owned_elements(shape: &Shape) -> u64 {
+    let ty = TensorType::new(DType::F32, shape.clone());
+    match Tensor::padded_rows(&ty) - shape.rows() {
+        0 => stored_elements(shape),
+        more => stored_elements(shape) + more * Tensor::padded_strides(&ty)[0],
+    }
 }
 
 fn entry(info: &ParameterInfo, trained: Trained) -> Parameter {

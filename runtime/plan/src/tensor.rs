@@ -143,6 +143,17 @@ impl Tensor {
         strides
     }
 
+    /// Rows that a parameter of this type, or a stack of parameters, owns in its segment: a multiple of [`PADDED_TO`] from
+    /// [`PADDED_WIDTH`] rows on, for the sake of the products in which rows are columns. The rows behind are 0, as what
+    /// pads rows.
+    pub fn padded_rows(ty: &TensorType) -> u64 {
+        let rows = ty.shape.rows();
+        match ty.shape.ndim() == 2 && rows >= PADDED_WIDTH {
+            true => rows.next_multiple_of(PADDED_TO),
+            false => rows,
+        }
+    }
+
     /// Elements from the first to the end of the last row, what pads it included.
     pub fn padded_elements(ty: &TensorType, strides: &[u64]) -> u64 {
         match strides.first() {

@@ -66,7 +66,7 @@ pub(crate) struct Factor {
 impl Factor {
     /// Some rows as they are.
     pub(crate) fn of(rows: Rows) -> Factor {
-        let Rows { address, dtype, rows, width, stride, padding: _ } = rows;
+        let Rows { address, dtype, rows, width, stride, .. } = rows;
         Factor { address, dtype, rows, columns: width, stride, transposed: false }
     }
 

@@ -39,8 +39,10 @@ pub(crate) struct Rows {
     pub(crate) rows: u64,
     pub(crate) width: u64,
     pub(crate) stride: u64,
-    /// Unused elements behind each row that belong to the tensor.
+    /// Elements behind each row that belong to the tensor and are 0.
     pub(crate) padding: u64,
+    /// Rows behind the last one that belong to the tensor and are 0.
+    pub(crate) more_rows: u64,
 }
 
 impl Rows {
@@ -49,7 +51,8 @@ impl Rows {
         let address = segments.locate(tensor)?;
         let stride = tensor.row_stride().ok_or(LayoutProblem::Strides)?;
         let (rows, width) = (tensor.ty.shape.rows(), tensor.ty.shape.width());
-        Ok(Rows { address, dtype: tensor.ty.dtype, rows, width, stride, padding: 0 })
+        let dtype = tensor.ty.dtype;
+        Ok(Rows { address, dtype, rows, width, stride, padding: 0, more_rows: 0 })
     }
 
     /// A tensor without gaps as one row of all its elements.
@@ -60,7 +63,7 @@ impl Rows {
         }
         let width = tensor.ty.shape.elements();
         let dtype = tensor.ty.dtype;
-        Ok(Rows { address, dtype, rows: 1, width, stride: width, padding: 0 })
+        Ok(Rows { address, dtype, rows: 1, width, stride: width, padding: 0, more_rows: 0 })
     }
 
     /// Whether rows are as [`Rows::is_wide`] wants them once what pads them is counted in: a kernel that computes elements

@@ -14,5 +14,17 @@ KERNEL void __launch_bounds__(256) pointwise(u64 count, u64 groups RESULT_PARAMS
 #endif
     float none[VEC] = {}, out[OUTPUTS][VEC];
     program(row, column, none, out PROGRAM_ARGS);
+#ifdef WIDTH
+    // What pads a row stays 0, so that products may read it.
+    if (column + VEC > WIDTH) {
+#pragma unroll
+        for (int output = 0; output < OUTPUTS; output++) {
+#pragma unroll
+            for (int lane = 0; lane < VEC; lane++) {
+                if (column + lane >= WIDTH) out[output][lane] = 0.0f;
+            }
+        }
+    }
+#endif
     store_results(row, column, out RESULT_ARGS);
 }

@@ -92,7 +92,15 @@ impl Lowering<'_> {
                 let Rows { rows, width, .. } = target;
                 let address = self.workspace(end);
                 end += aligned(rows * width * 4);
-                Rows { address, dtype: DType::F32, rows, width, stride: width, padding: 0 }
+                Rows {
+                    address,
+                    dtype: DType::F32,
+                    rows,
+                    width,
+                    stride: width,
+                    padding: 0,
+                    more_rows: 0,
+                }
             });
             Ok(Summed { target, write: self.write(result)?, sums })
         };
@@ -173,6 +181,7 @@ impl Head<'_> {
             width,
             stride: width,
             padding: 0,
+            more_rows: 0,
         };
         steps.push(Step::Product(Product {
             a: Factor::of(x),

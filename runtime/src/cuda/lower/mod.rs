@@ -67,7 +67,9 @@ pub(crate) fn lower(
         (operands.collect::<Result<_, _>>()?, results.collect::<Result<_, _>>()?);
     let lowering = Lowering { plan, segments, operation, operands, results, orders };
     lowering.check()?;
-    lowering.steps()
+    let mut steps = lowering.steps()?;
+    lowering.clear_padding(&mut steps)?;
+    Ok(steps)
 }
 
 impl Lowering<'_> {
@@ -154,7 +156,62 @@ impl Lowering<'_> {
     /// The rows of a tensor with what pads them.
     fn rows(&self, tensor: &Tensor) -> Result<Rows, LayoutProblem> {
         let rows = Rows::new(self.segments, tensor)?;
-        Ok(Rows { padding: self.padding(tensor), ..rows })
+        let (padding, more_rows) = (self.padding(tensor), self.more_rows(tensor));
+        Ok(Rows { padding, more_rows, ..rows })
+    }
+
+    /// What pads the rows of a result is 0 afterwards: products and pointwise programs see to that themselves where they
+    /// can, for the others it is cleared. A result that is part of wider rows pads those.
+    fn clear_padding(&self, steps: &mut Vec<Step>) -> Result<(), CudaError> {
+        let mut cleared: Vec<u64> = Vec::new();
+        for (index, result) in self.results.iter().enumerate() {
+            if result.segment != Segment::Activations || !result.ty.dtype.is_float() {
+                continue;
+            }
+            let whole = self.owner(result);
+            let at = |problem| self.layout(format!("result {index}"), problem);
+            let padding = self.padding(whole);
+            if padding == 0 || cleared.contains(&whole.offset) {
+                continue;
+            }
+            let own = std::ptr::eq(whole, *result);
+            if own && self.pads_results()? {
+                continue;
+            }
+            let rows = Rows::new(self.segments, whole).map_err(at)?;
+            let address = rows.address + rows.width * rows.dtype.bytes();
+            let rows = Rows { address, width: padding, ..rows };
+            steps.push(Step::Launch(copies::clear(rows, WriteMode::Overwrite)));
+            cleared.push(whole.offset);
+        }
+        Ok(())
+    }
+
+    /// The widest rows that a tensor is part of.
+    fn owner<'t>(&'t self, tensor: &'t Tensor) -> &'t Tensor {
+        let parent = tensor.parent.and_then(|id| self.plan.tensors.get(id.index()));
+        match parent {
+            Some(parent) if parent.ty.shape.ndim() > 1 => self.owner(parent),
+            _ => tensor,
+        }
+    }
+
+    /// Whether the steps of the operation write zeros where its results are padded.
+    fn pads_results(&self) -> Result<bool, CudaError> {
+        match &self.operation.op {
+            Op::Linear | Op::LinearBackwardInput => self.product_pads(),
+            Op::Pointwise { program } => self.pointwise_pads(program),
+            _ => Ok(false),
+        }
+    }
+
+    /// Rows of zeros that a parameter or its gradient owns behind its last row.
+    fn more_rows(&self, tensor: &Tensor) -> u64 {
+        let whole = tensor.parent.and_then(|id| self.plan.tensors.get(id.index()));
+        match whole.is_some_and(|whole| whole.ty.shape.ndim() == 1) {
+            true => Tensor::padded_rows(&tensor.ty) - tensor.ty.shape.rows(),
+            false => 0,
+        }
     }
 
     /// Unused elements behind each row of a tensor, where they belong to it: where it is no part of wider rows.

@@ -14,6 +14,15 @@ use crate::cuda::view::Rows;
 const THREADS: u32 = 256;
 
 impl Lowering<'_> {
+    /// Whether the launch of a program writes zeros where its results are padded.
+    pub(super) fn pointwise_pads(&self, program: &Program) -> Result<bool, CudaError> {
+        let steps = self.pointwise(program)?;
+        Ok(steps.iter().any(|step| match step {
+            Step::Launch(launch) => launch.source.defines.iter().any(|(name, _)| *name == "WIDTH"),
+            Step::Product(_) => false,
+        }))
+    }
+
     /// The launch of a program.
     pub(super) fn pointwise(&self, program: &Program) -> Steps {
         // Without gaps and without inputs that know rows, all elements are one row: no division finds their place.
@@ -29,6 +38,7 @@ impl Lowering<'_> {
         let generated = self.program(program, 0, false, rows)?;
         let wide = generated.wide_with_padding && results.iter().all(Rows::is_wide_with_padding);
         let groups = if wide { width.div_ceil(8) } else { width };
+        let padded = wide && !width.is_multiple_of(8);
         let index = if rows * groups < 1 << 32 { "u32" } else { "u64" };
         let (mut params, mut names, mut stores) = (String::new(), String::new(), String::new());
         let mut arguments = vec![Argument::U64(rows * groups), Argument::U64(groups)];
@@ -53,6 +63,9 @@ impl Lowering<'_> {
             .define("VEC", if wide { 8 } else { 1 })
             .define("INDEX", index)
             .define("ROWS", if rows == 1 { 1 } else { 2 });
+        if padded {
+            source = source.define("WIDTH", width);
+        }
         source.program = text;
         let grid = (rows * groups).div_ceil(u64::from(THREADS));
         Ok(vec![Step::Launch(Launch {
