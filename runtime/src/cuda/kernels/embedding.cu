@@ -33,52 +33,79 @@ KERNEL void __launch_bounds__(256) embedding(const i32* ids, const UNIT_T* table
 #endif
 
 #ifdef DY_T
-#define RUN_ROWS 8  // Rows that are in flight at a time.
+#define RUN_ROWS 4  // Rows that a warp has in flight.
+#define WARPS 8  // Runs of a block, as the launch has them.
+#define LONG_RUN 32  // Rows of a run from which on all warps of the block share them.
 
+// Adds every `step`th row that `order[at]` to `order[end]` names, in this order, as far as the lane has a column. A warp
+// reads the places of 32 rows at once.
+DEVICE void add_rows(const i32* order, i32 at, i32 end, i32 step, const DY_T* dy, u64 dy_stride, bool there, float (&sum)[VEC]) {
+    for (; at < end; at += 32 * step) {
+        i32 own = at + (i32)(threadIdx.x % 32) * step, place = own < end ? order[own] : -1;
+#pragma unroll 1
+        for (i32 first = 0; first < 32 && at + first * step < end; first += RUN_ROWS) {
+            float rows[RUN_ROWS][VEC];
+            i32 places[RUN_ROWS];
+#pragma unroll
+            for (int i = 0; i < RUN_ROWS; i++) {
+                places[i] = __shfl_sync(~0u, place, first + i);
+                if (there && places[i] >= 0) load(dy + places[i] * dy_stride, rows[i]);
+            }
+#pragma unroll
+            for (int i = 0; i < RUN_ROWS; i++) {
+                if (places[i] < 0) continue;
+#pragma unroll
+                for (int lane = 0; lane < VEC; lane++) sum[lane] += rows[i][lane];
+            }
+        }
+    }
+}
 // dtable[id] = Σ dy[p] over the positions p that hold the id, or added to what is there; rows that no position names are
 // not touched. `order` holds, for `count` positions: all of them, sorted by id and within an id ascending [count]; where
 // each run of equal ids begins [count + 1]; the id of each run [count]; the number of runs. The grid has blocks for as many
-// runs as there are positions, `across` for each, and those beyond the last run leave. A thread owns VEC columns: it
-// adds the rows one after another in the order of the positions, RUN_ROWS of them in flight.
+// runs as there are positions, WARPS of them a block, `across` blocks of 32 · VEC columns each, and those beyond the last
+// run leave.
+//
+// A warp adds the rows of its run one after another in the order of the positions. In text most ids are rare and few are
+// a large part of all: where a warp of its own would take LONG_RUN rows or more, all warps of the block take turns at the
+// rows, and their sums are added in order.
 KERNEL void __launch_bounds__(256) embedding_backward(const i32* order, u64 count, const DY_T* dy, u64 dy_stride, D_T* dtable, u64 dtable_stride, u64 table_rows, u64 width, u64 across, u32 mode, const float* condition) {
+    __shared__ __align__(16) float parts[WARPS][32 * VEC];
     const i32 *starts = order + count, *ids = starts + count + 1, *runs = ids + count;
-    u64 run = blockIdx.x / across;
-    if (run >= (u64)*runs) return;
-    u64 column = (blockIdx.x % across * blockDim.x + threadIdx.x) * VEC;
-    i32 id = ids[run];
-    if (column >= width || id < 0 || (u64)id >= table_rows) return;
-    i32 at = starts[run], end = starts[run + 1];
-    i32 next[RUN_ROWS];
+    u64 first = blockIdx.x / across * WARPS, all = (u64)*runs;
+    if (first >= all) return;
+    u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    u64 column = (blockIdx.x % across * 32 + lane) * VEC;
+    bool add = adds(mode, condition);
+    bool there = column < width;
+    // First each warp has its own run, then all of them have the long ones in turn.
+    for (int turn = -1; turn < WARPS; turn++) {
+        bool shared = turn >= 0;
+        u64 run = first + (shared ? turn : warp);
+        if (run >= all) continue;
+        i32 id = ids[run], at = starts[run], end = starts[run + 1];
+        if (shared != (end - at >= LONG_RUN) || id < 0 || (u64)id >= table_rows) continue;
+        float sum[VEC] = {};
+        add_rows(order, shared ? at + (i32)warp : at, end, shared ? WARPS : 1, dy + column, dy_stride, there, sum);
+        D_T* to = dtable + id * dtable_stride;
+        if (!shared) {
+            float old[VEC];
+            if (there && add) load(to + column, old);
 #pragma unroll
-    for (int i = 0; i < RUN_ROWS; i++) next[i] = at + i < end ? order[at + i] : -1;
-    float sum[VEC] = {};
-    while (at < end) {
-        float rows[RUN_ROWS][VEC];
-#pragma unroll
-        for (int i = 0; i < RUN_ROWS; i++) {
-            if (next[i] >= 0) load(dy + next[i] * dy_stride + column, rows[i]);
+            for (int i = 0; i < VEC; i++) sum[i] = add ? sum[i] + old[i] : sum[i];
+            if (there) store(to + column, sum);
+            continue;
         }
-        // Places of the next rows are on their way with these.
-        i32 later[RUN_ROWS];
+        __syncthreads();
+        store(&parts[warp][lane * VEC], sum);
+        __syncthreads();
+        u64 mine = blockIdx.x % across * 32 * VEC + threadIdx.x;
+        if (threadIdx.x >= 32 * VEC || mine >= width) continue;
+        float whole = parts[0][threadIdx.x];
 #pragma unroll
-        for (int i = 0; i < RUN_ROWS; i++) later[i] = at + RUN_ROWS + i < end ? order[at + RUN_ROWS + i] : -1;
-#pragma unroll
-        for (int i = 0; i < RUN_ROWS; i++) {
-            if (next[i] < 0) continue;
-#pragma unroll
-            for (int lane = 0; lane < VEC; lane++) sum[lane] += rows[i][lane];
-        }
-#pragma unroll
-        for (int i = 0; i < RUN_ROWS; i++) next[i] = later[i];
-        at += RUN_ROWS;
+        for (int other = 1; other < WARPS; other++) whole += parts[other][threadIdx.x];
+        if (add) whole += to_f32(to[mine]);
+        set(&to[mine], whole);
     }
-    D_T* to = dtable + id * dtable_stride + column;
-    if (adds(mode, condition)) {
-        float old[VEC];
-        load(to, old);
-#pragma unroll
-        for (int lane = 0; lane < VEC; lane++) sum[lane] += old[lane];
-    }
-    store(to, sum);
 }
 #endif

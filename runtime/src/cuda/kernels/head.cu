@@ -132,6 +132,83 @@ KERNEL void __launch_bounds__(512) positions(float* logits, u64 width, const i32
     }
 #endif
 }
+
+#ifdef PARTS
+#define HELD_THREADS 1024  // As the launch has them.
+
+// The same for a row of at most 8192 · PARTS numbers that has a gradient and no transform: the block keeps all of it in
+// registers, so that memory is read once and every exponential computed once. `positions` has three blocks on each
+// multiprocessor, whose rows are more than the second cache holds: on an H100 2048 rows of 32000 take it 0.218 ms, this
+// 0.150 ms, 2.6 TB/s.
+KERNEL void __launch_bounds__(1024) positions_held(float* logits, u64 width, const i32* labels, const B_T* bias, const float* scale, double* losses) {
+    __shared__ float scratch[32];
+    float* row = logits + (u64)blockIdx.x * width;
+    i32 label = labels[blockIdx.x];
+    u32 columns = (u32)width, own = threadIdx.x * VEC;
+    if (label < 0 || (u32)label >= columns) {
+        if (threadIdx.x == 0) losses[blockIdx.x] = bits_to_f32(label == -100 ? 0u : 0x7fffffffu);
+        float zeros[VEC] = {};
+        for (u32 column = own; column < columns; column += HELD_THREADS * VEC) store((G_T*)row + column, zeros);
+        return;
+    }
+    float target = 0.0f;
+    if (threadIdx.x == 0) {
+        target = row[label];
+#if BIAS
+        target += to_f32(bias[label]);
+#endif
+    }
+    float z[PARTS][VEC];
+#pragma unroll
+    for (u32 part = 0; part < PARTS; part++) {
+        u32 column = part * HELD_THREADS * VEC + own;
+#pragma unroll
+        for (int lane = 0; lane < VEC; lane++) z[part][lane] = bits_to_f32(0xff800000u);
+        if (column < columns) load(row + column, z[part]);
+    }
+    // The least number, as in `positions`.
+    float most = bits_to_f32(0xff7fffffu), sum = 0.0f;
+#pragma unroll
+    for (u32 part = 0; part < PARTS; part++) {
+#if BIAS
+        u32 column = part * HELD_THREADS * VEC + own;
+        if (column < columns) {
+            float b[VEC];
+            load(bias + column, b);
+#pragma unroll
+            for (int lane = 0; lane < VEC; lane++) z[part][lane] += b[lane];
+        }
+#endif
+#pragma unroll
+        for (int lane = 0; lane < VEC; lane++) most = larger(most, z[part][lane]);
+    }
+    most = block_max(most, scratch);
+#pragma unroll
+    for (u32 part = 0; part < PARTS; part++) {
+        float of_part = 0.0f;
+#pragma unroll
+        for (int lane = 0; lane < VEC; lane++) {
+            z[part][lane] = expf(z[part][lane] - most);
+            of_part += z[part][lane];
+        }
+        sum += of_part;
+    }
+    // All have read their part of the row, so that it may be written.
+    sum = block_sum(sum, scratch);
+    if (threadIdx.x == 0) losses[blockIdx.x] = (double)most + log((double)sum) - (double)target;
+    float factor = *scale, share = factor / sum;
+#pragma unroll
+    for (u32 part = 0; part < PARTS; part++) {
+        u32 column = part * HELD_THREADS * VEC + own, at = (u32)label - column;
+#pragma unroll
+        for (int lane = 0; lane < VEC; lane++) {
+            z[part][lane] *= share;
+            if (at == lane) z[part][lane] -= factor;
+        }
+        if (column < columns) store((G_T*)row + column, z[part]);
+    }
+}
+#endif
 #endif
 
 // loss[b] = the sum of its positions' losses; positions `first` to `first + count` are in `losses`. A row that begins

@@ -65,20 +65,20 @@ KERNEL void __launch_bounds__(256) column_partials(const DY_T* dy, u64 dy_stride
 
 #ifdef TARGET_T
 // partials[count, width] → target[width]: the sum of the rows, or added to what is there. A block for each 32 columns,
-// each of its warps takes every eighth row.
-KERNEL void __launch_bounds__(256) sum_partials(const float* partials, u64 count, TARGET_T* target, u64 width, u32 mode, const float* condition) {
-    __shared__ float parts[8][32];
+// each of its warps takes every 32nd row: few blocks, so that what counts is how many reads follow one another.
+KERNEL void __launch_bounds__(1024) sum_partials(const float* partials, u64 count, TARGET_T* target, u64 width, u32 mode, const float* condition) {
+    __shared__ float parts[32][32];
     u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     u64 column = (u64)blockIdx.x * 32 + lane;
     float sum = 0.0f;
     if (column < width) {
-#pragma unroll 4
-        for (u64 row = warp; row < count; row += 8) sum += partials[row * width + column];
+#pragma unroll 8
+        for (u64 row = warp; row < count; row += 32) sum += partials[row * width + column];
     }
     parts[warp][lane] = sum;
     __syncthreads();
     if (warp == 0 && column < width) {
-        for (int other = 1; other < 8; other++) sum += parts[other][lane];
+        for (int other = 1; other < 32; other++) sum += parts[other][lane];
         if (adds(mode, condition)) sum += to_f32(target[column]);
         set(&target[column], sum);
     }

@@ -8,8 +8,9 @@ use crate::cuda::lower::copies::{Unit, clear};
 use crate::cuda::lower::{Lowering, Steps};
 use crate::cuda::source::{Family, Source};
 
-/// Most threads of a block; a narrow table has blocks of fewer.
-const MOST_THREADS: u64 = 256;
+/// Runs of equal ids of a block, a warp for each, and groups of neighbours of a block.
+const RUNS: u64 = 8;
+const GROUPS: u64 = 32;
 
 /// Numbers (i32) of the order of `count` ids: the positions sorted stably by id (`count`), where each run of equal ids
 /// begins in them (`count + 1`, the one behind the last run being `count`), the id of each run (`count`), the number of runs.
@@ -41,8 +42,7 @@ impl Lowering<'_> {
         let (write, count) = (self.write(0)?, ids.width);
         let vec = if dy.is_wide() && dtable.is_wide() { 8 } else { 1 };
         let groups = dtable.width.div_ceil(vec);
-        let threads = groups.next_multiple_of(32).clamp(32, MOST_THREADS);
-        let across = groups.div_ceil(threads);
+        let across = groups.div_ceil(GROUPS);
         let source = Source::new(Family::Embedding).format("DY_T", dy.dtype);
         let source = source.format("D_T", dtable.dtype).define("VEC", vec);
         let mut arguments = vec![
@@ -60,8 +60,8 @@ impl Lowering<'_> {
         let backward = Launch {
             source,
             entry: "embedding_backward",
-            grid: count * across,
-            threads: threads as u32,
+            grid: count.div_ceil(RUNS) * across,
+            threads: (RUNS * GROUPS) as u32,
             shared: 0,
             arguments,
         };

@@ -19,6 +19,9 @@ use crate::cuda::source::{Family, Source};
 use crate::cuda::view::Rows;
 
 const POSITION_THREADS: u32 = 512;
+/// Threads of a block that keeps a row of logits, and groups of 8 neighbours that a thread keeps at most.
+const HELD_THREADS: u32 = 1024;
+const HELD_PARTS: u64 = 4;
 const THREADS: u32 = 256;
 
 /// What both operations have.
@@ -250,7 +253,16 @@ impl Head<'_> {
             Argument::Address(self.gradient.as_ref().map_or(0, |gradient| gradient.scale.address)),
             Argument::Address(self.losses),
         ];
-        let (entry, threads) = ("positions", POSITION_THREADS);
+        let parts = logits.width.div_ceil(8 * u64::from(HELD_THREADS));
+        let held =
+            wide && self.gradient.is_some() && self.function.is_none() && parts <= HELD_PARTS;
+        let (entry, threads) = match held {
+            true => ("positions_held", HELD_THREADS),
+            false => ("positions", POSITION_THREADS),
+        };
+        if held {
+            source = source.define("PARTS", parts);
+        }
         Launch { source, entry, grid: logits.rows, threads, shared: 0, arguments }
     }
 

@@ -3,7 +3,7 @@
 //! Owns the launches of `norm.cu`, and for the gradients of gain and bias those of `reduce.cu` in the order that the norm's
 //! own kernel counts on: vectors first. Must not know other operations.
 
-use colac_plan::op::cost::aligned;
+use colac_plan::op::cost::{REDUCTION_ROWS, aligned};
 use colac_plan::pointwise::Program;
 use colac_plan::{DType, Op};
 
@@ -14,6 +14,10 @@ use crate::cuda::lower::{Lowering, Steps, partial_rows};
 use crate::cuda::program::Generated;
 use crate::cuda::source::{Family, Source};
 use crate::cuda::view::Rows;
+
+/// Runs of rows from which on one kernel makes the gradient of the input and the partial sums of those of the vectors: it
+/// has a block for each run, and fewer leave much of a device idle.
+const FUSED_RUNS: u64 = 96;
 
 /// Which norm, and which vectors it has.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +34,13 @@ impl Form {
         let source = source.define("GAIN", u8::from(self.gain));
         threads.define(source.define("BIAS", u8::from(self.bias)))
     }
+}
+
+/// Addresses of the partial sums of the gradients of gain and bias, as far as there are such.
+#[derive(Clone, Copy, Debug)]
+struct Vectors {
+    products: Option<u64>,
+    sums: Option<u64>,
 }
 
 /// The address of what may be missing.
@@ -126,20 +137,40 @@ impl Lowering<'_> {
         let behind = first + 1 + usize::from(form.layer);
         let program =
             epilogue.map(|program| self.program(program, behind, true, x.rows)).transpose()?;
-        let mut steps = self.vector_gradients(form, [dy, x], mean, rstd)?;
+        let vectors = self.vector_places(form, x);
 
         let wide = dy.is_wide() && x.is_wide() && dx.is_wide() && is_wide(w);
         let wide = wide && program.as_ref().is_none_or(|program| program.wide);
-        let threads = RowThreads::keeping(x.width, wide);
+        let mut threads = RowThreads::keeping(x.width, wide);
+        let runs = partial_rows(x.rows);
+        let has_vectors = form.gain || form.bias;
+        let fused = has_vectors && wide && threads.of_row == 32 && runs >= FUSED_RUNS;
+        if fused {
+            threads.of_block = if threads.parts == 2 { 512 } else { 256 };
+        }
+        let mut steps = Vec::new();
+        if has_vectors && !fused {
+            let partials = ColumnPartials {
+                dy,
+                x: form.gain.then_some(x),
+                mean,
+                rstd: form.gain.then_some(rstd),
+                products: vectors.products,
+                sums: vectors.sums,
+            };
+            steps.push(partials.step());
+            steps.extend(self.vector_gradients(vectors, runs)?);
+        }
         let source = form.source("BACKWARD", threads).format("DY_T", dy.dtype);
         let source = source.format("X_T", x.dtype).format("DX_T", dx.dtype);
         let mut launch = Launch {
             source: source.format("W_T", format(w)),
-            entry: match threads.parts {
-                0 => "norm_backward_of_long_rows",
-                _ => "norm_backward",
+            entry: match (fused, threads.parts) {
+                (true, _) => "norm_backward_with_vectors",
+                (false, 0) => "norm_backward_of_long_rows",
+                (false, _) => "norm_backward",
             },
-            grid: threads.grid(x.rows),
+            grid: if fused { runs } else { threads.grid(x.rows) },
             threads: threads.of_block,
             shared: 0,
             arguments: vec![
@@ -152,44 +183,37 @@ impl Lowering<'_> {
                 Argument::Address(rstd.address),
                 Argument::Address(dx.address),
                 Argument::U64(dx.stride),
-                Argument::U64(x.rows),
-                Argument::U64(x.width),
             ],
         };
+        if fused {
+            launch.source = launch.source.define("RUN", REDUCTION_ROWS);
+            let place = |from: Option<u64>| Argument::Address(from.unwrap_or(0));
+            launch.arguments.extend([place(vectors.products), place(vectors.sums)]);
+        }
+        launch.arguments.extend([x.rows, x.width].map(Argument::U64));
         attach(&mut launch, program);
         steps.push(Step::Launch(launch));
+        if fused {
+            steps.extend(self.vector_gradients(vectors, runs)?);
+        }
         Ok(steps)
     }
 
-    /// The gradients of gain and bias, results 1 and 2; partial sums of the gain come before those of the bias.
-    fn vector_gradients(
-        &self,
-        form: Form,
-        [dy, x]: [Rows; 2],
-        mean: Option<Rows>,
-        rstd: Rows,
-    ) -> Steps {
-        if !(form.gain || form.bias) {
-            return Ok(Vec::new());
-        }
-        let runs = partial_rows(x.rows);
-        let bias_from = if form.gain { aligned(runs * x.width * 4) } else { 0 };
+    /// Where the partial sums of the gradients of gain and bias are: those of the gain come first.
+    fn vector_places(&self, form: Form, x: Rows) -> Vectors {
+        let bias_from = if form.gain { aligned(partial_rows(x.rows) * x.width * 4) } else { 0 };
         let (products, sums) = (self.workspace(0), self.workspace(bias_from));
-        let partials = ColumnPartials {
-            dy,
-            x: form.gain.then_some(x),
-            mean,
-            rstd: form.gain.then_some(rstd),
-            products: form.gain.then_some(products),
-            sums: form.bias.then_some(sums),
-        };
-        let mut steps = vec![partials.step()];
-        let gain = form.gain.then_some(products).into_iter();
-        for (index, from) in gain.chain(form.bias.then_some(sums)).enumerate() {
+        Vectors { products: form.gain.then_some(products), sums: form.bias.then_some(sums) }
+    }
+
+    /// The gradients of gain and bias, results 1 and 2, from so many partial sums.
+    fn vector_gradients(&self, vectors: Vectors, runs: u64) -> Steps {
+        let places = [vectors.products, vectors.sums].into_iter().flatten();
+        let steps = places.enumerate().map(|(index, from)| {
             let (target, write) = (self.packed_result(1 + index)?, self.write(1 + index)?);
-            steps.push(sum_partials(from, runs, target, write));
-        }
-        Ok(steps)
+            Ok(sum_partials(from, runs, target, write))
+        });
+        steps.collect()
     }
 }
 

@@ -13,8 +13,9 @@ use crate::cuda::view::Rows;
 const THREADS: u32 = 256;
 /// Columns of a block of `column_partials`.
 const COLUMNS: u64 = 128;
-/// Columns of a block of `sum_partials`.
+/// Columns and threads of a block of `sum_partials`.
 const SUMMED_COLUMNS: u64 = 32;
+const SUMMED_THREADS: u32 = 1024;
 /// Groups of neighbours of a block of `store_sums`.
 const STORED_GROUPS: u64 = 1024;
 /// Elements whose squares are summed apart; the workspace is sized for it.
@@ -85,7 +86,7 @@ pub(super) fn sum_partials(partials: u64, count: u64, target: Rows, write: Write
         source: Source::new(Family::Reduce).format("TARGET_T", target.dtype).define("VEC", 1),
         entry: "sum_partials",
         grid: target.width.div_ceil(SUMMED_COLUMNS),
-        threads: THREADS,
+        threads: SUMMED_THREADS,
         shared: 0,
         arguments,
     })

@@ -8,8 +8,8 @@ use crate::cuda::source::{Family, Source};
 use crate::cuda::view::Heads;
 
 /// Heads that a thread turns.
-const HEADS: u64 = 4;
-const THREADS: u32 = 256;
+const HEADS: u64 = 2;
+const THREADS: u32 = 128;
 
 impl Lowering<'_> {
     /// [`colac_plan::Op::Rope`], in place or not.
@@ -24,6 +24,8 @@ impl Lowering<'_> {
         let items = x.batch * x.seq * x.heads.div_ceil(HEADS) * (pairs / vec + rest);
         let source = Source::new(Family::Rope).format("X_T", x.dtype);
         let source = source.define("INTERLEAVED", u8::from(interleaved)).define("VEC", vec);
+        let index = if items < 1 << 32 { "u32" } else { "u64" };
+        let source = source.define("INDEX", index);
         let place = |heads: &Heads| {
             let steps = heads.strides.map(Argument::U64);
             [Argument::Address(heads.address)].into_iter().chain(steps)
