@@ -15,3 +15,8 @@ pub mod plot;
 pub mod race;
 pub mod reference;
 pub mod train;
+
+// The whole repository's tests skip alike.
+#[cfg(test)]
+#[path = "../../tests/common/skip.rs"]
+mod skip;

@@ -111,9 +111,12 @@ impl MachineOptions {
         }
     }
 
-    /// Refuses a plan that the machine has no memory for: most systems would grant it and kill the process when it is
-    /// used.
+    /// Refuses a device that is not there, and a plan that the machine has no memory for: most systems would grant it and
+    /// kill the process when it is used.
     pub(crate) fn check_memory(self, plan: &Plan) -> Result<(), Failure> {
+        if let Device::Cuda(ordinal) = self.device {
+            cuda::describe(ordinal)?;
+        }
         let needed = plan.total_bytes();
         let place = match self.device {
             Device::Cpu => "this machine",

@@ -1,8 +1,7 @@
 //! What end-to-end tests share: compiling specs, skipping with a reason, random weights and rows.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part")]
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +11,10 @@ use colac_compiler::spec::SpecInput;
 use colac_plan::Plan;
 use colac_runtime::data::error::DataError;
 use colac_runtime::train::rows::TrainingRows;
+
+mod skip;
+
+pub(crate) use skip::skip;
 
 /// A path in the repository.
 pub(crate) fn repository(path: &str) -> PathBuf {
@@ -42,25 +45,6 @@ pub(crate) fn plan(spec: &str, settings: &[&str], full_rank: bool) -> Arc<Plan> 
 /// Compiles a spec file of the repository.
 pub(crate) fn plan_of_file(path: &str, settings: &[&str], full_rank: bool) -> Arc<Plan> {
     plan(repository(path).to_str().expect("the repository's path is UTF-8"), settings, full_rank)
-}
-
-/// Records that a test was not run, in the file that `tests/run` reads.
-pub(crate) fn skip(test: &str, reason: &str) {
-    assert!(
-        std::env::var("COLAC_REQUIRE_ALL").as_deref() != Ok("1"),
-        "{test} was skipped: {reason}"
-    );
-    let line = format!("{test}: {reason}\n");
-    match std::env::var_os("COLAC_SKIP_FILE") {
-        Some(file) => {
-            let mut file = std::fs::OpenOptions::new()
-                .append(true)
-                .open(file)
-                .expect("the skip file is there");
-            file.write_all(line.as_bytes()).expect("the skip file can be written");
-        }
-        None => eprint!("skipped {line}"),
-    }
 }
 
 /// Rows held in memory: row `i` of the endless order is row `i` modulo their number.

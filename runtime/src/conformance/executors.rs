@@ -35,6 +35,24 @@ impl Case<'_> {
         one.run(make(one.plan.clone()).as_mut(), self.sample, &self.old)
     }
 
+    /// Runs it, and adds what comes out to a verdict.
+    fn judge(&self, make: Make<'_>, arithmetic: Arithmetic, verdict: &mut Verdict) {
+        let old: Vec<Vec<f64>> = (self.old.iter().enumerate())
+            .map(|(i, old)| if self.adds(i) { old.clone() } else { vec![0.0; old.len()] })
+            .collect();
+        let inner = arithmetic.inner(self.sample);
+        let bounds = precisions::bounds_of(self.sample, Some(&old), &self.expected, inner);
+        verdict.cases += 1;
+        match self.run(make) {
+            Ok(found) => {
+                for result in 0..found.len() {
+                    compare(self, result, &found[result], &bounds[result], verdict);
+                }
+            }
+            Err(beside) => verdict.fail(beside),
+        }
+    }
+
     fn describe(&self) -> String {
         let in_place =
             self.in_place.map_or(String::new(), |(operand, _)| format!(", on operand {operand}"));
@@ -161,24 +179,29 @@ pub(crate) fn verify(
         }
         let verdict = verdicts.last_mut().expect("one was pushed");
         for case in cases(&sample) {
-            let found = case.run(make);
-            let old: Vec<Vec<f64>> = (case.old.iter().enumerate())
-                .map(|(i, old)| if case.adds(i) { old.clone() } else { vec![0.0; old.len()] })
-                .collect();
-            let inner = arithmetic.inner(&sample);
-            let bounds = precisions::bounds_of(&sample, Some(&old), &case.expected, inner);
-            verdict.cases += 1;
-            match found {
-                Ok(found) => {
-                    for result in 0..found.len() {
-                        compare(&case, result, &found[result], &bounds[result], verdict);
-                    }
-                }
-                Err(beside) => verdict.fail(beside),
-            }
+            case.judge(make, arithmetic, verdict);
         }
     }
     verdicts
+}
+
+/// Runs the suite up to the first failure.
+#[cfg(test)]
+pub(crate) fn first_failure(
+    make: Make<'_>,
+    arithmetic: Arithmetic,
+    wanted: &dyn Fn(&Op) -> bool,
+) -> Option<String> {
+    let mut verdict = Verdict::default();
+    for sample in all_precisions().filter(|sample| wanted(&sample.op)) {
+        for case in cases(&sample) {
+            case.judge(make, arithmetic, &mut verdict);
+            if let Some(failure) = verdict.failures.pop() {
+                return Some(failure);
+            }
+        }
+    }
+    None
 }
 
 impl Verdict {

@@ -25,6 +25,6 @@ pub(crate) mod samples;
 mod shape_rules;
 
 pub use executors::Verdict;
-#[cfg(test)]
-pub(crate) use executors::check;
 pub(crate) use executors::{Arithmetic, plans, verify};
+#[cfg(test)]
+pub(crate) use executors::{check, first_failure};

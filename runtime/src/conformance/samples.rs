@@ -176,7 +176,7 @@ fn with(leading: &[u64], width: u64) -> Vec<u64> {
 }
 
 /// Leading axes, input width, output width.
-const LINEARS: [(&[u64], u64, u64); 13] = [
+const LINEARS: [(&[u64], u64, u64); 14] = [
     (&[1], 1, 1),
     (&[], 3, 17),
     (&[1, 1], 1, 129),
@@ -191,6 +191,7 @@ const LINEARS: [(&[u64], u64, u64); 13] = [
     (&[70], 600, 5),
     (&[3], 1100, 7),
     (&[2, 550], 5, 7),
+    (&[40], 136, 72),
 ];
 
 fn linear() -> Vec<Sample> {
@@ -221,13 +222,16 @@ fn linear_backward_weight() -> Vec<Sample> {
 }
 
 /// Ids' axes, rows of the table, width.
-const TABLES: [(&[u64], u64, u64); 6] = [
+const TABLES: [(&[u64], u64, u64); 8] = [
     (&[1], 1, 1),
     (&[2, 65], 7, 17),
     (&[3, 5], 200, 3),
     (&[1, 129], 2, 129),
     (&[4, 100], 50, 65),
     (&[2, 9], 1000, 5),
+    // Rows of whole groups of eight, and more of them than a block has threads.
+    (&[2, 33], 10, 264),
+    (&[5], 3, 2072),
 ];
 
 fn embedding() -> Vec<Sample> {
@@ -262,7 +266,7 @@ fn embedding_backward() -> Vec<Sample> {
 }
 
 fn dropout() -> Vec<Sample> {
-    let cases: [(&[u64], f64, u64, [i32; 4]); 7] = [
+    let cases: [(&[u64], f64, u64, [i32; 4]); 8] = [
         (&[1], 0.5, 1, [3, -4, 0, 0]),
         (&[17], 0.1, u64::MAX, [0, 0, 7, 1]),
         (&[2, 65, 17], 0.1, 0x0123_4567_89ab_cdef, [1, 2, 3, 4]),
@@ -271,6 +275,7 @@ fn dropout() -> Vec<Sample> {
         (&[20_001], 0.9, 77, [5, 6, 1000, 3]),
         (&[2, 5, 3, 7], 0.0, 5, [1, 1, 1, 1]),
         (&[300, 67], 0.5, 6, [-1, -1, -1, -1]),
+        (&[11, 264], 0.3, 12, [8, 7, 6, 5]),
     ];
     let sample = |&(extents, probability, key, draw): &(&[u64], f64, u64, [i32; 4])| {
         let operands =
@@ -333,7 +338,8 @@ fn gelu() -> Program {
 
 fn pointwise() -> Vec<Sample> {
     let mut samples = Vec::new();
-    let axes: [&[u64]; 6] = [&[1], &[3], &[65, 17], &[2, 5, 129], &[1, 1, 1, 1], &[3, 4099]];
+    let axes: [&[u64]; 7] =
+        [&[1], &[3], &[65, 17], &[2, 5, 129], &[1, 1, 1, 1], &[3, 4099], &[11, 264]];
     let programs = [
         ("silu", silu()),
         ("gated", gated()),
@@ -402,7 +408,7 @@ fn column_sum() -> Vec<Sample> {
 }
 
 /// Batch, sequence, width, vocabulary, chunk, magnitude of x.
-const HEADS: [([u64; 4], u32, f64); 8] = [
+const HEADS: [([u64; 4], u32, f64); 10] = [
     ([1, 1, 1, 1], 1, 1.0),
     ([1, 1, 17, 3], 7, 1.0),
     ([3, 5, 3, 17], 4, 1.0),
@@ -411,6 +417,9 @@ const HEADS: [([u64; 4], u32, f64); 8] = [
     ([2, 33, 65, 200], 65, 1.0),
     ([1, 9, 8, 31], 3, 50.0),
     ([2, 129, 33, 300], 128, 1.0),
+    // Vocabularies of whole groups of eight, and more of them than a block has threads.
+    ([1, 9, 16, 264], 4, 1.0),
+    ([1, 3, 8, 8200], 2, 1.0),
 ];
 
 fn head_operands(

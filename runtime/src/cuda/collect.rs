@@ -1,4 +1,5 @@
-//! A device that only collects the kernels that plans need, so that they are compiled at once.
+//! A device that only collects the kernels that plans need, so that they are compiled at once, and compares the arguments of
+//! every launch with its kernel's parameters.
 
 use std::collections::BTreeSet;
 
@@ -6,6 +7,7 @@ use crate::cuda::device::Device;
 use crate::cuda::error::CudaError;
 use crate::cuda::launch::{Kernel, Step};
 use crate::cuda::lower;
+use crate::cuda::signature;
 
 /// The kernels, and the end of the memory that was never there.
 #[derive(Default)]
@@ -37,10 +39,14 @@ impl Device for &mut Collector {
     }
 
     fn prepare(&mut self, step: &Step) -> Result<(), CudaError> {
-        if let Step::Product(product) = step {
-            self.kernels.insert(lower::product::fallback(product).kernel());
+        match step {
+            Step::Launch(launch) => signature::check(launch).map_err(CudaError::Compiler),
+            Step::Product(product) => {
+                let launch = lower::product::fallback(product);
+                self.kernels.insert(launch.kernel());
+                signature::check(&launch).map_err(CudaError::Compiler)
+            }
         }
-        Ok(())
     }
 
     fn write(&mut self, _: u64, _: &[u8]) {}

@@ -2,6 +2,8 @@
 //!
 //! Owns the errors of construction. Must not know how operations are computed.
 
+use std::path::PathBuf;
+
 use colac_plan::op::TypeError;
 use thiserror::Error;
 
@@ -15,6 +17,18 @@ pub enum CudaError {
     Library {
         /// What it is called.
         name: &'static str,
+        /// What to do.
+        install: &'static str,
+    },
+    /// A library of NVIDIA's is another version than the one that is needed.
+    #[error("{name} at {} has no {function}: {install}", path.display())]
+    Incomplete {
+        /// What it is called.
+        name: &'static str,
+        /// Where it is.
+        path: PathBuf,
+        /// What was looked for in it.
+        function: &'static str,
         /// What to do.
         install: &'static str,
     },

@@ -7,6 +7,8 @@
 
 use crate::conformance::Verdict;
 
+#[cfg(any(test, feature = "cuda-shim"))]
+pub mod assembly;
 mod collect;
 mod device;
 mod driver;
@@ -16,8 +18,9 @@ mod launch;
 mod lower;
 mod order;
 mod program;
-#[cfg(test)]
-mod shim;
+#[cfg(any(test, feature = "cuda-shim"))]
+pub mod shim;
+mod signature;
 mod source;
 mod verify;
 mod view;

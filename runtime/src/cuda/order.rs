@@ -10,7 +10,8 @@ pub(crate) struct Order {
     ids: usize,
     /// For each id where its next position goes; afterwards where its run ends.
     ends: Vec<i32>,
-    /// `order[ids]`, `run_start[ids + 1]`, `run_id[ids]`, `count[1]`.
+    /// `order[ids]`: the positions, sorted stably by id; `run_start[ids + 1]`: where each run of equal ids begins in them
+    /// and the last ends; `run_id[ids]`: the id of each run; `count[1]`: the number of runs.
     table: Vec<i32>,
 }
 

@@ -26,24 +26,6 @@ pub(crate) enum Family {
 }
 
 impl Family {
-    /// All of them.
-    pub(crate) const ALL: [Family; 14] = [
-        Family::AdamW,
-        Family::Attention,
-        Family::AttentionTiles,
-        Family::Copies,
-        Family::Dropout,
-        Family::Embedding,
-        Family::Fill,
-        Family::Head,
-        Family::Norm,
-        Family::Pointwise,
-        Family::Product,
-        Family::Reduce,
-        Family::Rope,
-        Family::Rows,
-    ];
-
     /// Name of the file without its end, and its text.
     pub(crate) fn file(self) -> (&'static str, &'static str) {
         macro_rules! file {

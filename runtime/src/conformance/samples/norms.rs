@@ -19,6 +19,9 @@ const NORMS: [(&[u64], u64, f64); 8] = [
     (&[5], 65, 1e-4),
 ];
 
+/// Rows of whole groups of eight, for several groups a lane, for several warps, and too long to be kept in registers.
+const WIDE: [(&[u64], u64, f64); 3] = [(&[5], 264, 1.0), (&[3], 1104, 1.0), (&[2], 8200, 1.0)];
+
 /// `a + (b + c)` of two values and a row: a bias and a residual addition, as they stand before a norm.
 fn residual() -> Program {
     let mut builder = Builder::new();
@@ -92,6 +95,7 @@ fn plain_rms_norm() -> Vec<Sample> {
         Sample::new(name, op, operands, results)
     };
     let mut samples: Vec<Sample> = NORMS.iter().map(|&(l, w, m)| sample(l, w, m, true)).collect();
+    samples.extend(WIDE.iter().map(|&(l, w, m)| sample(l, w, m, true)));
     samples.extend(NORMS.iter().skip(1).step_by(2).map(|&(l, w, m)| sample(l, w, m, false)));
     samples.extend([true, false].map(|gain| sample(&[2, 5, 3], 8, 1.0, gain)));
     samples
@@ -114,7 +118,7 @@ pub(super) fn rms_norm_backward() -> Vec<Sample> {
 }
 
 /// Leading axes, width, magnitude of x, what is added to it: the mean must be taken away without losing the rest.
-const LAYER_NORMS: [(&[u64], u64, f64, f64); 9] = [
+const LAYER_NORMS: [(&[u64], u64, f64, f64); 12] = [
     (&[1], 1, 1.0, 0.0),
     (&[], 17, 1.0, 0.0),
     (&[1, 1], 129, 1.0, 0.5),
@@ -124,6 +128,10 @@ const LAYER_NORMS: [(&[u64], u64, f64, f64); 9] = [
     (&[2, 5, 3], 8, 1.0, 1.0),
     (&[5], 65, 1e4, 0.0),
     (&[7], 65, 1.0, 6.0),
+    // As [`WIDE`].
+    (&[5], 264, 1.0, 0.5),
+    (&[3], 1104, 1.0, 0.0),
+    (&[2], 8200, 1.0, 0.0),
 ];
 
 pub(super) fn layer_norm() -> Vec<Sample> {
@@ -179,12 +187,18 @@ pub(super) fn layer_norm_backward() -> Vec<Sample> {
 
 pub(super) fn row_sum() -> Vec<Sample> {
     let sample = |&(leading, width, magnitude): &(&[u64], u64, f64), mean: bool| {
-        let operands = vec![real("x", &with(leading, width), magnitude)];
+        let mut operands = vec![real("x", &with(leading, width), magnitude)];
+        if width > 500 {
+            // Else the sum would be next to nothing beside what may be lost of it.
+            let values = &mut operands[0].values;
+            values.iter_mut().for_each(|x| *x = f64::from((*x + 2.0) as f32));
+        }
         let results = vec![TensorType::f32(&with(leading, 1))];
         let name = format!("{leading:?}, width {width}, up to {magnitude}, mean {mean}");
         Sample::new(name, Op::RowSum { mean }, operands, results)
     };
-    NORMS.iter().flat_map(|case| [false, true].map(|mean| sample(case, mean))).collect()
+    let cases = NORMS.iter().chain(&WIDE);
+    cases.flat_map(|case| [false, true].map(|mean| sample(case, mean))).collect()
 }
 
 pub(super) fn softmax() -> Vec<Sample> {
@@ -195,5 +209,5 @@ pub(super) fn softmax() -> Vec<Sample> {
         let name = format!("{leading:?}, width {width}, up to {magnitude}");
         Sample::new(name, Op::Softmax, operands, results)
     };
-    NORMS.iter().map(sample).collect()
+    NORMS.iter().chain(&WIDE).map(sample).collect()
 }

@@ -6,7 +6,7 @@ use super::{Sample, real, with};
 
 pub(super) fn slice() -> Vec<Sample> {
     // Leading axes, width, start, length.
-    let cases: [(&[u64], u64, u64, u64); 7] = [
+    let cases: [(&[u64], u64, u64, u64); 8] = [
         (&[], 1, 0, 1),
         (&[1], 5, 4, 1),
         (&[2, 65], 17, 0, 17),
@@ -14,6 +14,7 @@ pub(super) fn slice() -> Vec<Sample> {
         (&[300], 129, 64, 65),
         (&[1, 1], 20_000, 1, 17_000),
         (&[2, 3, 1], 6, 2, 4),
+        (&[6], 520, 8, 264),
     ];
     let sample = |&(leading, width, start, length): &(&[u64], u64, u64, u64)| {
         let operands = vec![real("x", &with(leading, width), 1.0)];
@@ -28,13 +29,14 @@ pub(super) fn slice() -> Vec<Sample> {
 type Parts<'a> = (&'a [u64], &'a [(u64, u64)], u64);
 
 pub(super) fn concat() -> Vec<Sample> {
-    let cases: [Parts<'_>; 6] = [
+    let cases: [Parts<'_>; 7] = [
         (&[], &[(0, 1)], 0),
         (&[1], &[(0, 3), (0, 1)], 0),
         (&[2, 65], &[(0, 17), (0, 5), (0, 1)], 0),
         (&[2, 65], &[(3, 4)], 2),
         (&[300], &[(0, 64), (1, 65), (7, 2)], 1),
         (&[1, 2], &[(5, 17_000)], 0),
+        (&[5], &[(0, 264), (8, 16)], 8),
     ];
     let sample = |&(leading, parts, after): &Parts<'_>| {
         let (mut starts, mut operands, mut width) = (Vec::new(), Vec::new(), 0);
@@ -52,7 +54,7 @@ pub(super) fn concat() -> Vec<Sample> {
 }
 
 pub(super) fn shift() -> Vec<Sample> {
-    let cases: [(&[u64], i64); 8] = [
+    let cases: [(&[u64], i64); 9] = [
         (&[1, 1, 1], 1),
         (&[1, 1, 1], 0),
         (&[2, 65, 17], 1),
@@ -61,6 +63,7 @@ pub(super) fn shift() -> Vec<Sample> {
         (&[3, 5, 2], i64::MIN),
         (&[2, 9, 1, 5], 2),
         (&[1, 40, 900], 7),
+        (&[2, 5, 264], 2),
     ];
     let sample = |&(extents, by): &(&[u64], i64)| {
         let operands = vec![real("x", extents, 1.0)];

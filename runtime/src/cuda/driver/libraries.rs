@@ -22,6 +22,17 @@ pub struct Library {
     pub path: PathBuf,
 }
 
+/// Why a library cannot be used.
+#[derive(Clone, Debug)]
+enum Absent {
+    Nowhere,
+    /// An older version, say: calling what is not there would end the process.
+    Lacks {
+        path: PathBuf,
+        function: &'static str,
+    },
+}
+
 /// What a library is called and what to do where it is missing.
 struct Wanted {
     name: &'static str,
@@ -29,34 +40,82 @@ struct Wanted {
     companion: Option<&'static str>,
     /// In order of preference.
     files: &'static [&'static str],
+    /// What it must have, where versions that lack something are about.
+    functions: &'static [&'static str],
     install: &'static str,
 }
+
+/// Everything of the driver that is called.
+const DRIVER_FUNCTIONS: &[&str] = &[
+    "cuCtxSetCurrent",
+    "cuDeviceGet",
+    "cuDeviceGetAttribute",
+    "cuDeviceGetCount",
+    "cuDeviceGetName",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuDevicePrimaryCtxRetain",
+    "cuDeviceTotalMem_v2",
+    "cuDriverGetVersion",
+    "cuEventCreate",
+    "cuEventDestroy_v2",
+    "cuEventElapsedTime_v2",
+    "cuEventRecord",
+    "cuEventSynchronize",
+    "cuFuncSetAttribute",
+    "cuGetErrorString",
+    "cuGraphDestroy",
+    "cuGraphExecDestroy",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphLaunch",
+    "cuInit",
+    "cuLaunchKernel",
+    "cuMemAllocHost_v2",
+    "cuMemAlloc_v2",
+    "cuMemFreeHost",
+    "cuMemFree_v2",
+    "cuMemGetInfo_v2",
+    "cuMemcpyDtoH_v2",
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemcpyHtoD_v2",
+    "cuMemsetD8Async",
+    "cuModuleGetFunction",
+    "cuModuleLoadData",
+    "cuModuleUnload",
+    "cuStreamBeginCapture_v2",
+    "cuStreamCreate",
+    "cuStreamDestroy_v2",
+    "cuStreamEndCapture",
+    "cuStreamSynchronize",
+];
 
 const DRIVER: Wanted = Wanted {
     name: "CUDA driver",
     companion: None,
     files: &["libcuda.so.1"],
+    functions: DRIVER_FUNCTIONS,
     install: "install NVIDIA's driver for this system, version 580 or later",
 };
 const NVRTC: Wanted = Wanted {
     name: "NVRTC",
     companion: Some("libnvrtc-builtins.so.13.0"),
     files: &["libnvrtc.so.13"],
+    functions: &[],
     install: "install it with `pip install nvidia-cuda-nvrtc` or CUDA's toolkit 13, and name its folder in COLAC_CUDA_LIB_PATH if it lies elsewhere",
 };
 const CUBLASLT: Wanted = Wanted {
     name: "cuBLASLt",
     companion: None,
     files: &["libcublasLt.so.13"],
+    functions: &[],
     install: "install it with `pip install nvidia-cublas` or CUDA's toolkit 13, and name its folder in COLAC_CUDA_LIB_PATH if it lies elsewhere",
 };
 
 /// Opens the driver.
 ///
 /// # Errors
-/// If there is none.
+/// If there is none, or none that is new enough.
 pub(crate) fn driver() -> Result<&'static Library, CudaError> {
-    static FOUND: OnceLock<Option<Library>> = OnceLock::new();
+    static FOUND: Found = OnceLock::new();
     opened(&DRIVER, &FOUND)
 }
 
@@ -65,7 +124,7 @@ pub(crate) fn driver() -> Result<&'static Library, CudaError> {
 /// # Errors
 /// If it is not installed.
 pub(crate) fn nvrtc() -> Result<&'static Library, CudaError> {
-    static FOUND: OnceLock<Option<Library>> = OnceLock::new();
+    static FOUND: Found = OnceLock::new();
     opened(&NVRTC, &FOUND)
 }
 
@@ -74,16 +133,20 @@ pub(crate) fn nvrtc() -> Result<&'static Library, CudaError> {
 /// # Errors
 /// If it is not installed.
 pub(crate) fn cublaslt() -> Result<&'static Library, CudaError> {
-    static FOUND: OnceLock<Option<Library>> = OnceLock::new();
+    static FOUND: Found = OnceLock::new();
     opened(&CUBLASLT, &FOUND)
 }
 
-fn opened(
-    wanted: &Wanted,
-    found: &'static OnceLock<Option<Library>>,
-) -> Result<&'static Library, CudaError> {
+/// What came of looking for a library, once for the process.
+type Found = OnceLock<Result<Library, Absent>>;
+
+fn opened(wanted: &Wanted, found: &'static Found) -> Result<&'static Library, CudaError> {
     let found = found.get_or_init(|| find(wanted));
-    found.as_ref().ok_or(CudaError::Library { name: wanted.name, install: wanted.install })
+    let &Wanted { name, install, .. } = wanted;
+    found.as_ref().map_err(|absent| match absent.clone() {
+        Absent::Nowhere => CudaError::Library { name, install },
+        Absent::Lacks { path, function } => CudaError::Incomplete { name, path, function, install },
+    })
 }
 
 /// The folders to look into: those named, what the loader knows (an empty path), Python's packages, the toolkit's.
@@ -136,7 +199,8 @@ fn python_packages() -> Vec<PathBuf> {
 }
 
 /// Opens the first that can be opened, and leaves it open for the process.
-fn find(wanted: &Wanted) -> Option<Library> {
+fn find(wanted: &Wanted) -> Result<Library, Absent> {
+    let mut absent = Absent::Nowhere;
     for folder in folders() {
         for file in wanted.files {
             let path = folder.join(file);
@@ -145,13 +209,19 @@ fn find(wanted: &Wanted) -> Option<Library> {
             }
             let companion = wanted.companion.map(|name| folder.join(name));
             let beside = companion.and_then(|path| open(&path));
-            if let Some(library) = open(&path) {
-                std::mem::forget((library, beside));
-                return Some(Library { name: wanted.name, path });
+            let Some(library) = open(&path) else { continue };
+            // SAFETY: only whether there is such a name is asked for.
+            let lacks =
+                |name: &&&str| unsafe { library.get::<*const ()>(name.as_bytes()).is_err() };
+            if let Some(&function) = wanted.functions.iter().find(lacks) {
+                absent = Absent::Lacks { path, function };
+                continue;
             }
+            std::mem::forget((library, beside));
+            return Ok(Library { name: wanted.name, path });
         }
     }
-    None
+    Err(absent)
 }
 
 #[cfg(unix)]
@@ -165,4 +235,29 @@ fn open(path: &Path) -> Option<libloading::os::unix::Library> {
 fn open(path: &Path) -> Option<libloading::Library> {
     // SAFETY: as above.
     unsafe { libloading::Library::new(path).ok() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::DRIVER_FUNCTIONS;
+
+    /// What is called and not asked for first would end the process where it is missing.
+    #[test]
+    fn the_driver_is_asked_for_everything_that_is_called() {
+        let sources = [include_str!("gpu.rs"), include_str!("product.rs")];
+        let mut called = BTreeSet::new();
+        for source in sources {
+            for (at, _) in source.match_indices("::cu") {
+                let name = &source[at + 2..];
+                let end =
+                    name.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(name.len());
+                if name[2..].starts_with(char::is_uppercase) && name[end..].starts_with('(') {
+                    called.insert(&name[..end]);
+                }
+            }
+        }
+        assert_eq!(called, DRIVER_FUNCTIONS.iter().copied().collect());
+    }
 }

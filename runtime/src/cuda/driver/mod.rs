@@ -9,7 +9,7 @@ pub(crate) mod libraries;
 mod product;
 
 pub use gpu::GpuDescription;
-#[cfg(test)]
+#[cfg(any(test, feature = "cuda-shim"))]
 pub(crate) use gpu::slot;
 pub(crate) use gpu::{Gpu, Prepared, free_memory, probe};
 pub use libraries::{Library, PATH_VARIABLE};

@@ -192,8 +192,12 @@ KERNEL void __launch_bounds__(256) attention_row_sums(
     if (threadIdx.x % 32 == 0) sums[(b * heads + head) * seq + position] = sum;
 }
 
+// Blocks of the derivatives' kernels that a multiprocessor has at a time at least, so that the assembler gives a thread the
+// registers that its sums need: by itself it aims at few for sm_80, and spills.
+#define RESIDENT (KEY_SPANS + VALUE_SPANS <= 4 ? 4 : KEY_SPANS + VALUE_SPANS <= 8 ? 2 : 1)
+
 // dq[B,S,H,D]. A block for each tile of 32 queries of a head and chunk of 32·KEY_SPANS columns of q.
-KERNEL void __launch_bounds__(256) attention_backward_queries(
+KERNEL void __launch_bounds__(256, RESIDENT) attention_backward_queries(
     const X_T* dout, u64 dout_batch, u64 dout_seq, u64 dout_head, const X_T* q, u64 q_batch, u64 q_seq, u64 q_head, const X_T* k,
     u64 k_batch, u64 k_seq, u64 k_head, const X_T* v, u64 v_batch, u64 v_seq, u64 v_head, const float* lse, const float* sums, X_T* dq,
     u64 dq_batch, u64 dq_seq, u64 dq_head, u64 batch, u64 seq, u64 heads, u64 sharing, u64 dim, u64 value_dim, float scale, float cap,
@@ -244,7 +248,7 @@ KERNEL void __launch_bounds__(256) attention_backward_queries(
 
 // dk[B,S,G,D], dv[B,S,G,E]: sums over the heads of a group and the queries that see a key, in this order. A block for each
 // tile of 32 keys of a group and chunk, which is the same chunk of dk and of dv where both have one.
-KERNEL void __launch_bounds__(256) attention_backward_keys(
+KERNEL void __launch_bounds__(256, RESIDENT) attention_backward_keys(
     const X_T* dout, u64 dout_batch, u64 dout_seq, u64 dout_head, const X_T* q, u64 q_batch, u64 q_seq, u64 q_head, const X_T* k,
     u64 k_batch, u64 k_seq, u64 k_head, const X_T* v, u64 v_batch, u64 v_seq, u64 v_head, const float* lse, const float* sums, X_T* dk,
     u64 dk_batch, u64 dk_seq, u64 dk_head, X_T* dv, u64 dv_batch, u64 dv_seq, u64 dv_head, u64 batch, u64 seq, u64 heads, u64 sharing,

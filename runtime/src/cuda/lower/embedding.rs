@@ -1,7 +1,6 @@
 //! Rows of a table looked up by id, and the gradient of the table.
 //!
-//! Owns the launches and the layout of the sorted order that the executor uploads with the ids: [`order_elements`]. Must
-//! not know who sorts.
+//! Owns the launches. Must not know who sorts the ids: the order is a table of [`crate::cuda::order`].
 
 use crate::cuda::launch::{Argument, Launch, Step};
 use crate::cuda::lower::copies::{Unit, clear};
@@ -11,12 +10,6 @@ use crate::cuda::source::{Family, Source};
 /// Runs of equal ids of a block, a warp for each, and groups of neighbours of a block.
 const RUNS: u64 = 8;
 const GROUPS: u64 = 32;
-
-/// Numbers (i32) of the order of `count` ids: the positions sorted stably by id (`count`), where each run of equal ids
-/// begins in them (`count + 1`, the one behind the last run being `count`), the id of each run (`count`), the number of runs.
-pub(crate) fn order_elements(count: u64) -> u64 {
-    3 * count + 2
-}
 
 impl Lowering<'_> {
     /// [`colac_plan::Op::Embedding`].
@@ -36,7 +29,7 @@ impl Lowering<'_> {
         Ok(vec![Step::Launch(unit.launch(Family::Embedding, "embedding", &y, arguments))])
     }
 
-    /// [`colac_plan::Op::EmbeddingBackward`], with the address of the ids' order ([`order_elements`]).
+    /// [`colac_plan::Op::EmbeddingBackward`], with the address of the ids' order.
     pub(super) fn embedding_backward(&self, order: u64) -> Steps {
         let (ids, dy, dtable) = (self.packed_operand(0)?, self.operand(1)?, self.result(0)?);
         let (write, count) = (self.write(0)?, ids.width);

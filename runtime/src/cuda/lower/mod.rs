@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use colac_plan::op::cost::REDUCTION_ROWS;
 use colac_plan::program::Write;
 use colac_plan::tensor::PADDED_TO;
-use colac_plan::{DType, Op, Operation, Plan, Segment, Tensor, TensorId};
+use colac_plan::{Op, Operation, Plan, Segment, Tensor, TensorId};
 
 use crate::cpu::{LayoutProblem, OperationProblem};
 use crate::cuda::error::CudaError;
@@ -302,7 +302,7 @@ pub(crate) fn partial_rows(rows: u64) -> u64 {
 /// The launch that fills `words` words of 32 bits with noise.
 pub(crate) fn noise(address: u64, words: u64) -> Launch {
     Launch {
-        source: Source::new(Family::Fill).format("Y_T", DType::F32),
+        source: Source::new(Family::Fill),
         entry: "fill_noise",
         grid: words.div_ceil(256).min(132 * 32),
         threads: 256,

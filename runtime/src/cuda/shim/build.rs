@@ -8,43 +8,65 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
 use crate::cuda::launch::Kernel;
-use crate::cuda::shim::signature;
+use crate::cuda::shim::Fault;
+use crate::cuda::signature;
 
 /// Runs a kernel: blocks, threads of a block, bytes of shared memory, seed, places of the arguments.
 pub(crate) type Function = unsafe extern "C" fn(u32, u32, u32, u32, *mut *mut c_void);
 
-static BUILT: Mutex<BTreeMap<Kernel, Function>> = Mutex::new(BTreeMap::new());
+/// A kernel, and the mistake in its text.
+type Built = (Kernel, Option<Fault>);
+
+static BUILT: Mutex<BTreeMap<Built, Function>> = Mutex::new(BTreeMap::new());
 
 /// Kernels in one translation unit.
 const UNIT: usize = 48;
 
+/// What is missing to build anything.
+pub(super) fn missing() -> Option<&'static str> {
+    match Command::new("g++").arg("--version").output() {
+        Ok(output) if output.status.success() => None,
+        _ => Some("there is no g++, which builds kernels for the CPU"),
+    }
+}
+
+/// What a kernel is called with a fault that may be none of its own.
+fn named(kernel: &Kernel, fault: Option<Fault>) -> Built {
+    (kernel.clone(), fault.filter(|fault| fault.family == kernel.source.family))
+}
+
 /// Builds the kernels that have not been built.
-pub(crate) fn all(kernels: &[Kernel]) -> Result<(), String> {
+pub(crate) fn all(kernels: &[Kernel], fault: Option<Fault>) -> Result<(), String> {
+    let wanted = kernels.iter().map(|kernel| named(kernel, fault));
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
-    let missing: Vec<&Kernel> = kernels.iter().filter(|k| !built.contains_key(k)).collect();
-    let units: Vec<&[&Kernel]> = missing.chunks(UNIT).collect();
+    let missing: Vec<Built> = wanted.filter(|kernel| !built.contains_key(kernel)).collect();
+    let units: Vec<&[Built]> = missing.chunks(UNIT).collect();
     for pair in units.chunks(2) {
         let results: Vec<Result<Vec<Function>, String>> = std::thread::scope(|scope| {
             let threads: Vec<_> = pair.iter().map(|unit| scope.spawn(|| one(unit))).collect();
             threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
         });
         for (unit, functions) in pair.iter().zip(results) {
-            built.extend(unit.iter().map(|kernel| (*kernel).clone()).zip(functions?));
+            built.extend(unit.iter().cloned().zip(functions?));
         }
     }
     Ok(())
 }
 
 /// A kernel that was built.
-pub(crate) fn function(kernel: &Kernel) -> Function {
-    BUILT.lock().unwrap_or_else(PoisonError::into_inner)[kernel]
+pub(crate) fn function(kernel: &Kernel, fault: Option<Fault>) -> Function {
+    BUILT.lock().unwrap_or_else(PoisonError::into_inner)[&named(kernel, fault)]
 }
 
 /// The text of a translation unit: each kernel's source in a namespace, with a function that unpacks its arguments.
-fn text(kernels: &[&Kernel]) -> Result<String, String> {
+fn text(kernels: &[Built]) -> Result<String, String> {
     let mut text = String::from("#define COLAC_SHIM\n#include \"cushim.h\"\n");
-    for (index, kernel) in kernels.iter().enumerate() {
-        let source = kernel.source.text();
+    for (index, (kernel, fault)) in kernels.iter().enumerate() {
+        let mut source = kernel.source.text();
+        if let Some(Fault { from, to, .. }) = fault {
+            assert_eq!(source.matches(from).count(), 1, "{from}");
+            source = source.replace(from, to);
+        }
         let types = signature::parameters(&source, kernel.entry)?;
         let arguments: Vec<String> =
             types.iter().enumerate().map(|(i, ty)| format!("*({ty}*)arguments[{i}]")).collect();
@@ -70,7 +92,7 @@ fn text(kernels: &[&Kernel]) -> Result<String, String> {
     Ok(text)
 }
 
-fn one(kernels: &[&Kernel]) -> Result<Vec<Function>, String> {
+fn one(kernels: &[Built]) -> Result<Vec<Function>, String> {
     let text = text(kernels)?;
     let header = include_str!("cushim.h");
     let hash = blake3::hash(format!("{header}{text}").as_bytes()).to_hex();

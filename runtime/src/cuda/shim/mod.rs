@@ -5,29 +5,61 @@
 //! build's folder by the hash of their text.
 
 mod build;
-mod signature;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod tests;
 
 use std::ffi::c_void;
 use std::ptr;
+use std::sync::Arc;
 
-use colac_plan::DType;
+use colac_plan::{DType, Plan};
 
 use crate::cuda::device::Device;
 use crate::cuda::driver::slot;
 use crate::cuda::error::CudaError;
+use crate::cuda::executor::DeviceExecutor;
 use crate::cuda::launch::{Factor, Kernel, Launch, Product, Step, WriteMode};
 use crate::cuda::lower;
+use crate::cuda::signature;
+use crate::cuda::source::Family;
+use crate::executor::Executor;
 
 use build::Function;
+
+/// What is missing here to build kernels for the CPU.
+pub fn missing() -> Option<&'static str> {
+    build::missing()
+}
+
+/// A plan on the shim, its products by the kernel for what the library does not take. Threads of a block run in an order
+/// that `seed` decides.
+///
+/// # Errors
+/// Without a C++ compiler, or as on a GPU.
+pub fn executor(plan: Arc<Plan>, seed: u32) -> Result<impl Executor, CudaError> {
+    DeviceExecutor::new(plan, Shim::new(Products::Fallback, seed))
+}
 
 /// How the shim computes products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Products {
     /// Plain loops, sums in f32.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the suite, which runs both"))]
     Loops,
     /// The kernel for what the library does not take.
     Fallback,
+}
+
+/// A mistake put into a file of kernels on purpose, to see that tests find it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Fault {
+    /// Whose kernels have it.
+    pub(crate) family: Family,
+    /// What is replaced; stands once in their texts.
+    pub(crate) from: &'static str,
+    pub(crate) to: &'static str,
 }
 
 /// A CPU that runs kernels.
@@ -35,12 +67,13 @@ pub(crate) struct Shim {
     memory: Vec<Vec<Line>>,
     products: Products,
     seed: u32,
+    fault: Option<Fault>,
 }
 
 /// Memory comes in pieces of the alignment that the GPU's allocations have.
 #[derive(Clone, Copy)]
 #[repr(align(256))]
-struct Line([u8; 256]);
+struct Line(#[expect(dead_code, reason = "read through addresses")] [u8; 256]);
 
 /// A step with everything resolved.
 pub(crate) enum Prepared {
@@ -51,7 +84,13 @@ pub(crate) enum Prepared {
 impl Shim {
     /// Fibers run in an order that `seed` decides.
     pub(crate) fn new(products: Products, seed: u32) -> Shim {
-        Shim { memory: Vec::new(), products, seed }
+        Shim { memory: Vec::new(), products, seed, fault: None }
+    }
+
+    /// With kernels that have a mistake.
+    #[cfg(test)]
+    pub(crate) fn with(self, fault: Fault) -> Shim {
+        Shim { fault: Some(fault), ..self }
     }
 
     fn step(&self, step: &Prepared) {
@@ -144,7 +183,7 @@ impl Device for Shim {
     }
 
     fn compile(&mut self, kernels: &[Kernel]) -> Result<(), CudaError> {
-        build::all(kernels).map_err(CudaError::Compiler)
+        build::all(kernels, self.fault).map_err(CudaError::Compiler)
     }
 
     fn prepare(&mut self, step: &Step) -> Result<Prepared, CudaError> {
@@ -157,7 +196,7 @@ impl Device for Shim {
         };
         self.compile(&[launch.kernel()])?;
         signature::check(&launch).map_err(CudaError::Compiler)?;
-        Ok(Prepared::Kernel { function: build::function(&launch.kernel()), launch })
+        Ok(Prepared::Kernel { function: build::function(&launch.kernel(), self.fault), launch })
     }
 
     fn write(&mut self, address: u64, bytes: &[u8]) {

@@ -1,4 +1,7 @@
 //! What a kernel's parameters are, read off its text, and whether a launch's arguments fit them.
+//!
+//! A launch hands over untyped memory, so nothing else notices an argument too many or of another width. Must not know
+//! devices.
 
 use crate::cuda::launch::{Argument, Launch};
 
