@@ -26,10 +26,10 @@
 constexpr u32 CHUNKS = HEAD_DIM / 8;
 constexpr u32 STEPS = HEAD_DIM / 16;
 constexpr u32 THREADS = 128;
-// Keys of a tile in the forward pass: their scores, and sums as wide as a head, share the registers.
-constexpr u32 KEYS = HEAD_DIM == 64 ? 64 : 32;
-// Blocks of 16 queries that a warp of the forward pass owns: each fragment of keys and values serves all of them.
-constexpr u32 BLOCKS = 2;
+// Keys of a tile in the forward pass, and blocks of 16 queries that a warp of it owns. Sizes here and below are those
+// that were best on an H100; @F@
+constexpr u32 KEYS = 64;
+constexpr u32 BLOCKS = 1;
 constexpr u32 QUERIES = 64 * BLOCKS;
 // The natural logarithm counts in e, the instruction in 2.
 #define LOG2_E 1.4426950408889634f
@@ -175,7 +175,7 @@ DEVICE u32 first_tile(u32 first, u32 window, u32 size) {
 }
 DEVICE u32 end_key(u32 last, u32 seq) { return MASK >= 1 ? smaller(last + 1, seq) : seq; }
 
-// q[B,S,H,D], k[B,S,G,D], v[B,S,G,D] → out[B,S,H,D], lse[B,H,S]; `sharing` is H/G. A block for each 128 queries of a head,
+// q[B,S,H,D], k[B,S,G,D], v[B,S,G,D] → out[B,S,H,D], lse[B,H,S]; `sharing` is H/G. A block for each 64 queries of a head,
 // the last, which see most keys, first; tiles of a head are neighbours and find keys and values in the second cache.
 // A tile's values are copied while its scores are made, the next tile's keys while its values are summed up.
 KERNEL void __launch_bounds__(128) attention_tiles_forward(
@@ -266,10 +266,10 @@ KERNEL void __launch_bounds__(128) attention_tiles_forward(
                 float now = most[m][half];
 #pragma unroll
                 for (u32 n = 0; n < KEYS / 8; n++) {
-                    now = larger(now, larger(scores[m][n][2 * half], scores[m][n][2 * half + 1]));
+                    now = fmaxf(now, fmaxf(scores[m][n][2 * half], scores[m][n][2 * half + 1]));
                 }
-                now = larger(now, __shfl_xor_sync(~0u, now, 1));
-                now = larger(now, __shfl_xor_sync(~0u, now, 2));
+                now = fmaxf(now, __shfl_xor_sync(~0u, now, 1));
+                now = fmaxf(now, __shfl_xor_sync(~0u, now, 2));
                 // A row that has seen nothing yet has no maximum, and whatever is taken its terms are zeros.
                 float used = now == minus_infinity() ? 0.0f : now;
                 float kept = fast_exp2((most[m][half] - used) * factor), taken = used * factor, sum = 0.0f;
@@ -346,16 +346,16 @@ KERNEL void __launch_bounds__(256) attention_tiles_row_sums(
     if (there && threadIdx.x % 4 == 0) deltas[(b * heads + head) * seq + position] = sum;
 }
 
-// Blocks of 16 keys or of 16 queries that a warp of the backward pass owns, and rows of the other side in a tile: what
-// the registers hold.
-constexpr u32 KEY_BLOCKS = HEAD_DIM <= 64 ? 2 : 1;
+// Blocks of 16 keys or of 16 queries that a warp of the backward pass owns, rows of the other side in a tile, and those of
+// them whose scores are held at a time: what the registers hold.
+constexpr u32 KEY_BLOCKS = HEAD_DIM < 64 ? 2 : 1;
 constexpr u32 KEY_ROWS = 64 * KEY_BLOCKS;
-constexpr u32 QUERY_BLOCKS = 2;
+constexpr u32 KEY_OTHERS = 32;
+constexpr u32 KEY_PART = 32;
+constexpr u32 QUERY_BLOCKS = HEAD_DIM == 64 ? 1 : 2;
 constexpr u32 QUERY_ROWS = 64 * QUERY_BLOCKS;
-constexpr u32 OTHERS = 32;
-// Rows of the other side whose scores are held at a time.
-constexpr u32 KEY_PART = HEAD_DIM == 64 ? 16 : 32;
-constexpr u32 QUERY_PART = HEAD_DIM <= 96 ? 32 : 16;
+constexpr u32 QUERY_OTHERS = HEAD_DIM == 64 ? 64 : 32;
+constexpr u32 QUERY_PART = HEAD_DIM == 64 ? 64 : HEAD_DIM <= 96 ? 32 : 16;
 
 template <u32 M, u32 N>
 DEVICE void clear(float (&values)[M][N][4]) {
@@ -367,7 +367,7 @@ DEVICE void clear(float (&values)[M][N][4]) {
             for (u32 i = 0; i < 4; i++) values[m][n][i] = 0.0f;
 }
 // Steps of a product that are laid out one after the other: all of them would keep too many addresses.
-constexpr u32 ROLLED = HEAD_DIM >= 64 ? STEPS / 2 : STEPS;
+constexpr u32 ROLLED = HEAD_DIM > 64 ? STEPS / 2 : STEPS;
 // results[m] = rows own + 16 m.. of a tile times N rows from `row` of another, summed over columns.
 template <u32 M, u32 N8>
 DEVICE void multiply_tiles(float (&results)[M][N8][4], const Pack* own_tile, u32 own, const Pack* tile, u32 row) {
@@ -422,9 +422,9 @@ KERNEL void __launch_bounds__(128) attention_tiles_backward_keys(
     Pack* k_tile = (Pack*)memory;
     Pack* v_tile = k_tile + KEY_ROWS * CHUNKS;
     Pack* q_tiles = v_tile + KEY_ROWS * CHUNKS;
-    Pack* dout_tiles = q_tiles + 2 * OTHERS * CHUNKS;
-    float* logarithms = (float*)(dout_tiles + 2 * OTHERS * CHUNKS);
-    float* row_sums = logarithms + 2 * OTHERS;
+    Pack* dout_tiles = q_tiles + 2 * KEY_OTHERS * CHUNKS;
+    float* logarithms = (float*)(dout_tiles + 2 * KEY_OTHERS * CHUNKS);
+    float* row_sums = logarithms + 2 * KEY_OTHERS;
     u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     u32 tiles = (seq + KEY_ROWS - 1) / KEY_ROWS, groups = heads / sharing, group = blockIdx.x / tiles % groups;
     u32 key = blockIdx.x % tiles * KEY_ROWS, own = 16 * KEY_BLOCKS * warp, first = key + own;
@@ -432,7 +432,7 @@ KERNEL void __launch_bounds__(128) attention_tiles_backward_keys(
     float factor = SHAPED ? LOG2_E : scale * LOG2_E;
 
     // Queries that see some key of the block: the last stands less than a window behind the last key.
-    u32 start = MASK >= 1 ? key / OTHERS * OTHERS : 0, last = smaller(key + KEY_ROWS, seq) - 1;
+    u32 start = MASK >= 1 ? key / KEY_OTHERS * KEY_OTHERS : 0, last = smaller(key + KEY_ROWS, seq) - 1;
     u32 end = MASK == 2 && window < seq - last ? last + window : seq;
 
     float dk_sums[KEY_BLOCKS][2 * STEPS][4], dv_sums[KEY_BLOCKS][2 * STEPS][4];
@@ -444,17 +444,17 @@ KERNEL void __launch_bounds__(128) attention_tiles_backward_keys(
     // Copies the tile at hand; the two rows of numbers wait in registers, for nobody to wait for them.
     float next_logarithm = 0.0f, next_row_sum = 0.0f;
     auto start_copy = [&](u32 head, u32 tile, u32 place) {
-        copy_tile<OTHERS>(q_tiles + place * CHUNKS, q + b * q_batch + head * q_head, q_seq, tile, seq);
-        copy_tile<OTHERS>(dout_tiles + place * CHUNKS, dout + b * dout_batch + head * dout_head, dout_seq, tile, seq);
+        copy_tile<KEY_OTHERS>(q_tiles + place * CHUNKS, q + b * q_batch + head * q_head, q_seq, tile, seq);
+        copy_tile<KEY_OTHERS>(dout_tiles + place * CHUNKS, dout + b * dout_batch + head * dout_head, dout_seq, tile, seq);
         copy_async_commit();
         u32 query = tile + threadIdx.x;
-        bool there = threadIdx.x < OTHERS && query < seq;
+        bool there = threadIdx.x < KEY_OTHERS && query < seq;
         u64 row = (b * heads + head) * seq + query;
         next_logarithm = there ? lse[row] : 0.0f;
         next_row_sum = there ? deltas[row] : 0.0f;
     };
     auto keep_numbers = [&](u32 place) {
-        if (threadIdx.x < OTHERS) {
+        if (threadIdx.x < KEY_OTHERS) {
             logarithms[place + threadIdx.x] = next_logarithm * LOG2_E;
             row_sums[place + threadIdx.x] = next_row_sum;
         }
@@ -464,13 +464,13 @@ KERNEL void __launch_bounds__(128) attention_tiles_backward_keys(
     while (head < (group + 1) * sharing) {
         copy_async_wait<0>();
         __syncthreads();
-        u32 next_tile = tile + OTHERS, next_head = head;
+        u32 next_tile = tile + KEY_OTHERS, next_head = head;
         if (next_tile >= end) next_tile = start, next_head++;
         bool more = next_head < (group + 1) * sharing;
-        if (more) start_copy(next_head, next_tile, OTHERS - place);
+        if (more) start_copy(next_head, next_tile, KEY_OTHERS - place);
         float slope = slope_of(head);
 #pragma unroll 1
-        for (u32 part = 0; part < OTHERS; part += KEY_PART) {
+        for (u32 part = 0; part < KEY_OTHERS; part += KEY_PART) {
             u32 from = tile + part, last_from = from + KEY_PART - 1;
             if (!some_see(from, last_from, first, last_own, seq, window)) continue;
             bool all = all_see(from, last_from, first, last_own, seq, window);
@@ -501,7 +501,7 @@ KERNEL void __launch_bounds__(128) attention_tiles_backward_keys(
             add_product(dv_sums, scores, dout_tiles, place + part);
             add_product(dk_sums, gradients, q_tiles, place + part);
         }
-        place = OTHERS - place, tile = next_tile, head = next_head;
+        place = KEY_OTHERS - place, tile = next_tile, head = next_head;
         if (more) keep_numbers(place);
     }
 #pragma unroll
@@ -526,7 +526,7 @@ KERNEL void __launch_bounds__(128) attention_tiles_backward_queries(
     Pack* q_tile = (Pack*)memory;
     Pack* dout_tile = q_tile + QUERY_ROWS * CHUNKS;
     Pack* k_tiles = dout_tile + QUERY_ROWS * CHUNKS;
-    Pack* v_tiles = k_tiles + 2 * OTHERS * CHUNKS;
+    Pack* v_tiles = k_tiles + 2 * QUERY_OTHERS * CHUNKS;
     u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     u32 tiles = (seq + QUERY_ROWS - 1) / QUERY_ROWS, head = blockIdx.x / tiles % heads;
     u32 query = (tiles - 1 - blockIdx.x % tiles) * QUERY_ROWS, own = 16 * QUERY_BLOCKS * warp, first = query + own;
@@ -547,22 +547,22 @@ KERNEL void __launch_bounds__(128) attention_tiles_backward_queries(
             row_sums[m][half] = row < seq ? deltas[place] : 0.0f;
         }
     }
-    u32 tile = first_tile(query, window, OTHERS), end = end_key(query + QUERY_ROWS - 1, seq), place = 0;
+    u32 tile = first_tile(query, window, QUERY_OTHERS), end = end_key(query + QUERY_ROWS - 1, seq), place = 0;
     copy_tile<QUERY_ROWS>(q_tile, q + b * q_batch + head * q_head, q_seq, query, seq);
     copy_tile<QUERY_ROWS>(dout_tile, dout + b * dout_batch + head * dout_head, dout_seq, query, seq);
-    copy_tile<OTHERS>(k_tiles, k_rows, k_seq, tile, seq);
-    copy_tile<OTHERS>(v_tiles, v_rows, v_seq, tile, seq);
+    copy_tile<QUERY_OTHERS>(k_tiles, k_rows, k_seq, tile, seq);
+    copy_tile<QUERY_OTHERS>(v_tiles, v_rows, v_seq, tile, seq);
     copy_async_commit();
-    for (; tile < end; tile += OTHERS) {
+    for (; tile < end; tile += QUERY_OTHERS) {
         copy_async_wait<0>();
         __syncthreads();
-        if (tile + OTHERS < end) {
-            copy_tile<OTHERS>(k_tiles + (OTHERS - place) * CHUNKS, k_rows, k_seq, tile + OTHERS, seq);
-            copy_tile<OTHERS>(v_tiles + (OTHERS - place) * CHUNKS, v_rows, v_seq, tile + OTHERS, seq);
+        if (tile + QUERY_OTHERS < end) {
+            copy_tile<QUERY_OTHERS>(k_tiles + (QUERY_OTHERS - place) * CHUNKS, k_rows, k_seq, tile + QUERY_OTHERS, seq);
+            copy_tile<QUERY_OTHERS>(v_tiles + (QUERY_OTHERS - place) * CHUNKS, v_rows, v_seq, tile + QUERY_OTHERS, seq);
         }
         copy_async_commit();
 #pragma unroll 1
-        for (u32 part = 0; part < OTHERS; part += QUERY_PART) {
+        for (u32 part = 0; part < QUERY_OTHERS; part += QUERY_PART) {
             u32 from = tile + part, last_from = from + QUERY_PART - 1, last_own = first + 16 * QUERY_BLOCKS - 1;
             if (!some_see(first, last_own, from, last_from, seq, window)) continue;
             bool all = all_see(first, last_own, from, last_from, seq, window);
@@ -584,7 +584,7 @@ KERNEL void __launch_bounds__(128) attention_tiles_backward_queries(
                     }
             add_product(sums, gradients, k_tiles, place + part);
         }
-        place = OTHERS - place;
+        place = QUERY_OTHERS - place;
     }
 #pragma unroll
     for (u32 m = 0; m < QUERY_BLOCKS; m++) {

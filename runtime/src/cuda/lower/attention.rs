@@ -23,20 +23,19 @@ const MOST_SPANS: u64 = 8;
 
 /// Head sizes that the tiles are made for, and the sizes of attention_tiles.cu.
 const TILED_DIMS: [u64; 4] = [32, 64, 96, 128];
-/// Queries of a block, forward and for the queries' gradient.
-const TILED_QUERIES: u64 = 128;
-/// Rows of the other side that the backward pass copies at a time.
-const TILED_OTHERS: u64 = 32;
+/// Queries of a block of the forward pass, and keys that it copies at a time.
+const TILED_QUERIES: u64 = 64;
+const TILED_KEYS: u64 = 64;
 const TILED_THREADS: u32 = 128;
 
-/// Keys that the forward pass copies at a time.
-fn tiled_keys(dim: u64) -> u64 {
-    if dim == 64 { 64 } else { 32 }
+/// Keys of a block of the keys' gradient, and queries that it copies at a time.
+fn tiled_key_rows(dim: u64) -> (u64, u64) {
+    (if dim < 64 { 128 } else { 64 }, 32)
 }
 
-/// Keys of a block of the keys' gradient.
-fn tiled_key_rows(dim: u64) -> u64 {
-    if dim <= 64 { 128 } else { 64 }
+/// Queries of a block of the queries' gradient, and keys that it copies at a time.
+fn tiled_query_rows(dim: u64) -> (u64, u64) {
+    if dim == 64 { (64, 64) } else { (128, 32) }
 }
 
 /// Bytes of so many rows in shared memory.
@@ -151,7 +150,7 @@ impl Lowering<'_> {
                 entry: "attention_tiles_forward",
                 grid: shape.blocks(shape.heads, TILED_QUERIES),
                 threads: TILED_THREADS,
-                shared: shared(TILED_QUERIES + 2 * tiled_keys(shape.dim), shape.dim),
+                shared: shared(TILED_QUERIES + 2 * TILED_KEYS, shape.dim),
                 arguments,
             })]);
         }
@@ -200,9 +199,10 @@ impl Lowering<'_> {
             row_sums.push(Argument::U64(batch));
             row_sums.extend([seq, heads].map(|extent| Argument::U32(extent as u32)));
             let last = tiled_scoring(&shape, scores);
-            let key_rows = tiled_key_rows(dim);
+            let (key_rows, queries) = tiled_key_rows(dim);
+            let (query_rows, keys) = tiled_query_rows(dim);
             // A logarithm and a row sum for each query of two tiles.
-            let numbers = (2 * 2 * TILED_OTHERS * DType::F32.bytes()) as u32;
+            let numbers = (2 * 2 * queries * DType::F32.bytes()) as u32;
             return Ok(vec![
                 launch(
                     "attention_tiles_row_sums",
@@ -215,14 +215,14 @@ impl Lowering<'_> {
                     "attention_tiles_backward_keys",
                     shape.blocks(groups, key_rows),
                     TILED_THREADS,
-                    shared(2 * key_rows + 4 * TILED_OTHERS, dim) + numbers,
+                    shared(2 * key_rows + 4 * queries, dim) + numbers,
                     with(&[&dk, &dv], &last),
                 ),
                 launch(
                     "attention_tiles_backward_queries",
-                    shape.blocks(heads, TILED_QUERIES),
+                    shape.blocks(heads, query_rows),
                     TILED_THREADS,
-                    shared(2 * TILED_QUERIES + 4 * TILED_OTHERS, dim),
+                    shared(2 * query_rows + 4 * keys, dim),
                     with(&[&dq], &last),
                 ),
             ]);
