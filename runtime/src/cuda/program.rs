@@ -4,6 +4,7 @@
 //!
 //! - `OUTPUTS`, the number of outputs;
 //! - `PROGRAM_PARAMS` and `PROGRAM_ARGS`, which end a parameter and an argument list (each begins with a comma);
+//! - `LEFT`, unless it is defined: how many neighbours from `column` on are inside of the row;
 //! - `program(row, column, given, out PROGRAM_ARGS)`, which computes `VEC` neighbours from `column` on of a row. `given`
 //!   holds the first input where that comes in registers.
 //!
@@ -26,8 +27,8 @@ pub(crate) struct Generated {
     pub(crate) text: String,
     pub(crate) arguments: Vec<Argument>,
     pub(crate) wide: bool,
-    /// The same where the kernel computes what pads rows, too.
-    pub(crate) wide_with_padding: bool,
+    /// Whether eight neighbours of some input can be read at once by a kernel that computes what pads rows, too.
+    pub(crate) some_wide: bool,
 }
 
 /// How a program reads an input.
@@ -91,12 +92,14 @@ impl Lowering<'_> {
             arguments.push(Argument::Address(input.rows.address));
             arguments.push(Argument::U64(input.rows.stride));
         }
-        let all = |with_padding| inputs.iter().all(|(_, input)| input.is_wide(with_padding));
-        let (wide, wide_with_padding) = (all(false), all(true));
+        let wide = inputs.iter().all(|(_, input)| input.is_wide(false));
+        let elements = |input: &Input| input.form == InputForm::Elements && input.is_wide(true);
+        let some_wide = inputs.iter().any(|(_, input)| elements(input));
         let mut text = format!(
             "#define OUTPUTS {}\n#define PROGRAM_PARAMS {params}\n#define PROGRAM_ARGS {names}\n",
             program.outputs.len()
         );
+        text.push_str("#ifndef LEFT\n#define LEFT VEC\n#endif\n");
         text.push_str(
             "DEVICE void program(u64 row, u64 column, const float (&given)[VEC], float (&out)[OUTPUTS][VEC] PROGRAM_PARAMS) {\n",
         );
@@ -104,8 +107,11 @@ impl Lowering<'_> {
             let (name, place) = (format!("p{index}"), input.place(&format!("p{index}")));
             match input.form {
                 InputForm::Elements | InputForm::Row => {
-                    let _ =
-                        writeln!(text, "    float i{index}[VEC];\n    load({place}, i{index});");
+                    let load = match input.is_wide(true) {
+                        true => format!("load({place}, i{index})"),
+                        false => format!("load_each({place}, i{index}, LEFT)"),
+                    };
+                    let _ = writeln!(text, "    float i{index}[VEC];\n    {load};");
                 }
                 InputForm::Column | InputForm::Scalar => {
                     let _ = writeln!(text, "    float i{index} = to_f32(*({place}));");
@@ -124,7 +130,7 @@ impl Lowering<'_> {
             let _ = writeln!(text, "        out[{index}][lane] = r{};", output.register);
         }
         text.push_str("    }\n}\n");
-        Ok(Generated { text, arguments, wide, wide_with_padding })
+        Ok(Generated { text, arguments, wide, some_wide })
     }
 
     fn input(&self, form: InputForm, operand: usize, rows: u64) -> Result<Input, CudaError> {

@@ -134,6 +134,24 @@ DEVICE void store(bf16* to, const float (&from)[8]) {
     *(Pack*)to = pack;
 }
 
+// The same one by one, for neighbours that begin anywhere: those of the first `left`, the others are 0 or left out.
+template <class T>
+DEVICE void load_each(const T* from, float (&to)[1], u64) { to[0] = to_f32(*from); }
+template <class T>
+DEVICE void load_each(const T* from, float (&to)[8], u64 left) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) to[i] = i < left ? to_f32(from[i]) : 0.0f;
+}
+template <class T>
+DEVICE void store_each(T* to, const float (&from)[1], u64) { set(to, from[0]); }
+template <class T>
+DEVICE void store_each(T* to, const float (&from)[8], u64 left) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        if (i < left) set(to + i, from[i]);
+    }
+}
+
 DEVICE float larger(float a, float b) { return a > b ? a : b; }
 
 // Sums and maxima that every lane of a warp receives, in a fixed order.

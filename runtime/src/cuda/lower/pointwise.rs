@@ -10,6 +10,9 @@ use crate::cuda::launch::{Argument, Launch, Step};
 use crate::cuda::source::{Family, Source, type_name};
 use crate::cuda::view::Rows;
 
+/// Rows of fewer elements are taken one by one where a tensor is not aligned.
+const SCATTERED_WIDTH: u64 = 64;
+
 /// Threads of a block.
 const THREADS: u32 = 256;
 
@@ -36,7 +39,10 @@ impl Lowering<'_> {
             .collect::<Result<Vec<Rows>, CudaError>>()?;
         let (rows, width) = (results[0].rows, results[0].width);
         let generated = self.program(program, 0, false, rows)?;
-        let wide = generated.wide_with_padding && results.iter().all(Rows::is_wide_with_padding);
+        // Eight neighbours at once where some tensor allows it; of the others a thread takes them one by one, which the
+        // first-level cache makes nearly as good.
+        let some = generated.some_wide || results.iter().any(Rows::is_wide_with_padding);
+        let wide = some && (width >= SCATTERED_WIDTH || width.is_multiple_of(8));
         let groups = if wide { width.div_ceil(8) } else { width };
         let padded = wide && !width.is_multiple_of(8);
         let index = if rows * groups < 1 << 32 { "u32" } else { "u64" };
@@ -46,10 +52,11 @@ impl Lowering<'_> {
             let name = type_name(result.dtype);
             let _ = write!(params, ", {name}* y{number}, u64 y{number}_stride");
             let _ = write!(names, ", y{number}, y{number}_stride");
-            let _ = writeln!(
-                stores,
-                "    store(y{number} + row * y{number}_stride + column, out[{number}]);"
-            );
+            let place = format!("y{number} + row * y{number}_stride + column");
+            let _ = match result.is_wide_with_padding() {
+                true => writeln!(stores, "    store({place}, out[{number}]);"),
+                false => writeln!(stores, "    store_each({place}, out[{number}], LEFT);"),
+            };
             arguments.push(Argument::Address(result.address));
             arguments.push(Argument::U64(result.stride));
         }
@@ -64,7 +71,7 @@ impl Lowering<'_> {
             .define("INDEX", index)
             .define("ROWS", if rows == 1 { 1 } else { 2 });
         if padded {
-            source = source.define("WIDTH", width);
+            source = source.define("WIDTH", width).define("LEFT", format!("({width} - column)"));
         }
         source.program = text;
         let grid = (rows * groups).div_ceil(u64::from(THREADS));
