@@ -250,7 +250,7 @@ fn product_rate(machine: &MachineOptions) -> Result<f64, Failure> {
 }
 
 /// Seconds for which a GPU is kept at one large product.
-const SUSTAINED: f64 = 3.0;
+const SUSTAINED: f64 = 1.0;
 
 fn tables(plan: &colac_plan::Plan, measured: &Measured, wanted: bool) -> (Vec<Row>, Vec<Row>) {
     match wanted {

@@ -39,8 +39,8 @@ pub(crate) struct DeviceExecutor<D: Device> {
     programs: Vec<Prepared<D::Prepared>>,
     segments: Segments,
     orders: BTreeMap<TensorId, Order>,
-    /// Bytes on their way to the device.
-    bytes: Vec<u8>,
+    /// Numbers on their way to a tensor of bf16.
+    bits: Vec<u16>,
     /// Everything allocated for the plan and its orders.
     allocated: u64,
     // After the programs, whose steps it made.
@@ -91,7 +91,7 @@ impl<D: Device> DeviceExecutor<D> {
             programs,
             segments,
             orders,
-            bytes: Vec::new(),
+            bits: Vec::new(),
             allocated: bytes,
             device,
         };
@@ -122,41 +122,30 @@ impl<D: Device> DeviceExecutor<D> {
         }
     }
 
-    /// Writes packed elements, each given as its bytes by `store`, into a tensor.
-    fn write<const N: usize>(
-        &mut self,
-        id: TensorId,
-        real: bool,
-        store: &dyn Fn(usize) -> [u8; N],
-    ) {
+    /// Writes the bytes of packed elements into a tensor. What lies between its rows stays.
+    fn write(&mut self, id: TensorId, real: bool, packed: &[u8]) {
         let (tensor, address) = self.place(id, real);
-        let (span, packed) = (span(tensor), tensor.is_packed());
-        let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.clear();
-        if packed {
-            (0..span / N).for_each(|element| bytes.extend_from_slice(&store(element)));
-        } else {
-            bytes.resize(span, 0);
-            self.device.read(address, &mut bytes);
-            let mut element = 0;
-            for_each(self.plan.tensor(id), |place| {
-                bytes[place * N..][..N].copy_from_slice(&store(element));
-                element += 1;
-            });
+        if tensor.is_packed() {
+            return self.device.write(address, packed);
         }
-        self.device.write(address, &bytes);
-        self.bytes = bytes;
-    }
-
-    /// Calls `load` with number and bytes of each element of a tensor, in logical order.
-    fn read<const N: usize>(&self, id: TensorId, real: bool, mut load: impl FnMut(usize, [u8; N])) {
-        let (tensor, address) = self.place(id, real);
         let mut bytes = vec![0; span(tensor)];
         self.device.read(address, &mut bytes);
-        let mut element = 0;
-        for_each(tensor, |place| {
-            load(element, bytes[place * N..][..N].try_into().expect("N bytes"));
-            element += 1;
+        for_each_row(tensor, |place, within, count| {
+            bytes[place..place + count].copy_from_slice(&packed[within..within + count]);
+        });
+        self.device.write(address, &bytes);
+    }
+
+    /// Reads a tensor as the bytes of packed elements.
+    fn read(&self, id: TensorId, real: bool, packed: &mut [u8]) {
+        let (tensor, address) = self.place(id, real);
+        if tensor.is_packed() {
+            return self.device.read(address, packed);
+        }
+        let mut bytes = vec![0; span(tensor)];
+        self.device.read(address, &mut bytes);
+        for_each_row(tensor, |place, within, count| {
+            packed[within..within + count].copy_from_slice(&bytes[place..place + count]);
         });
     }
 
@@ -191,16 +180,19 @@ fn span(tensor: &Tensor) -> usize {
     tensor.span_bytes().expect("a located tensor fits into its segment") as usize
 }
 
-/// Calls `visit` with the distance of each element from the first, in elements, in logical order.
-fn for_each(tensor: &Tensor, mut visit: impl FnMut(usize)) {
-    let axes = &tensor.ty.shape.0;
-    for index in 0..tensor.ty.shape.elements() {
-        let (mut rest, mut distance) = (index, 0);
-        for (axis, stride) in axes.iter().zip(&tensor.strides).rev() {
+/// Calls `visit` with the place of each piece of neighbouring elements from the first element on, its place among packed
+/// elements, and its length, all in bytes, in logical order.
+fn for_each_row(tensor: &Tensor, mut visit: impl FnMut(usize, usize, usize)) {
+    let bytes = tensor.ty.dtype.bytes() as usize;
+    let leading = tensor.ty.shape.leading();
+    let width = tensor.ty.shape.width() as usize;
+    for row in 0..tensor.ty.shape.rows() {
+        let (mut rest, mut distance) = (row, 0);
+        for (axis, stride) in leading.iter().zip(&tensor.strides).rev() {
             distance += rest % axis.extent * stride;
             rest /= axis.extent;
         }
-        visit(distance as usize);
+        visit(distance as usize * bytes, row as usize * width * bytes, width * bytes);
     }
 }
 
@@ -262,26 +254,32 @@ impl<D: Device> Executor for DeviceExecutor<D> {
         self.check_length(tensor, values.len());
         match self.plan.tensor(tensor).ty.dtype {
             DType::Bf16 => {
-                self.write(tensor, true, &|i| bf16_bits(values[i]).to_le_bytes());
+                let mut bits = std::mem::take(&mut self.bits);
+                bits.clear();
+                bits.extend(values.iter().map(|value| bf16_bits(*value)));
+                self.write(tensor, true, bytemuck::cast_slice(&bits));
+                self.bits = bits;
             }
-            DType::F32 | DType::I32 => self.write(tensor, true, &|i| values[i].to_le_bytes()),
+            DType::F32 | DType::I32 => self.write(tensor, true, bytemuck::cast_slice(values)),
         }
     }
 
     fn write_i32(&mut self, tensor: TensorId, values: &[i32]) {
         self.check_length(tensor, values.len());
-        self.write(tensor, false, &|i| values[i].to_le_bytes());
+        self.write(tensor, false, bytemuck::cast_slice(values));
         self.upload_order(tensor, values);
     }
 
     fn read_f32(&self, tensor: TensorId, values: &mut [f32]) {
         self.check_length(tensor, values.len());
         match self.plan.tensor(tensor).ty.dtype {
-            DType::Bf16 => self.read(tensor, true, |i, bytes| {
-                values[i] = from_bf16_bits(u16::from_le_bytes(bytes));
-            }),
+            DType::Bf16 => {
+                let mut bits = vec![0u16; values.len()];
+                self.read(tensor, true, bytemuck::cast_slice_mut(&mut bits));
+                values.iter_mut().zip(bits).for_each(|(value, bits)| *value = from_bf16_bits(bits));
+            }
             DType::F32 | DType::I32 => {
-                self.read(tensor, true, |i, bytes| values[i] = f32::from_le_bytes(bytes));
+                self.read(tensor, true, bytemuck::cast_slice_mut(values));
             }
         }
     }
@@ -309,7 +307,7 @@ impl<D: Device> Executor for DeviceExecutor<D> {
 
     fn read_i32(&self, tensor: TensorId, values: &mut [i32]) {
         self.check_length(tensor, values.len());
-        self.read(tensor, false, |i, bytes| values[i] = i32::from_le_bytes(bytes));
+        self.read(tensor, false, bytemuck::cast_slice_mut(values));
     }
 
     fn run(&mut self, program: ProgramKind, last_micro_batch: bool) {
