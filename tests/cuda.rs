@@ -52,11 +52,11 @@ fn kernels_of_shipped_specs_compile_and_spill_nothing() {
 const TINY: &[&str] = &[
     "model.vocab_size=97",
     "model.hidden_size=64",
-    "model.intermediate_size=168",
+    "model.intermediate_size=171",
     "model.num_hidden_layers=2",
     "model.num_attention_heads=2",
     "model.num_key_value_heads=1",
-    "cola.rank=16",
+    "cola.rank=20",
     "recompute.policy=cola-m",
     "train.sequence_length=40",
     "train.micro_batch=2",
