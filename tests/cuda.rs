@@ -72,7 +72,8 @@ fn train(plan: &Arc<Plan>, executor: &mut dyn Executor) -> (Vec<f64>, Vec<u32>) 
     initialize(executor);
     let mut trainer = Trainer::new(plan).expect("right batches");
     let sequence = plan.recipe.sequence_length as usize;
-    let mut rows = FixedRows::patterned(20, sequence, plan.vocab_size as u32, 7);
+    // The rows of one update, again and again, so that five of them show that something is learned.
+    let mut rows = FixedRows::patterned(4, sequence, plan.vocab_size as u32, 7);
     let step = |update| {
         let report = trainer.step(executor, &mut rows, update).expect("the step runs");
         report.loss.expect("labels")
