@@ -133,6 +133,7 @@ pub(crate) fn plans(wanted: &dyn Fn(&Op) -> bool) -> Vec<Arc<Plan>> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Arithmetic {
     /// Everything inside an operation is f32.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the CPU's, which only tests hold to it"))]
     F32,
     /// Where operands are bf16, factors that an operation computes itself (attention's probabilities, the gradient of
     /// logits) are rounded to bf16 before they are multiplied: matrix units take no others.

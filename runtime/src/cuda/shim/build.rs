@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::cuda::launch::Kernel;
 use crate::cuda::shim::Fault;
@@ -18,6 +18,8 @@ pub(crate) type Function = unsafe extern "C" fn(u32, u32, u32, u32, *mut *mut c_
 type Built = (Kernel, Option<Fault>);
 
 static BUILT: Mutex<BTreeMap<Built, Function>> = Mutex::new(BTreeMap::new());
+
+const HEADER: &str = include_str!("cushim.h");
 
 /// Kernels in one translation unit.
 const UNIT: usize = 48;
@@ -94,8 +96,7 @@ fn text(kernels: &[Built]) -> Result<String, String> {
 
 fn one(kernels: &[Built]) -> Result<Vec<Function>, String> {
     let text = text(kernels)?;
-    let header = include_str!("cushim.h");
-    let hash = blake3::hash(format!("{header}{text}").as_bytes()).to_hex();
+    let hash = blake3::hash(format!("{HEADER}{text}").as_bytes()).to_hex();
     let folder = folder();
     let library = folder.join(format!("{hash}.so"));
     if !library.exists() {
@@ -121,23 +122,48 @@ fn folder() -> PathBuf {
     target
 }
 
+/// A compiler call with the options that everything here is compiled with.
+fn compiler() -> Command {
+    let mut command = Command::new("g++");
+    command.args(["-std=c++20", "-O1", "-fPIC", "-ffp-contract=off", "-w"]);
+    command.args(["-fno-strict-aliasing", "-U_FORTIFY_SOURCE"]);
+    command
+}
+
+/// The folder of the header, and of the same precompiled: reading it takes longer than most kernels do.
+fn header(folder: &Path) -> Result<&'static Path, String> {
+    static HEADER_FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let made = HEADER_FOLDER.get_or_init(|| {
+        let folder = folder.join(&blake3::hash(HEADER.as_bytes()).to_hex()[..16]);
+        let precompiled = folder.join("cushim.h.gch");
+        if !precompiled.exists() {
+            std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+            let source = folder.join("cushim.h");
+            std::fs::write(&source, HEADER).map_err(|error| error.to_string())?;
+            let beside = folder.join(format!("{}.gch", std::process::id()));
+            run(compiler().args(["-x", "c++-header", "-o"]).arg(&beside).arg(&source), &source)?;
+            std::fs::rename(&beside, precompiled).map_err(|error| error.to_string())?;
+        }
+        Ok(folder)
+    });
+    made.as_deref().map_err(Clone::clone)
+}
+
+fn run(command: &mut Command, source: &Path) -> Result<(), String> {
+    let output = command.output().map_err(|error| format!("g++: {error}"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("{}: {}", source.display(), String::from_utf8_lossy(&output.stderr))),
+    }
+}
+
 fn compile(text: &str, folder: &Path, library: &Path) -> Result<(), String> {
     let name = library.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let unit = folder.join(format!("{name}.cpp"));
     let beside = folder.join(format!("{name}.{}.so", std::process::id()));
     std::fs::write(&unit, text).map_err(|error| error.to_string())?;
-    let output = Command::new("g++")
-        .args(["-std=c++20", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-w"])
-        .args(["-fno-strict-aliasing", "-U_FORTIFY_SOURCE"])
-        .arg("-I")
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cuda/shim"))
-        .arg("-o")
-        .arg(&beside)
-        .arg(&unit)
-        .output()
-        .map_err(|error| format!("g++: {error}"))?;
-    if !output.status.success() {
-        return Err(format!("{}: {}", unit.display(), String::from_utf8_lossy(&output.stderr)));
-    }
+    let mut command = compiler();
+    command.arg("-shared").arg("-I").arg(header(folder)?).arg("-o").arg(&beside).arg(&unit);
+    run(&mut command, &unit)?;
     std::fs::rename(&beside, library).map_err(|error| error.to_string())
 }

@@ -46,7 +46,6 @@ pub fn executor(plan: Arc<Plan>, seed: u32) -> Result<impl Executor, CudaError> 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Products {
     /// Plain loops, sums in f32.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the suite, which runs both"))]
     Loops,
     /// The kernel for what the library does not take.
     Fallback,
