@@ -1,7 +1,7 @@
 //! Norms of rows and their derivatives.
 //!
-//! Owns the launches of `norm.cu`, and for the gradients of gain and bias those of `reduce.cu` in the order that the norm's
-//! own kernel counts on: vectors first. Must not know other operations.
+//! Owns the launches of `norm.cu`, and for the gradients of gain and bias those of `reduce.cu`. Where two kernels read the
+//! same rows, the vectors' comes first, as the norm's own counts on. Must not know other operations.
 
 use colac_plan::op::cost::{REDUCTION_ROWS, aligned};
 use colac_plan::pointwise::Program;
