@@ -4,7 +4,7 @@
 //!
 //! - `OUTPUTS`, the number of outputs;
 //! - `PROGRAM_PARAMS` and `PROGRAM_ARGS`, which end a parameter and an argument list (each begins with a comma);
-//! - `LEFT`, unless it is defined: how many neighbours from `column` on are inside of the row;
+//! - `IN_ROW`, unless it is defined: how many neighbours from `column` on are inside of the row;
 //! - `program(row, column, given, out PROGRAM_ARGS)`, which computes `VEC` neighbours from `column` on of a row. `given`
 //!   holds the first input where that comes in registers.
 //!
@@ -99,7 +99,7 @@ impl Lowering<'_> {
             "#define OUTPUTS {}\n#define PROGRAM_PARAMS {params}\n#define PROGRAM_ARGS {names}\n",
             program.outputs.len()
         );
-        text.push_str("#ifndef LEFT\n#define LEFT VEC\n#endif\n");
+        text.push_str("#ifndef IN_ROW\n#define IN_ROW VEC\n#endif\n");
         text.push_str(
             "DEVICE void program(u64 row, u64 column, const float (&given)[VEC], float (&out)[OUTPUTS][VEC] PROGRAM_PARAMS) {\n",
         );
@@ -109,7 +109,7 @@ impl Lowering<'_> {
                 InputForm::Elements | InputForm::Row => {
                     let load = match input.is_wide(true) {
                         true => format!("load({place}, i{index})"),
-                        false => format!("load_each({place}, i{index}, LEFT)"),
+                        false => format!("load_each({place}, i{index}, IN_ROW)"),
                     };
                     let _ = writeln!(text, "    float i{index}[VEC];\n    {load};");
                 }

@@ -55,7 +55,7 @@ impl Lowering<'_> {
             let place = format!("y{number} + row * y{number}_stride + column");
             let _ = match result.is_wide_with_padding() {
                 true => writeln!(stores, "    store({place}, out[{number}]);"),
-                false => writeln!(stores, "    store_each({place}, out[{number}], LEFT);"),
+                false => writeln!(stores, "    store_each({place}, out[{number}], IN_ROW);"),
             };
             arguments.push(Argument::Address(result.address));
             arguments.push(Argument::U64(result.stride));
@@ -71,7 +71,7 @@ impl Lowering<'_> {
             .define("INDEX", index)
             .define("ROWS", if rows == 1 { 1 } else { 2 });
         if padded {
-            source = source.define("WIDTH", width).define("LEFT", format!("({width} - column)"));
+            source = source.define("WIDTH", width).define("IN_ROW", format!("({width} - column)"));
         }
         source.program = text;
         let grid = (rows * groups).div_ceil(u64::from(THREADS));
