@@ -32,6 +32,15 @@ fn shipped() -> Vec<Arc<Plan>> {
     ]
 }
 
+/// A kernel that no operation of the suite runs would be held to nothing.
+#[test]
+fn the_suite_runs_every_kernel_of_shipped_specs() {
+    let shipped = Kernels::of(shipped()).expect("launches fit their kernels").names();
+    let suite = Kernels::of_conformance().expect("launches fit their kernels").names();
+    let missing: Vec<&String> = shipped.difference(&suite).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
 /// What the conformance suite compiles is not compiled here again: the runtime's own tests do that.
 #[test]
 fn kernels_of_shipped_specs_compile_and_spill_nothing() {

@@ -499,7 +499,9 @@ fn head_loss() -> Vec<Sample> {
     let functions = logit_transforms().map(|(name, transform)| (name, Some(transform.function)));
     let functions = [("bias alone", None)].into_iter().chain(functions);
     for (function, transform) in functions {
-        for (case, bias) in [(&HEADS[1], true), (&HEADS[3], true), (&HEADS[2], false)] {
+        for (case, bias) in
+            [(&HEADS[1], true), (&HEADS[3], true), (&HEADS[2], false), (&HEADS[8], true)]
+        {
             if transform.is_none() && !bias {
                 continue;
             }

@@ -84,6 +84,17 @@ impl Kernels {
         kernels
     }
 
+    /// File and name of each kernel, and how many neighbours it reads at once: ways through a text that differ most.
+    pub fn names(&self) -> BTreeSet<String> {
+        let name = |source: &Source, entry: &str| {
+            let vec = source.defines.iter().find(|(name, _)| *name == "VEC");
+            let vec = vec.map_or(String::new(), |(_, value)| format!(" by {value}"));
+            format!("{}: {entry}{vec}", source.family.file().0)
+        };
+        let all = self.0.iter().flat_map(|(s, entries)| entries.iter().map(move |e| name(s, e)));
+        all.collect()
+    }
+
     /// Texts to compile.
     pub fn texts(&self) -> usize {
         self.0.len()

@@ -130,7 +130,8 @@ fn in_embeddings() {
         &|op| matches!(op, Op::Embedding | Op::EmbeddingBackward { .. }),
         &[
             ["(u64)id < table_rows) units", "(u64)id + 1 < table_rows) units"],
-            ["next[i] = at + i < end ?", "next[i] = at + i + 1 < end ?"],
+            ["own < end ? order[own] : -1", "own + 1 < end ? order[own] : -1"],
+            ["lane * VEC], sum);\n        __syncthreads();", "lane * VEC], sum);"],
         ],
     );
 }
@@ -147,7 +148,8 @@ fn in_losses() {
                 "#pragma unroll\n        for (int group",
             ],
             ["position < end; position += 256", "position + 1 < end; position += 256"],
-            ["share = factor / sum", "share = 1.0f / sum"],
+            ["block_sum(sum * expf(own_most - most), scratch)", "block_sum(sum, scratch)"],
+            ["z[part][lane] *= share;", ""],
         ],
     );
 }
