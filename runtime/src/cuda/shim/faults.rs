@@ -27,7 +27,11 @@ fn are_found(
     for &[from, to] in mistakes {
         let fault = Fault { family, from, to };
         let make = |plan: Arc<Plan>| -> Box<dyn Executor> {
-            let shim = Shim::new(Products::Fallback, 1).with(fault);
+            let products = match family {
+                Family::Product => Products::Fallback,
+                _ => Products::Loops,
+            };
+            let shim = Shim::new(products, 1).with(fault);
             Box::new(DeviceExecutor::new(plan, shim).expect("a plan of one operation"))
         };
         let found = conformance::first_failure(&make, Arithmetic::Bf16Factors, wanted);
