@@ -237,13 +237,9 @@ impl OneOperation {
         let width = rows.ty.shape.width() as usize;
         for (position, element) in read(executor, parent).into_iter().enumerate() {
             let column = position % width;
-            if column == 0 || column > width - EXTRA as usize {
-                if !element.is_nan() {
-                    return Err(format!(
-                        "{}: wrote beside its slice into {}",
-                        sample.name, rows.name
-                    ));
-                }
+            let beside = column == 0 || column > width - EXTRA as usize;
+            if beside && !element.is_nan() {
+                return Err(format!("{}: wrote beside its slice into {}", sample.name, rows.name));
             }
         }
         Ok(())

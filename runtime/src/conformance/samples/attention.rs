@@ -55,12 +55,12 @@ const ATTENTIONS: [([u64; 5], Mask, f64); 23] = [
     ([1, 300, 2, 1, 4], Mask::Window(3), 1.0),
     ([1, 65, 2, 1, 8], Mask::Causal, 8.0),
     // Widths that matrix units take, and some more rows than a block has.
-    ([1, 150, 4, 2, 32], Mask::Causal, 1.0),
-    ([2, 65, 2, 2, 64], Mask::Causal, 1.0),
-    ([1, 200, 2, 1, 64], Mask::Window(70), 1.0),
-    ([1, 97, 2, 1, 96], Mask::Causal, 1.0),
-    ([1, 130, 1, 1, 128], Mask::Causal, 1.0),
-    ([1, 33, 3, 1, 128], Mask::Full, 4.0),
+    ([1, 140, 2, 1, 32], Mask::Causal, 1.0),
+    ([1, 65, 2, 2, 64], Mask::Causal, 1.0),
+    ([1, 150, 1, 1, 64], Mask::Window(70), 1.0),
+    ([1, 70, 2, 1, 96], Mask::Causal, 1.0),
+    ([1, 70, 1, 1, 128], Mask::Causal, 1.0),
+    ([1, 33, 2, 1, 128], Mask::Full, 4.0),
 ];
 
 pub(super) fn attention() -> Vec<Sample> {
@@ -90,9 +90,9 @@ const SHAPED: [([u64; 6], Mask, f64, bool, f64); 13] = [
     ([1, 17, 2, 1, 8, 8], Mask::Causal, 1.0, false, 3.0),
     ([4, 65, 8, 4, 6, 10], Mask::Causal, 30.0, true, 1.0),
     ([1, 300, 2, 1, 4, 6], Mask::Window(3), 0.0, true, 1.0),
-    ([1, 70, 4, 2, 32, 32], Mask::Causal, 5.0, true, 1.0),
-    ([1, 140, 2, 1, 64, 64], Mask::Full, 2.0, false, 2.0),
-    ([1, 70, 2, 1, 128, 128], Mask::Window(9), 0.0, true, 1.0),
+    ([1, 70, 2, 1, 32, 32], Mask::Causal, 5.0, true, 1.0),
+    ([1, 70, 2, 1, 64, 64], Mask::Full, 2.0, false, 2.0),
+    ([1, 70, 1, 1, 128, 128], Mask::Window(9), 0.0, true, 1.0),
 ];
 
 fn shaped_attention(

@@ -20,7 +20,7 @@ const NORMS: [(&[u64], u64, f64); 8] = [
 ];
 
 /// Rows of whole groups of eight, for several groups a lane, for several warps, and too long to be kept in registers.
-const WIDE: [(&[u64], u64, f64); 3] = [(&[270], 264, 1.0), (&[3], 1104, 1.0), (&[2], 8200, 1.0)];
+const WIDE: [(&[u64], u64, f64); 3] = [(&[5], 264, 1.0), (&[3], 1104, 1.0), (&[2], 8200, 1.0)];
 
 /// `a + (b + c)` of two values and a row: a bias and a residual addition, as they stand before a norm.
 fn residual() -> Program {
@@ -96,6 +96,8 @@ fn plain_rms_norm() -> Vec<Sample> {
     };
     let mut samples: Vec<Sample> = NORMS.iter().map(|&(l, w, m)| sample(l, w, m, true)).collect();
     samples.extend(WIDE.iter().map(|&(l, w, m)| sample(l, w, m, true)));
+    // Many rows of whole groups: of one a lane, and of two.
+    samples.extend([16, 264].map(|width| sample(&[260], width, 1.0, true)));
     samples.extend(NORMS.iter().skip(1).step_by(2).map(|&(l, w, m)| sample(l, w, m, false)));
     samples.extend([true, false].map(|gain| sample(&[2, 5, 3], 8, 1.0, gain)));
     samples
@@ -118,7 +120,7 @@ pub(super) fn rms_norm_backward() -> Vec<Sample> {
 }
 
 /// Leading axes, width, magnitude of x, what is added to it: the mean must be taken away without losing the rest.
-const LAYER_NORMS: [(&[u64], u64, f64, f64); 12] = [
+const LAYER_NORMS: [(&[u64], u64, f64, f64); 13] = [
     (&[1], 1, 1.0, 0.0),
     (&[], 17, 1.0, 0.0),
     (&[1, 1], 129, 1.0, 0.5),
@@ -129,9 +131,11 @@ const LAYER_NORMS: [(&[u64], u64, f64, f64); 12] = [
     (&[5], 65, 1e4, 0.0),
     (&[7], 65, 1.0, 6.0),
     // As [`WIDE`].
-    (&[270], 264, 1.0, 0.5),
+    (&[5], 264, 1.0, 0.5),
     (&[3], 1104, 1.0, 1.0),
-    (&[2], 8200, 1.0, -2.0),
+    (&[2], 8200, 1.0, 0.5),
+    // Many rows of whole groups.
+    (&[300], 16, 1.0, 1.0),
 ];
 
 pub(super) fn layer_norm() -> Vec<Sample> {

@@ -1,6 +1,6 @@
 //! A device for tests: the kernels' own sources, compiled by the C++ compiler, run on the CPU.
 //!
-//! The launcher, the arguments, the texts are those of the GPU; only the execution model is [`cushim.h`]'s. Products are
+//! The launcher, the arguments, the texts are those of the GPU; only the execution model is that of `cushim.h`. Products are
 //! plain loops, or the fallback kernel. Owns the building of shared libraries from sources; they are kept under the
 //! build's folder by the hash of their text.
 
