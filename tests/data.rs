@@ -175,16 +175,17 @@ fn foreign_tokens_are_used_in_place() {
 #[test]
 fn columns_are_read_where_the_feature_is_built_in_and_named_where_it_is_not() {
     let folder = Folder::with_data();
+    let texts = ["She was there.", "He was not.", "They were, é."];
     for name in ["three.parquet", "file.arrow", "stream.arrow"] {
         fs::copy(common::repository("tests/cases/columns").join(name), folder.path(name)).unwrap();
         let out = format!("{name}-tokens");
         let from = ["data", "prepare", name, "--tokenizer", "tokenizer.json", "-o", &out];
         let prepare = [&from[..], &["--text-field", "meta.body"]].concat();
         if cfg!(feature = "arrow") {
-            let report = folder.run(&[&prepare[..], &["--json"]].concat()).succeeds().json();
-            assert_eq!(report["training"]["documents"], 3, "{report}");
-            assert_eq!(report["training"]["text_bytes"], 15 + 11 + 14, "{report}");
             folder.fails(&from, &[name, "no column `text`"]);
+            let report = folder.run(&[&prepare[..], &["--json"]].concat()).succeeds().json();
+            assert_eq!(report["training"]["documents"], texts.len(), "{report}");
+            assert_eq!(report["training"]["text_bytes"], texts.concat().len(), "{report}");
         } else {
             folder.fails(&prepare, &[name, "build it with `--features arrow`"]);
         }
