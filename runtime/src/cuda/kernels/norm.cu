@@ -215,10 +215,18 @@ DEVICE void write(const float (&g)[VEC], const float (&centred)[VEC], RowFactors
 }
 
 #if PARTS > 0
+// The threads of a block, and for a layer norm with sixteen numbers a thread how many blocks a multiprocessor has at least:
+// that leaves each thread 64 registers. By itself the assembler for sm_80 aims at fewer, and spills.
+#if LAYER && PARTS * VEC == 16
+#define BOUNDS THREADS, 1024 / THREADS
+#else
+#define BOUNDS THREADS
+#endif
+
 // dy[rows, width], x[rows, width], w[width], mean[rows], rstd[rows] → dx[rows, width]. Threads as in `norm_rows`. The last row
 // comes first: the gradients of gain and bias have read the same rows from the first on just before, and what they
 // read last is still in cache.
-KERNEL void __launch_bounds__(THREADS) norm_backward(const DY_T* dy, u64 dy_stride, const X_T* x, u64 x_stride, const W_T* w, const float* means, const float* rstds, DX_T* dx, u64 dx_stride, u64 rows, u64 width PROGRAM_PARAMS) {
+KERNEL void __launch_bounds__(BOUNDS) norm_backward(const DY_T* dy, u64 dy_stride, const X_T* x, u64 x_stride, const W_T* w, const float* means, const float* rstds, DX_T* dx, u64 dx_stride, u64 rows, u64 width PROGRAM_PARAMS) {
     u64 row = row_of_thread(), groups = width / VEC;
     if (row >= rows) return;
     row = rows - 1 - row;
