@@ -1,12 +1,12 @@
 //! The conformance suite: every operation, from its samples, against its definition.
 //!
-//! [`samples`] gives awkward operands for each operation. From them follow the tests: the shape rule
-//! ([`shape_rules`]), the cost ([`costs`]), derivatives by finite differences on the reference interpreter
-//! ([`derivatives`]), and executors against the reference within bounds that [`bounds`] derives from the arithmetic,
-//! in every way of writing a result and in every precision ([`executors`], [`precisions`]); pointwise programs have tests of their own
-//! ([`pointwise_primitives`], [`pointwise_programs`]). [`layout`] builds the plan of a single operation in memory.
+//! `samples` gives awkward operands for each operation. From them follow the tests: the shape rule
+//! (`shape_rules`), the cost (`costs`), derivatives by finite differences on the reference interpreter
+//! (`derivatives`), and executors against the reference within bounds that `bounds` derives from the arithmetic,
+//! in every way of writing a result and in every precision (`executors`, `precisions`); pointwise programs have tests of
+//! their own (`pointwise_primitives`, `pointwise_programs`). `layout` builds the plan of a single operation in memory.
 //!
-//! An operation without samples does not compile: [`samples::of`] matches exhaustively.
+//! An operation without samples does not compile: `samples::of` matches exhaustively.
 
 mod bounds;
 #[cfg(test)]

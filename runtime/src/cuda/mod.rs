@@ -1,7 +1,7 @@
 //! The CUDA executor: plans on an NVIDIA GPU.
 //!
-//! The way of an operation: [`lower`] turns it into steps (launches of kernels, products) over addresses in one arena;
-//! [`source`] puts a kernel's text together; a [`device`] compiles and runs them: the real one in [`driver`], or in tests
+//! The way of an operation: `lower` turns it into steps (launches of kernels, products) over addresses in one arena;
+//! `source` puts a kernel's text together; a `device` compiles and runs them: the real one in `driver`, or in tests
 //! a CPU that runs the same kernels' sources. Nothing of CUDA is needed to build or to start. Must not know the training
 //! loop.
 
