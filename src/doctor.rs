@@ -1,4 +1,6 @@
 //! `colac doctor`: what this machine has for colac, and what is missing.
+//!
+//! Owns the report. Must not know where libraries are looked for or how operations are verified: the runtime does both.
 
 use std::fmt::Write;
 
@@ -60,8 +62,6 @@ struct Gpu {
     /// What it calls itself, or why it cannot be used.
     device: Result<Described, String>,
     libraries: Vec<Found>,
-    /// What does not give equal bits in equal runs; empty where everything does.
-    nondeterministic: Vec<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -132,7 +132,7 @@ fn gpu(number: i32) -> Gpu {
     let libraries = cuda::libraries_found().into_iter();
     let libraries = libraries
         .map(|(name, found)| Found { name, found: found.map_err(|error| error.to_string()) });
-    Gpu { number, device, libraries: libraries.collect(), nondeterministic: Vec::new() }
+    Gpu { number, device, libraries: libraries.collect() }
 }
 
 fn written(report: &Report) -> String {
@@ -165,7 +165,6 @@ fn written(report: &Report) -> String {
                 Err(missing) => line(library.name, missing),
             }
         }
-        line("results", "equal bits in equal runs");
     }
     if !report.operations.is_empty() {
         let _ = writeln!(text, "\n{:<28}{:>8}{:>22}", "operation", "cases", "worst error/bound");

@@ -1,4 +1,6 @@
 //! What one large product reaches on a GPU: the rate that everything else is compared with.
+//!
+//! Owns its size and how long it is kept up. Must not know plans of models.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,7 +16,7 @@ use crate::measure::single::{fill, measured};
 const EDGE: u64 = 8192;
 
 /// FLOP/s of an 8192 × 8192 × 8192 product of bf16 numbers, sustained for about `seconds`: the median, since a GPU that is
-/// warm draws less than one that was idle.
+/// warm reaches less than one that was idle.
 ///
 /// # Errors
 /// Without a GPU, or without what it needs.
