@@ -6,6 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use colac_compiler::spec::RecomputePolicy;
 use colac_plan::pointwise::Instruction;
 use colac_plan::{Op, Plan, ProgramKind, Segment};
 use colac_runtime::cpu::{ArenaPlacement, CpuExecutor, CpuOptions};
@@ -146,11 +147,11 @@ fn no_rule_changes_a_bit_of_sixteen_bits() {
             let precision = format!("train.precision={precision}");
             let further: Vec<&str> = further.iter().copied().chain([precision.as_str()]).collect();
             let unfused = plan(spec, RULES[0], full_rank, &further);
-            let expected = on_cpu(&unfused, threads(2), 12);
+            let expected = on_cpu(&unfused, threads(2), 50);
             for rules in &RULES[1..] {
                 let plan = plan(spec, rules, full_rank, &further);
                 let what = format!("{spec}, {precision}, full_rank={full_rank}, fuse={rules}");
-                assert!(on_cpu(&plan, threads(2), 12) == expected, "{what}: other bits");
+                assert!(on_cpu(&plan, threads(2), 50) == expected, "{what}: other bits");
             }
             let rounds = |plan: &Plan| {
                 let operations = &plan.program(ProgramKind::ForwardBackward).operations;
@@ -170,17 +171,17 @@ fn no_rule_changes_a_bit_of_sixteen_bits() {
 fn no_rule_changes_a_bit_of_what_is_made_again() {
     let mut across = 0;
     for (spec, further) in MODELS {
-        for policy in ["selective", "cola-m", "cola-m+", "block"] {
-            let policy = format!("recompute.policy={policy}");
+        for policy in RecomputePolicy::ALL.into_iter().skip(1) {
+            let policy = format!("recompute.policy={}", policy.name());
             let further: Vec<&str> = further.iter().copied().chain([policy.as_str()]).collect();
             let unfused = plan(spec, RULES[0], false, &further);
-            let expected = on_cpu(&unfused, threads(2), 12);
-            for rules in ["[\"horizontal\"]", "true"] {
+            let expected = on_cpu(&unfused, threads(2), 50);
+            for rules in &RULES[1..] {
                 let plan = plan(spec, rules, false, &further);
                 let what = format!("{spec}, {policy}, fuse={rules}");
                 let arena = |plan: &Plan| plan.bytes(Segment::Activations);
                 assert!(arena(&plan) <= arena(&unfused), "{what}: a larger arena");
-                assert!(on_cpu(&plan, threads(2), 12) == expected, "{what}: other bits");
+                assert!(on_cpu(&plan, threads(2), 50) == expected, "{what}: other bits");
                 let again = |plan: &Plan| {
                     let operations = &plan.program(ProgramKind::ForwardBackward).operations;
                     let pointwise = |o: &&colac_plan::Operation| {

@@ -50,6 +50,10 @@ const GPT2: &[&str] = &[
     "evaluation.every=0",
 ];
 
+/// The models, as pairs and dense.
+const FORMS: [(&str, bool); 4] =
+    [("llama-nano", false), ("llama-nano", true), ("gpt2-nano", false), ("gpt2-nano", true)];
+
 fn plan(spec: &str, policy: &str, more: &[&str], full_rank: bool) -> Arc<Plan> {
     let settings = if spec == "gpt2-nano" { GPT2 } else { LLAMA };
     let policy = format!("recompute.policy={policy}");
@@ -92,31 +96,29 @@ fn clones(plan: &Plan) -> impl Iterator<Item = &colac_plan::Operation> {
 
 #[test]
 fn no_policy_changes_a_bit() {
-    for spec in ["llama-nano", "gpt2-nano"] {
-        for full_rank in [false, true] {
-            let kept = plan(spec, "none", &[], full_rank);
-            assert_eq!(clones(&kept).count(), 0);
-            let expected = run(&kept, plain(), 50);
-            for policy in RecomputePolicy::ALL.into_iter().skip(1) {
-                let segments: &[&str] = match policy {
-                    RecomputePolicy::Block | RecomputePolicy::ColaMPlus => {
-                        &["recompute.segment=1", "recompute.segment=2", "recompute.segment=3"]
-                    }
-                    _ => &["train.steps=50"],
-                };
-                for segment in segments {
-                    let name = policy.name();
-                    let plan = plan(spec, name, &[segment], full_rank);
-                    assert!(clones(&plan).count() > 0, "{name} makes nothing again");
-                    assert!(
-                        expected == run(&plan, plain(), 50),
-                        "{spec}, full_rank={full_rank}: {name} with {segment} differs from none"
-                    );
-                    assert!(
-                        plan.bytes(Segment::Activations) <= kept.bytes(Segment::Activations),
-                        "{spec}, full_rank={full_rank}: {name} with {segment} needs more than none"
-                    );
+    for (spec, full_rank) in FORMS {
+        let kept = plan(spec, "none", &[], full_rank);
+        assert_eq!(clones(&kept).count(), 0);
+        let expected = run(&kept, plain(), 50);
+        for policy in RecomputePolicy::ALL.into_iter().skip(1) {
+            let segments: &[&str] = match policy {
+                RecomputePolicy::Block | RecomputePolicy::ColaMPlus => {
+                    &["recompute.segment=1", "recompute.segment=2", "recompute.segment=3"]
                 }
+                _ => &["train.steps=50"],
+            };
+            for segment in segments {
+                let name = policy.name();
+                let plan = plan(spec, name, &[segment], full_rank);
+                assert!(clones(&plan).count() > 0, "{name} makes nothing again");
+                assert!(
+                    expected == run(&plan, plain(), 50),
+                    "{spec}, full_rank={full_rank}: {name} with {segment} differs from none"
+                );
+                assert!(
+                    plan.bytes(Segment::Activations) <= kept.bytes(Segment::Activations),
+                    "{spec}, full_rank={full_rank}: {name} with {segment} needs more than none"
+                );
             }
         }
     }
@@ -218,12 +220,13 @@ fn overrides_choose_for_parts_of_a_model() {
 #[test]
 fn no_policy_changes_a_bit_in_bf16() {
     for precision in ["train.precision=bf16", "train.precision=bf16-pure"] {
-        for spec in ["llama-nano", "gpt2-nano"] {
-            let expected = run(&plan(spec, "none", &[precision], false), plain(), 12);
+        for (spec, full_rank) in FORMS {
+            let expected = run(&plan(spec, "none", &[precision], full_rank), plain(), 50);
             for policy in RecomputePolicy::ALL.into_iter().skip(1) {
                 let name = policy.name();
-                let plan = plan(spec, name, &[precision], false);
-                assert!(expected == run(&plan, plain(), 12), "{spec}, {precision}: {name} differs");
+                let plan = plan(spec, name, &[precision], full_rank);
+                let what = format!("{spec}, full_rank={full_rank}, {precision}: {name}");
+                assert!(expected == run(&plan, plain(), 50), "{what} differs");
             }
         }
     }
