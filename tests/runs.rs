@@ -330,3 +330,25 @@ fn tensorboard_shows_every_step_once() {
     }
     assert_eq!(read.as_object().unwrap().len(), tags.len());
 }
+
+/// Memory got scarce, or plenty: a run goes on under another recompute policy and without joined operations, and its
+/// losses and weights are those of a run that was never stopped.
+#[test]
+fn a_run_goes_on_under_another_policy() {
+    let workplace = Workplace::with_data();
+    let train = |run: &str, more: &[&str]| {
+        let arguments = [&["train", "small.toml", "--out", run], more].concat();
+        succeeds(workplace.run(&arguments))
+    };
+    train("whole", &[]);
+    train("parted", &["--steps", "4", "--set", "recompute.policy=none"]);
+    let other = ["--set", "recompute.policy=cola-m", "--set", "compiler.fuse=false"];
+    train("parted", &[&["--resume"][..], &other].concat());
+    let file = |run: &str, name: &str| {
+        let folder = workplace.path(run);
+        fs::read(checkpoint::latest(&folder).unwrap().join(name)).unwrap()
+    };
+    for name in ["model.safetensors", "optimizer.safetensors"] {
+        assert!(file("whole", name) == file("parted", name), "{name} has other bytes");
+    }
+}

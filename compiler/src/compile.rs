@@ -2,6 +2,7 @@
 //!
 //! Owns the order of the stages and the printing of graphs between them. Must not contain a rule of its own.
 
+use colac_plan::hash::{self, Hash};
 use colac_plan::plan::{Decision, Form, LinearReport, Origin};
 use colac_plan::program::ProgramKind;
 use colac_plan::recipe::Recipe;
@@ -144,12 +145,13 @@ fn compile_with(
 
     let form = if spec.cola.is_some() { Form::Cola } else { Form::FullRank };
     let checkpoint_config = checkpoint_config(&spec, &architecture, &config, &linears, bypassed)?;
-    let details = Details {
+    let mut details = Details {
         name: spec.name.value.clone(),
         form,
         precision: spec.precision.value,
         linears,
         recompute: spec.recompute.policy.value.name().to_owned(),
+        numerics: Hash::NONE,
         recipe: spec.recipe.clone(),
         origin: Origin {
             spec: spec.text.to_string(),
@@ -165,7 +167,9 @@ fn compile_with(
         let programs = [training, evaluate.clone(), logits.clone()];
         emit::run(&programs, details).map_err(|error| bug(error.to_string()).into())
     };
-    let mut details = details;
+    // Policies and joins change no bit of training: a run may go on under others than it was begun with.
+    let kept = emit(training.clone(), details.clone())?;
+    details.numerics = hash::training_numerics(&kept);
     match spec.recompute.budget {
         None => {
             passes::recompute::run(&mut training, &spec.recompute, &mut diagnostics);
@@ -176,7 +180,6 @@ fn compile_with(
                 .map_err(|path| bug(format!("`{path}` runs again although its result lives")))?;
         }
         Some(budget) => {
-            let kept = emit(training.clone(), details.clone())?;
             let chosen = fitted(&training, &kept, budget, &spec.compiler.fuse)?;
             details.recompute = format!("auto: {}", chosen.description);
             training = chosen.graph;

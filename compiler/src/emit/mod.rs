@@ -7,6 +7,7 @@ mod layout;
 mod lines;
 mod program;
 
+use colac_plan::hash::Hash;
 use colac_plan::op::UpdateRange;
 use colac_plan::op::cost::aligned;
 use colac_plan::parameter::Role;
@@ -50,6 +51,8 @@ pub struct Details {
     pub linears: Vec<LinearReport>,
     /// What lives from the forward to the backward pass, in words.
     pub recompute: String,
+    /// What decides the numbers of training ([`Plan::numerics`]).
+    pub numerics: Hash,
     /// The run.
     pub recipe: Recipe,
     /// Where it came from.
@@ -146,6 +149,7 @@ pub fn run(programs: &[Scheduled], details: Details) -> Result<Plan, VerifyError
         scopes,
         linears: details.linears,
         recompute: details.recompute,
+        numerics: details.numerics,
         recipe: details.recipe,
         origin: details.origin,
     };

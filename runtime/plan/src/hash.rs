@@ -6,7 +6,8 @@
 //!   checkpoints hold them. Weights fit any plan with this hash.
 //! - [`numerics`]: everything that decides the numbers of a training run. Two plans with equal hash that start from the
 //!   same state go on to the same state. Evaluation, checkpoint cadence, data paths, names, memory placement and all
-//!   source text stay out of it, so that a comment in a spec orphans no checkpoint.
+//!   source text stay out of it, so that a comment in a spec orphans no checkpoint; so do recompute policies and joins of
+//!   operations, which keep every bit, so that a run goes on with less memory than it began with.
 //! - [`file()`]: every byte of the body.
 
 use std::fmt;
@@ -24,6 +25,11 @@ use crate::{DType, file as plan_file};
 /// 32 bytes of BLAKE3, printed in hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Hash(pub [u8; 32]);
+
+impl Hash {
+    /// Stands where nothing was hashed: in plans of single operations, which no run begins with.
+    pub const NONE: Hash = Hash([0; 32]);
+}
 
 impl fmt::Display for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,10 +102,16 @@ pub fn file(plan: &Plan) -> Hash {
     Hash(*blake3::hash(&plan_file::encode(plan)).as_bytes())
 }
 
+/// Hash of everything that decides the numbers of training, as the compiler took it: by [`training_numerics`] of the plan
+/// in which every value is kept and nothing is joined, whatever this plan makes again and joins.
+pub fn numerics(plan: &Plan) -> Hash {
+    plan.numerics
+}
+
 /// Hash of everything that decides the numbers of training: the operations of `forward_backward` and `update` with
 /// the types, strides and slices of their tensors, the layout of parameters, the constants, and of the recipe what
 /// reaches a weight. Tensors are numbered by their first appearance, so that tensors of other programs do not count.
-pub fn numerics(plan: &Plan) -> Hash {
+pub fn training_numerics(plan: &Plan) -> Hash {
     let mut tensors = Numbering { plan, numbers: vec![None; plan.tensors.len()], seen: Vec::new() };
     let parameters: Vec<_> = plan.parameters.iter().map(|p| parameter(&mut tensors, p)).collect();
     let mut operations = Vec::new();
@@ -146,7 +158,7 @@ pub fn numerics(plan: &Plan) -> Hash {
         tensors,
         recipe,
     };
-    digest("colac plan 3: numerics", &parts)
+    digest("colac plan 4: numerics", &parts)
 }
 
 #[derive(Serialize)]

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::dtype::DType;
+use crate::hash::Hash;
 use crate::parameter::{Constant, Parameter};
 use crate::program::{Program, ProgramKind};
 use crate::recipe::Recipe;
@@ -56,6 +57,9 @@ pub struct Plan {
     pub linears: Vec<LinearReport>,
     /// What lives from the forward to the backward pass: the policy, or what was chosen for a memory.
     pub recompute: String,
+    /// What decides the numbers of training, taken before recompute policies and joins, which change none of them
+    /// ([`crate::hash::training_numerics`]).
+    pub numerics: Hash,
     /// The run.
     pub recipe: Recipe,
     /// Where all of this came from.

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use colac_plan::hash::Hash;
 use colac_plan::op::cost::aligned;
 use colac_plan::plan::{BatchInputs, Form, Origin, Roles};
 use colac_plan::pointwise::InputForm;
@@ -368,6 +369,7 @@ fn plan(table: Table, operation: Operation) -> Plan {
         scopes: Vec::new(),
         linears: Vec::new(),
         recompute: String::new(),
+        numerics: Hash::NONE,
         recipe: recipe(),
         origin: Origin {
             spec: String::new(),

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use colac_plan::hash::Hash;
 use colac_plan::op::TypeError;
 use colac_plan::op::cost::aligned;
 use colac_plan::plan::{BatchInputs, Form, Origin, Roles};
@@ -215,6 +216,7 @@ impl Table {
             scopes: Vec::new(),
             linears: Vec::new(),
             recompute: String::new(),
+            numerics: Hash::NONE,
             recipe: recipe(),
             origin: Origin {
                 spec: String::new(),

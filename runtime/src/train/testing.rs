@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use colac_plan::hash::{self, Hash};
 use colac_plan::parameter::{CheckpointName, Initialization, Parameter, Part, Role};
 use colac_plan::plan::{BatchInputs, Form, Origin, Roles};
 use colac_plan::recipe::{
@@ -178,7 +179,7 @@ pub(crate) fn plan_of(
         arena_lower_bound: 0,
     };
     use ProgramKind::{Evaluate, ForwardBackward, Logits, Update};
-    Plan {
+    let mut plan = Plan {
         name: "bigram".to_owned(),
         form: Form::FullRank,
         vocab_size: v,
@@ -192,6 +193,7 @@ pub(crate) fn plan_of(
         scopes: Vec::new(),
         linears: Vec::new(),
         recompute: String::new(),
+        numerics: Hash::NONE,
         recipe: Recipe {
             sequence_length: SEQUENCE as u32,
             micro_batch,
@@ -225,7 +227,9 @@ pub(crate) fn plan_of(
             checkpoint_config: "{\"vocab_size\": 7}\n".to_owned(),
             compiler_version: "0.0.0".to_owned(),
         },
-    }
+    };
+    plan.numerics = hash::training_numerics(&plan);
+    plan
 }
 
 /// Makes numbers infinite.

@@ -6,6 +6,7 @@
 
 pub(crate) mod mutate;
 
+use colac_plan::hash::Hash;
 use colac_plan::op::UpdateRange;
 use colac_plan::op::cost::aligned;
 use colac_plan::parameter::{
@@ -460,6 +461,7 @@ pub(crate) fn plan() -> Plan {
         ],
         scopes: vec!["layers.0".into()],
         recompute: "none".into(),
+        numerics: Hash::NONE,
         linears: vec![
             LinearReport {
                 path: "layers.0.gate".into(),

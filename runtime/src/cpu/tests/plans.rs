@@ -1,5 +1,6 @@
 //! Small plans for tests of the executor, without a compiler.
 
+use colac_plan::hash::Hash;
 use colac_plan::op::cost::aligned;
 use colac_plan::plan::{BatchInputs, Form, Origin, Roles};
 use colac_plan::program::{Phase, When, Write};
@@ -135,6 +136,7 @@ impl PlanBuilder {
             scopes: Vec::new(),
             linears: Vec::new(),
             recompute: String::new(),
+            numerics: Hash::NONE,
             recipe: recipe(),
             origin: Origin {
                 spec: String::new(),
