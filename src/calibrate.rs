@@ -1,4 +1,4 @@
-//! `colac calibrate`: the rates of this machine, as a device profile.
+//! `colac calibrate`: the rates of this machine or its GPU, as a device profile.
 
 use std::fmt::Write;
 use std::fs;
@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 use colac_compiler::device;
 use colac_compiler::view::text;
+use colac_runtime::cuda;
 use colac_runtime::measure::calibrate::{self, Calibration, Effort, Identity};
 use colac_runtime::measure::clock::Moment;
 use serde::Serialize;
@@ -14,24 +15,25 @@ use serde::Serialize;
 use crate::shared::console;
 use crate::shared::devices;
 use crate::shared::failure::Failure;
-use crate::shared::machine::{self, ThreadOptions};
+use crate::shared::machine::{self, Device, MachineOptions};
 use crate::shared::progress;
 use crate::shared::run_record;
 
 /// Measure this machine, so that times can be predicted
 ///
-/// Products of all shape classes that training meets, attention, and the bandwidth of everything between them, on the
-/// CPU with the threads that training would use: about half a minute. The profile goes to colac's configuration folder,
-/// where `colac inspect` and `colac fit` find it. Nothing else should run meanwhile: what the others take is missing in
-/// the rates.
+/// Products of all shape classes that training meets, attention, and the bandwidth of everything between them: on the
+/// CPU in f32 with the threads that training would use, on a GPU in bf16; about half a minute. The profile goes to
+/// colac's configuration folder, where `colac inspect` and `colac fit` find it by its name, `cpu` or `cuda`. Nothing else
+/// should run meanwhile: what the others take is missing in the rates.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:
   colac calibrate                                            measure, print, keep as `cpu`
+  colac calibrate --device cuda                              the GPU, keep as `cuda`
   colac calibrate --threads 1 -o one-thread.toml             a profile of its own
   colac inspect llama-60m --device one-thread.toml           and its use")]
 pub(crate) struct Arguments {
-    /// The profile to write [default: devices/cpu.toml in colac's configuration folder]
+    /// The profile to write [default: devices/cpu.toml or devices/cuda.toml in colac's configuration folder]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
@@ -44,7 +46,7 @@ pub(crate) struct Arguments {
     json: bool,
 
     #[command(flatten)]
-    machine: ThreadOptions,
+    machine: MachineOptions,
 }
 
 fn patience(argument: &str) -> Result<f64, String> {
@@ -78,18 +80,21 @@ impl Row<'_> {
 #[derive(Serialize)]
 struct Report<'a> {
     profile: String,
-    threads: usize,
+    device: &'a str,
+    /// None on a GPU.
+    threads: Option<usize>,
     points: Vec<Row<'a>>,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { output, patience, json, machine } = arguments;
-    let threads = machine.threads().get();
-    let path = match output.clone().or_else(devices::own) {
+    let device = machine.device();
+    let path = match output.clone().or_else(|| devices::own(device)) {
         Some(path) => path,
         None => {
+            let name = devices::own_name(device);
             return Err(Failure::line("this system names no folder for configuration")
-                .or_help(|| "say where the profile goes: -o cpu.toml".to_owned()));
+                .or_help(|| format!("say where the profile goes: -o {name}.toml")));
         }
     };
     if output.is_some() {
@@ -99,20 +104,38 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(path) => path.file_stem().map(|stem| stem.to_string_lossy().into_owned()),
         None => None,
     };
-    let identity = Identity {
-        name: name.unwrap_or_else(|| devices::OWN.to_owned()),
-        device: run_record::processor().unwrap_or_else(|| "unknown processor".to_owned()),
-        memory: machine::whole_memory(),
-        facts: facts(threads),
+    let name = name.unwrap_or_else(|| devices::own_name(device).to_owned());
+    let effort = Effort { patience, ..Effort::default() };
+    let (calibration, threads) = match device {
+        Device::Cpu => {
+            let threads = machine.threads().get();
+            let identity = Identity {
+                name,
+                device: run_record::processor().unwrap_or_else(|| "unknown processor".to_owned()),
+                memory: machine::whole_memory(),
+                facts: facts(Moment::now(threads).name(), &format!("--threads {threads}")),
+            };
+            let bar = progress::count("measuring");
+            let observe = &mut |done, of| bar.set(done as u64, of as u64);
+            let calibration = calibrate::calibrate(identity, threads, effort, observe)?;
+            bar.finish();
+            (calibration, Some(threads))
+        }
+        Device::Cuda(ordinal) => {
+            let gpu = cuda::describe(ordinal)?;
+            let identity = Identity {
+                name,
+                device: gpu.name,
+                memory: Some(gpu.memory_bytes),
+                facts: facts("wall time", &format!("--device cuda:{ordinal}")),
+            };
+            let bar = progress::count("measuring");
+            let observe = &mut |done, of| bar.set(done as u64, of as u64);
+            let calibration = calibrate::calibrate_gpu(identity, ordinal, effort, observe)?;
+            bar.finish();
+            (calibration, None)
+        }
     };
-    let bar = progress::count("measuring");
-    let calibration = calibrate::calibrate(
-        identity,
-        threads,
-        Effort { patience, ..Effort::default() },
-        &mut |done, of| bar.set(done as u64, of as u64),
-    )?;
-    bar.finish();
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         fs::create_dir_all(folder).map_err(|error| {
             Failure::line(format!("cannot create {}: {error}", folder.display()))
@@ -123,6 +146,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     if json {
         return console::out_json(&Report {
             profile: path.display().to_string(),
+            device: &calibration.profile.device,
             threads,
             points: calibration.points.iter().map(Row::of).collect(),
         });
@@ -131,12 +155,12 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
 }
 
 /// What the figures go back to.
-fn facts(threads: usize) -> Vec<(String, String)> {
+fn facts(clock: &str, options: &str) -> Vec<(String, String)> {
     let fact = |key: &str, value: String| (key.to_owned(), value);
     let mut facts = vec![
         fact("date", run_record::now()),
-        fact("clock", Moment::now(threads).name().to_owned()),
-        fact("command", format!("colac calibrate --threads {threads}")),
+        fact("clock", clock.to_owned()),
+        fact("command", format!("colac calibrate {options}")),
         fact("colac", env!("CARGO_PKG_VERSION").to_owned()),
     ];
     facts.extend(run_record::processor().map(|processor| fact("machine", processor)));
@@ -144,22 +168,21 @@ fn facts(threads: usize) -> Vec<(String, String)> {
 }
 
 /// Every measurement in a line.
-fn table(calibration: &Calibration, threads: usize) -> String {
+fn table(calibration: &Calibration, threads: Option<usize>) -> String {
+    let threads = match threads {
+        Some(1) => ", 1 thread".to_owned(),
+        Some(threads) => format!(", {threads} threads"),
+        None => String::new(),
+    };
     let mut table = format!(
-        "{}, {threads} thread{}\n  {:<34}{:>12}{:>10}{:>18}{:>14}\n",
-        calibration.profile.device,
-        if threads == 1 { "" } else { "s" },
-        "",
-        "time",
-        "spread",
-        "products",
-        "bytes"
+        "{}{threads}\n  {:<40}{:>12}{:>10}{:>18}{:>14}\n",
+        calibration.profile.device, "", "time", "spread", "products", "bytes"
     );
     for point in &calibration.points {
         let flops = point.flops_per_second.map_or_else(String::new, |r| devices::rate(r, "FLOP"));
         let _ = writeln!(
             table,
-            "  {:<34}{:>12}{:>10}{flops:>18}{:>14}",
+            "  {:<40}{:>12}{:>10}{flops:>18}{:>14}",
             point.name,
             devices::time((point.seconds.lower * 1e9) as u64),
             format!("{:.0} %", 100.0 * point.seconds.spread()),

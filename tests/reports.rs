@@ -239,3 +239,13 @@ fn calibrate_writes_a_profile_that_predicts() {
     );
     assert_eq!(folder.read("other.toml"), b"a = 1\n");
 }
+
+/// Without a GPU the command says so, measures nothing and writes nothing.
+#[test]
+fn a_gpu_that_is_not_there_is_not_calibrated() {
+    let folder = folder();
+    let done = run(&folder, &["calibrate", "--device", "cuda:63", "-o", "gpu.toml"]);
+    assert_eq!(done.code, Some(1), "{}", done.err);
+    assert!(done.err.starts_with("error: ") && done.out.is_empty(), "{}", done.err);
+    assert!(!folder.path("gpu.toml").exists());
+}

@@ -14,8 +14,13 @@ use colac_plan::profile::{Basis, Profile};
 use crate::shared::failure::Failure;
 use crate::shared::machine::Device;
 
-/// The name under which `colac calibrate` keeps the profile of this machine.
-pub(crate) const OWN: &str = "cpu";
+/// The name under which `colac calibrate` keeps the profile of this machine's device.
+pub(crate) fn own_name(device: Device) -> &'static str {
+    match device {
+        Device::Cpu => "cpu",
+        Device::Cuda(_) => "cuda",
+    }
+}
 
 /// Options of commands that predict times.
 #[derive(Args, Clone, Debug, Default)]
@@ -23,7 +28,8 @@ pub(crate) struct DeviceOptions {
     /// The device to predict for: h100, h200, a100-80, rtx-4090, the name of a profile of your own, or the path of one
     ///
     /// Profiles of your own lie in the folder `devices` of colac's configuration folder: $COLAC_CONFIG_DIR, else
-    /// $XDG_CONFIG_HOME/colac, else ~/.config/colac. `colac calibrate` writes that of this machine there, as `cpu`.
+    /// $XDG_CONFIG_HOME/colac, else ~/.config/colac. `colac calibrate` writes that of this machine there, as `cpu` or, of
+    /// its GPU, as `cuda`.
     #[arg(long, value_name = "NAME|FILE")]
     pub(crate) device: Option<String>,
 }
@@ -38,7 +44,7 @@ impl DeviceOptions {
     pub(crate) fn named_or_own(&self) -> Result<Option<Profile>, Failure> {
         match &self.device {
             Some(name) => load(name).map(Some),
-            None => own_if_there(),
+            None => own_if_there(Device::Cpu),
         }
     }
 }
@@ -46,27 +52,26 @@ impl DeviceOptions {
 /// Options of commands that compute on a device and compare with what was predicted for it.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct PredictionOptions {
-    /// Compare with the prediction for a device profile: its name or path [default on the CPU: what `colac calibrate`
-    /// wrote, if it did]
+    /// Compare with the prediction for a device profile: its name or path [default: what `colac calibrate` wrote for the
+    /// device, if it did]
     #[arg(long, value_name = "NAME|FILE")]
     predict_for: Option<String>,
 }
 
 impl PredictionOptions {
-    /// The profile asked for, or on the CPU that of this machine if it has been calibrated.
+    /// The profile asked for, or that of the device if it has been calibrated.
     pub(crate) fn named_or_own(&self, device: Device) -> Result<Option<Profile>, Failure> {
-        match (&self.predict_for, device) {
-            (Some(name), _) => load(name).map(Some),
-            (None, Device::Cpu) => own_if_there(),
-            (None, Device::Cuda(_)) => Ok(None),
+        match &self.predict_for {
+            Some(name) => load(name).map(Some),
+            None => own_if_there(device),
         }
     }
 }
 
-/// The profile of this machine, if it has been calibrated.
-fn own_if_there() -> Result<Option<Profile>, Failure> {
-    match own().is_some_and(|path| path.is_file()) {
-        true => load(OWN).map(Some),
+/// The profile of this machine's device, if it has been calibrated.
+fn own_if_there(device: Device) -> Result<Option<Profile>, Failure> {
+    match own(device).is_some_and(|path| path.is_file()) {
+        true => load(own_name(device)).map(Some),
         false => Ok(None),
     }
 }
@@ -91,9 +96,9 @@ pub(crate) fn folder() -> Option<PathBuf> {
     Some(configuration.join("devices"))
 }
 
-/// The file of this machine's profile.
-pub(crate) fn own() -> Option<PathBuf> {
-    Some(folder()?.join(format!("{OWN}.toml")))
+/// The file of the profile of this machine's device.
+pub(crate) fn own(device: Device) -> Option<PathBuf> {
+    Some(folder()?.join(format!("{}.toml", own_name(device))))
 }
 
 /// What stands behind a prediction: ` (data sheet)` unless every figure was measured.

@@ -18,6 +18,7 @@ mod launch;
 mod lower;
 mod order;
 mod program;
+mod shared;
 #[cfg(any(test, feature = "cuda-shim"))]
 pub mod shim;
 mod signature;
@@ -28,6 +29,7 @@ mod view;
 pub use driver::{GpuDescription, Library, PATH_VARIABLE, libraries_found};
 pub use error::CudaError;
 pub use executor::CudaExecutor;
+pub(crate) use shared::SharedGpu;
 
 /// What is known of a GPU without allocating anything on it.
 ///

@@ -27,6 +27,9 @@ use crate::measure::clock::Moment;
 /// Bytes over which the copies of an operation are spread, about.
 const SPREAD: u64 = 96 << 20;
 
+/// Executions of an operation in one run of its program, at most.
+const COPIES: u64 = 8;
+
 /// An operation ready to be timed.
 pub(super) struct Single {
     executor: CpuExecutor,
@@ -45,7 +48,7 @@ impl Single {
         operands: &[TensorType],
         threads: usize,
     ) -> Result<Single, CpuError> {
-        let measured = measured(op, operands)
+        let measured = measured(op, operands, COPIES)
             .map_err(|source| CpuError::Type { path: "a measured operation".to_owned(), source })?;
         let options = CpuOptions { threads, ..CpuOptions::default() };
         let mut executor = CpuExecutor::new(Arc::clone(&measured.plan), options)?;
@@ -82,17 +85,21 @@ pub(super) struct MeasuredPlan {
     pub(super) cost: Cost,
 }
 
-/// Makes it.
+/// Makes it, with at most `most` executions.
 ///
 /// # Errors
 /// If the operation does not take such operands.
-pub(super) fn measured(op: &Op, operands: &[TensorType]) -> Result<MeasuredPlan, TypeError> {
+pub(super) fn measured(
+    op: &Op,
+    operands: &[TensorType],
+    most: u64,
+) -> Result<MeasuredPlan, TypeError> {
     let types: Vec<&TensorType> = operands.iter().collect();
     let results = op.infer(&types)?;
     let made: Vec<&TensorType> = results.iter().collect();
     let cost = op.cost(&types, &made);
     let each: u64 = operands.iter().chain(&results).map(TensorType::bytes).sum();
-    let copies = (SPREAD / each.max(1)).clamp(1, 8);
+    let copies = (SPREAD / each.max(1)).clamp(1, most);
     let mut table = Table::default();
     let mut operations = Vec::new();
     for _ in 0..copies {

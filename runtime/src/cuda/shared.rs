@@ -1,0 +1,101 @@
+//! One GPU for many small plans, one after the other: contexts, modules and choices of products are made once.
+//!
+//! Owns that sharing, and compiling the kernels of all plans beforehand. Must not know operations.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use colac_plan::Plan;
+
+use crate::cuda::collect::Collector;
+use crate::cuda::device::Device;
+use crate::cuda::driver::{Gpu, Prepared};
+use crate::cuda::error::CudaError;
+use crate::cuda::executor::DeviceExecutor;
+use crate::cuda::launch::{Kernel, Step};
+
+/// A GPU that several executors use, one after the other.
+#[derive(Clone)]
+pub(crate) struct SharedGpu(Rc<RefCell<Gpu>>);
+
+impl SharedGpu {
+    /// Opens the GPU of that number and compiles what the plans need.
+    pub(crate) fn new(
+        ordinal: i32,
+        plans: impl IntoIterator<Item = Arc<Plan>>,
+    ) -> Result<SharedGpu, CudaError> {
+        let kernels = SharedGpu::kernels(plans)?;
+        let mut gpu = Gpu::new(ordinal, None)?;
+        gpu.compile(&kernels)?;
+        Ok(SharedGpu(Rc::new(RefCell::new(gpu))))
+    }
+
+    /// The kernels of plans; for this no GPU is opened.
+    pub(crate) fn kernels(
+        plans: impl IntoIterator<Item = Arc<Plan>>,
+    ) -> Result<Vec<Kernel>, CudaError> {
+        let mut collector = Collector::default();
+        for plan in plans {
+            DeviceExecutor::new(plan, &mut collector)?;
+        }
+        Ok(collector.kernels.into_iter().collect())
+    }
+
+    /// An executor of a plan. It takes the memory of the one before it, which must be gone.
+    pub(crate) fn executor(&self, plan: Arc<Plan>) -> Result<DeviceExecutor<SharedGpu>, CudaError> {
+        self.0.borrow_mut().forget_plan();
+        DeviceExecutor::new(plan, self.clone())
+    }
+
+    /// Bytes of the device in use by everybody.
+    pub(crate) fn memory_in_use(&self) -> Result<u64, CudaError> {
+        Ok(self.0.borrow().memory_in_use()?.0)
+    }
+}
+
+impl Device for SharedGpu {
+    type Prepared = Prepared;
+
+    fn allocate(&mut self, bytes: u64, purpose: &'static str) -> Result<u64, CudaError> {
+        self.0.borrow_mut().allocate(bytes, purpose)
+    }
+
+    fn fill_with_noise(&mut self, _: u64, _: u64) -> Result<(), CudaError> {
+        Ok(())
+    }
+
+    fn clear(&mut self, address: u64, bytes: u64) -> Result<(), CudaError> {
+        self.0.borrow_mut().clear(address, bytes)
+    }
+
+    fn compile(&mut self, kernels: &[Kernel]) -> Result<(), CudaError> {
+        self.0.borrow_mut().compile(kernels)
+    }
+
+    fn prepare(&mut self, step: &Step) -> Result<Prepared, CudaError> {
+        self.0.borrow_mut().prepare(step)
+    }
+
+    fn write(&mut self, address: u64, bytes: &[u8]) {
+        self.0.borrow_mut().write(address, bytes);
+    }
+
+    fn read(&self, address: u64, bytes: &mut [u8]) {
+        self.0.borrow().read(address, bytes);
+    }
+
+    fn run(&mut self, key: usize, steps: &[Prepared], flags: &[bool]) {
+        self.0.borrow_mut().run(key, steps, flags);
+    }
+
+    fn run_timed(
+        &mut self,
+        steps: &[Prepared],
+        flags: &[bool],
+        groups: &[usize],
+        ends: &mut [u64],
+    ) {
+        self.0.borrow_mut().run_timed(steps, flags, groups, ends);
+    }
+}
