@@ -185,6 +185,7 @@ fn read(log: &str) -> Vec<(String, u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::calibrate;
     use crate::skip::skip;
 
     #[test]
@@ -201,10 +202,15 @@ mod tests {
         assert_eq!(read(log), [("add".to_owned(), 40, 16), ("copy".to_owned(), 9, 0)]);
     }
 
-    /// Every kernel of the conformance suite, for the oldest and the newest architecture in use.
+    /// Every kernel of the conformance suite, for the oldest and the newest architecture in use, and those that only a
+    /// calibration needs.
     #[test]
     fn kernels_compile_and_spill_nothing() {
         let kernels = Kernels::of_conformance().expect("launches fit their kernels");
+        let calibration = calibrate::plans_of_gpu().expect("operands that operations take");
+        let calibration = Kernels::of(calibration).expect("launches fit their kernels");
+        let calibration = calibration.without(&kernels);
+        assert!(calibration.texts() > 0);
         if let Err(error) = available() {
             let reason = format!("{error} (tests/cuda/install-nvrtc does that for tests)");
             return skip("cuda::assembly::tests::kernels_compile_and_spill_nothing", &reason);
@@ -212,7 +218,7 @@ mod tests {
         let tiles = kernels.of_file("attention_tiles");
         assert!(tiles.texts() > 0);
         for (kernels, architecture) in
-            [(&kernels, "sm_80"), (&kernels, "sm_90"), (&tiles, "sm_90a")]
+            [(&kernels, "sm_80"), (&kernels, "sm_90"), (&tiles, "sm_90a"), (&calibration, "sm_90")]
         {
             let assembled = kernels.assemble(architecture).expect("NVRTC takes every text");
             let spilling: Vec<&Assembled> =

@@ -25,21 +25,14 @@ impl SharedGpu {
         ordinal: i32,
         plans: impl IntoIterator<Item = Arc<Plan>>,
     ) -> Result<SharedGpu, CudaError> {
-        let kernels = SharedGpu::kernels(plans)?;
-        let mut gpu = Gpu::new(ordinal, None)?;
-        gpu.compile(&kernels)?;
-        Ok(SharedGpu(Rc::new(RefCell::new(gpu))))
-    }
-
-    /// The kernels of plans; for this no GPU is opened.
-    pub(crate) fn kernels(
-        plans: impl IntoIterator<Item = Arc<Plan>>,
-    ) -> Result<Vec<Kernel>, CudaError> {
         let mut collector = Collector::default();
         for plan in plans {
             DeviceExecutor::new(plan, &mut collector)?;
         }
-        Ok(collector.kernels.into_iter().collect())
+        let kernels: Vec<Kernel> = collector.kernels.into_iter().collect();
+        let mut gpu = Gpu::new(ordinal, None)?;
+        gpu.compile(&kernels)?;
+        Ok(SharedGpu(Rc::new(RefCell::new(gpu))))
     }
 
     /// An executor of a plan. It takes the memory of the one before it, which must be gone.

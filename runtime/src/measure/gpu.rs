@@ -58,12 +58,9 @@ pub(super) struct GpuClock {
 }
 
 impl GpuClock {
-    /// Opens the GPU of that number and compiles what the operations need.
-    pub(super) fn new(
-        ordinal: i32,
-        operations: &[(&Op, &[TensorType])],
-    ) -> Result<GpuClock, CudaError> {
-        Ok(GpuClock { gpu: SharedGpu::new(ordinal, plans(operations)?)?, overhead: 0.0 })
+    /// Opens the GPU of that number and compiles what the plans need ([`plan_of`]).
+    pub(super) fn new(ordinal: i32, plans: Vec<Arc<Plan>>) -> Result<GpuClock, CudaError> {
+        Ok(GpuClock { gpu: SharedGpu::new(ordinal, plans)?, overhead: 0.0 })
     }
 
     /// Bytes of the device that are taken before any plan has its own: the context, kernels, workspace of the library of
@@ -113,14 +110,9 @@ impl GpuClock {
     }
 }
 
-fn plans(operations: &[(&Op, &[TensorType])]) -> Result<Vec<Arc<Plan>>, CudaError> {
-    operations.iter().map(|(op, operands)| Ok(plan(op, operands, COPIES)?.plan)).collect()
-}
-
-/// How many kernels the operations need; without a GPU.
-#[cfg(test)]
-pub(super) fn kernels(operations: &[(&Op, &[TensorType])]) -> Result<usize, CudaError> {
-    Ok(SharedGpu::kernels(plans(operations)?)?.len())
+/// The plan by which an operation is measured.
+pub(super) fn plan_of(op: &Op, operands: &[TensorType]) -> Result<Arc<Plan>, CudaError> {
+    Ok(plan(op, operands, COPIES)?.plan)
 }
 
 /// The plan of an operation that stands in it several times.
