@@ -43,6 +43,12 @@ pub trait Executor {
     /// Reads an integer tensor.
     fn read_i32(&self, tensor: TensorId, values: &mut [i32]);
 
+    /// What the device chose when this executor was made and what its bits depend on, as text: it goes along with
+    /// checkpoints, so that a run goes on with the same choices. `None` where a plan leaves nothing to choose.
+    fn choices(&self) -> Option<String> {
+        None
+    }
+
     /// Runs a program once. Operations marked for the last micro-batch run only if `last_micro_batch`.
     fn run(&mut self, program: ProgramKind, last_micro_batch: bool);
 }

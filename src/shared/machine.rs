@@ -14,6 +14,7 @@ use colac_plan::Plan;
 use colac_runtime::cpu::{CpuExecutor, CpuOptions};
 use colac_runtime::cuda::{self, CudaExecutor};
 use colac_runtime::executor::TimedExecutor;
+use colac_runtime::train::checkpoint::{self, CHOICES_FILE};
 
 use crate::shared::failure::Failure;
 
@@ -31,9 +32,6 @@ impl ThreadOptions {
         self.threads.or_else(|| thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
     }
 }
-
-/// The file of a run's folder in which a GPU keeps the algorithms of its products.
-const CHOICES_FILE: &str = "cuda-products.json";
 
 /// Where a plan runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,8 +143,8 @@ impl MachineOptions {
         self.available().map(|available| available - available / 16)
     }
 
-    /// Memory for a plan on the device, and what computes there. In the folder of a run a GPU keeps which algorithms it
-    /// chose, so that the run goes on with the same ones.
+    /// Memory for a plan on the device, and what computes there. In the folder of a run and in its checkpoints a GPU keeps
+    /// which algorithms it chose, so that the run goes on with the same ones.
     pub(crate) fn executor(
         self,
         plan: &Arc<Plan>,
@@ -159,6 +157,9 @@ impl MachineOptions {
                 Ok(MachineExecutor::Cpu(Box::new(CpuExecutor::new(plan, options)?)))
             }
             Device::Cuda(ordinal) => {
+                if let Some(run_dir) = run_dir {
+                    checkpoint::restore_choices(run_dir)?;
+                }
                 let choices = run_dir.map(|folder| folder.join(CHOICES_FILE));
                 let executor = CudaExecutor::new(plan, ordinal, choices.as_deref())?;
                 Ok(MachineExecutor::Cuda(Box::new(executor)))

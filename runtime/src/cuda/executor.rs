@@ -426,6 +426,10 @@ impl Executor for CudaExecutor {
         self.0.read_i32(tensor, values);
     }
 
+    fn choices(&self) -> Option<String> {
+        Some(self.0.device().choices())
+    }
+
     fn run(&mut self, program: ProgramKind, last_micro_batch: bool) {
         self.0.run(program, last_micro_batch);
     }

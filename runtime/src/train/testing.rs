@@ -179,7 +179,7 @@ pub(crate) fn plan_of(
         arena_lower_bound: 0,
     };
     use ProgramKind::{Evaluate, ForwardBackward, Logits, Update};
-    let mut plan = Plan {
+    Plan {
         name: "bigram".to_owned(),
         form: Form::FullRank,
         vocab_size: v,
@@ -227,9 +227,7 @@ pub(crate) fn plan_of(
             checkpoint_config: "{\"vocab_size\": 7}\n".to_owned(),
             compiler_version: "0.0.0".to_owned(),
         },
-    };
-    plan.numerics = hash::training_numerics(&plan);
-    plan
+    }
 }
 
 /// Makes numbers infinite.
@@ -246,6 +244,8 @@ pub(crate) struct Bigram {
     plan: Plan,
     /// What goes wrong.
     pub(crate) poison: Option<Poison>,
+    /// What a device is said to have chosen.
+    pub(crate) choices: Option<String>,
     /// Words of all segments.
     memory: Vec<Vec<u32>>,
     /// What ran, in order.
@@ -253,11 +253,13 @@ pub(crate) struct Bigram {
 }
 
 impl Bigram {
-    /// Memory starts as signalling values, so that whatever is read before it is written shows.
-    pub(crate) fn new(plan: Plan) -> Bigram {
+    /// Memory starts as signalling values, so that whatever is read before it is written shows. The hash of the numbers is
+    /// taken here, since tests change plans.
+    pub(crate) fn new(mut plan: Plan) -> Bigram {
+        plan.numerics = hash::training_numerics(&plan);
         let memory =
             plan.segment_bytes.iter().map(|&bytes| vec![0x7fa0_0000; bytes as usize / 4]).collect();
-        Bigram { plan, poison: None, memory, runs: Vec::new() }
+        Bigram { plan, poison: None, choices: None, memory, runs: Vec::new() }
     }
 
     pub(crate) fn initialized(plan: Plan) -> Bigram {
@@ -414,6 +416,10 @@ impl Bigram {
 impl Executor for Bigram {
     fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    fn choices(&self) -> Option<String> {
+        self.choices.clone()
     }
 
     fn write_f32(&mut self, tensor: TensorId, values: &[f32]) {

@@ -231,6 +231,11 @@ impl Gpu {
         Ok(((total - free) as u64, total as u64))
     }
 
+    /// The algorithms of the products that were prepared, as the file of a run holds them.
+    pub(crate) fn choices(&self) -> String {
+        self.products.as_ref().expect("there from the beginning").choices()
+    }
+
     /// Gives back what was allocated for a plan and forgets its programs; kernels and choices of products stay.
     pub(crate) fn forget_plan(&mut self) {
         self.enter();

@@ -34,10 +34,15 @@ fn read(file: &Path) -> Choices {
     text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
 }
 
+/// Choices as a file holds them.
+fn text(choices: &Choices) -> String {
+    serde_json::to_string_pretty(choices).expect("texts and numbers can be written")
+}
+
 /// Writes choices beside the file and renames them into its place.
 fn write(file: &Path, choices: &Choices) -> std::io::Result<()> {
     let beside = file.with_extension(format!("{}.new", std::process::id()));
-    std::fs::write(&beside, serde_json::to_string_pretty(choices)?)?;
+    std::fs::write(&beside, text(choices))?;
     std::fs::rename(&beside, file)
 }
 
@@ -382,6 +387,11 @@ impl Products {
             )
         }
         .map_err(failed)
+    }
+
+    /// What the products of this plan use, as the file of a run holds it.
+    pub(super) fn choices(&self) -> String {
+        text(&self.used)
     }
 
     /// Writes down what has been chosen, now that a plan's products are prepared: for the run, whose bits depend on it,

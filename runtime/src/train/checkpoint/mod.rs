@@ -52,6 +52,8 @@ pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 pub const CONFIG_FILE: &str = "config.json";
 /// File of the tokenizer.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
+/// File of what a GPU chose ([`crate::executor::Executor::choices`]), in a checkpoint and in the folder of a run.
+pub const CHOICES_FILE: &str = "cuda-products.json";
 /// File of the run's state and the hashes of the other files.
 pub const STATE_FILE: &str = "state.json";
 
@@ -91,6 +93,22 @@ pub fn latest(run_dir: &Path) -> Result<PathBuf, CheckpointError> {
     newest
         .map(|(_, path)| path)
         .ok_or_else(|| CheckpointError::NoCheckpoint { run_dir: run_dir.to_owned() })
+}
+
+/// Where a run's folder has lost what a GPU chose, takes it from the newest checkpoint: only with the same choices does
+/// the run go on bit for bit.
+///
+/// # Errors
+///
+/// If the file cannot be copied.
+pub fn restore_choices(run_dir: &Path) -> Result<(), CheckpointError> {
+    let own = run_dir.join(CHOICES_FILE);
+    let Some((_, newest)) = list(run_dir)?.pop().filter(|_| !own.exists()) else { return Ok(()) };
+    let kept = newest.join(CHOICES_FILE);
+    if kept.is_file() {
+        fs::copy(&kept, &own).map_err(CheckpointError::io("copy", &kept))?;
+    }
+    Ok(())
 }
 
 /// Removes what a run that was killed left half written or half deleted. Call it only while holding the run's lock.

@@ -14,8 +14,8 @@ use crate::train::checkpoint::layout::{MOMENTS, STEP, items, rows, span};
 use crate::train::checkpoint::state::FORMAT_VERSION;
 use crate::train::checkpoint::tensor_file::{Entry, TensorWriter};
 use crate::train::checkpoint::{
-    CHECKPOINTS, CONFIG_FILE, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, State, TOKENIZER_FILE,
-    checkpoint_path, partial_path, sync,
+    CHECKPOINTS, CHOICES_FILE, CONFIG_FILE, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, State,
+    TOKENIZER_FILE, checkpoint_path, partial_path, sync,
 };
 use crate::train::error::CheckpointError;
 use crate::train::file_system::{Disk, FileSystem, remove_tree};
@@ -98,6 +98,9 @@ fn write(
     written(CONFIG_FILE, write_text(disk, &partial.join(CONFIG_FILE), config)?);
     if let Some(json) = tokenizer_json {
         written(TOKENIZER_FILE, write_text(disk, &partial.join(TOKENIZER_FILE), json)?);
+    }
+    if let Some(choices) = executor.choices() {
+        written(CHOICES_FILE, write_text(disk, &partial.join(CHOICES_FILE), &choices)?);
     }
     let state = state(plan, position, files).to_json();
     write_text(disk, &partial.join(STATE_FILE), &state)?;

@@ -74,6 +74,32 @@ fn a_checkpoint_restores_every_bit() {
     assert_eq!(restored.state(), executor.state());
 }
 
+/// What a GPU chose goes along, is checked like every other file, and returns to a folder that has lost it, never over
+/// what is there.
+#[test]
+fn choices_of_a_device_go_along() {
+    let directory = tempfile::tempdir().unwrap();
+    let own = directory.path().join(CHOICES_FILE);
+    let mut executor = trained(plan());
+    save(&executor, directory.path(), &position(1), None).unwrap();
+    restore_choices(directory.path()).unwrap();
+    assert!(!own.exists(), "nothing was chosen");
+
+    executor.choices = Some("{\"a product\": [1]}".to_owned());
+    let path = save(&executor, directory.path(), &position(6), None).unwrap();
+    restore_choices(directory.path()).unwrap();
+    assert_eq!(fs::read_to_string(&own).unwrap(), executor.choices.clone().unwrap());
+    fs::write(&own, "others").unwrap();
+    restore_choices(directory.path()).unwrap();
+    assert_eq!(fs::read_to_string(&own).unwrap(), "others");
+
+    let mut restored = Bigram::initialized(plan());
+    resume(&mut restored, &path).unwrap();
+    fs::write(path.join(CHOICES_FILE), "{}").unwrap();
+    let error = resume(&mut restored, &path).unwrap_err();
+    assert!(one_line(&error).contains(CHOICES_FILE), "{error}");
+}
+
 #[test]
 fn files_are_as_other_programs_expect_them() {
     let directory = tempfile::tempdir().unwrap();
