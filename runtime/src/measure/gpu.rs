@@ -6,12 +6,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use colac_plan::{Cost, DType, Op, Plan, ProgramKind, Shape, TensorType};
+use colac_plan::{DType, Op, Plan, ProgramKind, Shape, TensorType};
 
 use crate::cuda::{CudaError, CudaExecutor, SharedGpu};
 use crate::executor::{Executor, OperationSpan, TimedExecutor};
 use crate::measure::Summary;
-use crate::measure::calibrate::Effort;
+use crate::measure::calibrate::{Effort, Timed};
 use crate::measure::single::{MeasuredPlan, fill, measured};
 
 /// Rows, columns and depth of the product.
@@ -76,7 +76,7 @@ impl GpuClock {
         operands: &[TensorType],
         effort: Effort,
         of_overhead: bool,
-    ) -> Result<(Summary, Cost), CudaError> {
+    ) -> Result<Timed, CudaError> {
         let copies = if of_overhead { COPIES_OF_NOTHING } else { COPIES };
         let MeasuredPlan { plan, inputs, copies, cost } = plan(op, operands, copies)?;
         let program = ProgramKind::ForwardBackward;
@@ -106,7 +106,7 @@ impl GpuClock {
         if of_overhead {
             self.overhead = seconds.lower;
         }
-        Ok((seconds, cost))
+        Ok(Timed { seconds, cost })
     }
 }
 

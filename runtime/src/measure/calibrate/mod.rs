@@ -81,9 +81,9 @@ pub fn calibrate(
     effort: Effort,
     observe: &mut dyn FnMut(usize, usize),
 ) -> Result<Calibration, CpuError> {
-    let mut time = |task: &Task| -> Result<(Summary, Cost), CpuError> {
+    let mut time = |task: &Task| -> Result<Timed, CpuError> {
         let mut single = Single::new(&task.op, &task.operands, threads)?;
-        Ok((single.time(effort.rounds, effort.patience), single.cost))
+        Ok(Timed { seconds: single.time(effort.rounds, effort.patience), cost: single.cost })
     };
     let reserved =
         (Figure::new(RESERVED, Basis::Assumed), "program, threads and data beside the plan");
@@ -150,11 +150,17 @@ fn empty(identity: Identity, kind: DeviceKind, reserved: (Figure, &str)) -> Prof
     }
 }
 
+/// What one execution of an operation takes, and what it is.
+pub(super) struct Timed {
+    pub(super) seconds: Summary,
+    pub(super) cost: Cost,
+}
+
 /// Takes the time of every task and enters its rate.
 fn measure<E>(
     mut profile: Profile,
     tasks: &[Task],
-    time: &mut dyn FnMut(&Task) -> Result<(Summary, Cost), E>,
+    time: &mut dyn FnMut(&Task) -> Result<Timed, E>,
     observe: &mut dyn FnMut(usize, usize),
 ) -> Result<Calibration, E> {
     let mut points = Vec::with_capacity(tasks.len());
@@ -163,7 +169,7 @@ fn measure<E>(
     let mut plain = 0.0;
     for (done, task) in tasks.iter().enumerate() {
         observe(done, tasks.len());
-        let (seconds, cost) = time(task)?;
+        let Timed { seconds, cost } = time(task)?;
         let Task { name, op, operands, role } = task;
         // Other work on the machine only ever adds time, so the lower quartile is nearer to what the operation takes.
         let time = seconds.lower.max(1e-9);
