@@ -5,6 +5,8 @@
 //! "of bare" compares with the library called once on the
 //! whole product, single-threaded, times the number of threads.
 
+#[path = "../src/bare_plan.rs"]
+mod bare_plan;
 #[allow(dead_code, reason = "the tests use more of it")]
 #[path = "../src/cpu/tests/plans.rs"]
 mod plans;

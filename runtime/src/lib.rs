@@ -3,6 +3,7 @@
 //! An [`executor`] runs the programs of a plan. Must not know specs, TOML, spans or graphs: the plan is all that
 //! crosses from the compiler.
 
+mod bare_plan;
 pub mod conformance;
 pub mod cpu;
 pub mod cuda;

@@ -2,6 +2,8 @@
 //!
 //! The one exception is named in the executor: away from x86-64 the GEMM library allocates in each product.
 
+#[path = "../src/bare_plan.rs"]
+mod bare_plan;
 #[allow(dead_code, reason = "the unit tests use more of it")]
 #[path = "../src/cpu/tests/plans.rs"]
 mod plans;

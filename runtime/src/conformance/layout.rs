@@ -5,19 +5,12 @@
 
 use std::sync::Arc;
 
-use colac_plan::hash::Hash;
 use colac_plan::op::cost::aligned;
-use colac_plan::plan::{BatchInputs, Form, Origin, Roles};
 use colac_plan::pointwise::InputForm;
 use colac_plan::program::{Phase, When, Write};
-use colac_plan::recipe::{
-    BatchMode, Checkpoint, Data, Evaluation, LossNormalization, NonFinite, NonFinitePolicy,
-    Optimizer, Recipe, Schedule, ScheduleKind,
-};
-use colac_plan::{
-    DType, Op, Operation, Plan, Program, ProgramKind, Segment, Tensor, TensorId, TensorType,
-};
+use colac_plan::{DType, Op, Operation, Plan, ProgramKind, Segment, Tensor, TensorId, TensorType};
 
+use crate::bare_plan::bare_plan;
 use crate::executor::Executor;
 
 use super::samples::Sample;
@@ -314,98 +307,10 @@ fn result_segment(op: &Op, result: usize) -> Segment {
     }
 }
 
-/// A plan of one program, `forward_backward`; the others are empty. Roles that no test of single operations uses all
-/// name the first tensor.
+/// The plan of an operation over a table's tensors.
 fn plan(table: Table, operation: Operation) -> Plan {
-    let segment_bytes = table.bytes.map(aligned);
-    let activations = segment_bytes[Segment::Activations.index()];
-    let mut operations = Some(vec![operation]);
-    let kinds = [
-        ProgramKind::ForwardBackward,
-        ProgramKind::Update,
-        ProgramKind::Evaluate,
-        ProgramKind::Logits,
-    ];
-    let programs = kinds.map(|kind| Program {
-        kind,
-        inputs: operations.as_ref().map_or_else(Vec::new, |all| all[0].operands.clone()),
-        outputs: operations.as_ref().map_or_else(Vec::new, |all| all[0].results.clone()),
-        operations: operations.take().unwrap_or_default(),
-        arena_bytes: activations,
-        arena_lower_bound: activations,
-    });
-    let any = TensorId(0);
-    let batch = || BatchInputs { tokens: any, labels: any };
-    Plan {
-        name: "one operation".into(),
-        form: Form::FullRank,
-        vocab_size: 1,
-        tensors: table.tensors,
-        parameters: Vec::new(),
-        constants: Vec::new(),
-        segment_bytes,
-        programs: programs.into(),
-        roles: Roles {
-            train: batch(),
-            evaluate: batch(),
-            logits_tokens: any,
-            logits: any,
-            train_loss: any,
-            evaluate_loss: any,
-            loss_scale: any,
-            accumulate: any,
-            learning_rate: any,
-            gradient_norm: any,
-            gradient_finite: any,
-            parameters: any,
-            master: None,
-            gradients: any,
-            first_moment: any,
-            second_moment: any,
-            step: any,
-            dropout_draw: None,
-        },
-        scalars: Vec::new(),
-        scopes: Vec::new(),
-        linears: Vec::new(),
-        recompute: String::new(),
-        numerics: Hash::NONE,
-        recipe: recipe(),
-        origin: Origin {
-            spec: String::new(),
-            resolved_spec: String::new(),
-            architecture: String::new(),
-            checkpoint_config: String::new(),
-            compiler_version: String::new(),
-        },
-    }
-}
-
-fn recipe() -> Recipe {
-    Recipe {
-        sequence_length: 1,
-        micro_batch: 1,
-        global_batch: 1,
-        seed: 0,
-        loss_normalization: LossNormalization::GlobalToken,
-        schedule: Schedule {
-            kind: ScheduleKind::Constant,
-            learning_rate: 0.0,
-            warmup_steps: 0,
-            steps: 1,
-            final_factor: 1.0,
-        },
-        optimizer: Optimizer {
-            beta1: 0.9,
-            beta2: 0.999,
-            epsilon: 1e-8,
-            weight_decay: 0.0,
-            decay_all: false,
-            clip_norm: 0.0,
-        },
-        evaluation: Evaluation { every: 0, tokens: 0, batch: 1, reference_batch: 1 },
-        checkpoint: Checkpoint { every: 0, keep: 0, keep_every: 0, keep_best: 0 },
-        data: Data { mode: BatchMode::Pack, ..Data::default() },
-        non_finite: NonFinite { policy: NonFinitePolicy::Halt, limit: 10 },
-    }
+    let (inputs, outputs) = (operation.operands.clone(), operation.results.clone());
+    let mut plan = bare_plan(table.tensors, table.bytes.map(aligned), vec![operation]);
+    (plan.programs[0].inputs, plan.programs[0].outputs) = (inputs, outputs);
+    plan
 }

@@ -6,19 +6,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use colac_plan::hash::Hash;
 use colac_plan::op::TypeError;
 use colac_plan::op::cost::aligned;
-use colac_plan::plan::{BatchInputs, Form, Origin, Roles};
-use colac_plan::program::{Operation, Phase, Program, When, Write};
-use colac_plan::recipe::{
-    BatchMode, Checkpoint, Data, Evaluation, LossNormalization, NonFinite, NonFinitePolicy,
-    Optimizer, Recipe, Schedule, ScheduleKind,
-};
+use colac_plan::program::{Operation, Phase, When, Write};
 use colac_plan::{
     Cost, DType, Op, Plan, ProgramKind, Segment, Shape, Tensor, TensorId, TensorType,
 };
 
+use crate::bare_plan::bare_plan;
 use crate::cpu::{CpuError, CpuExecutor, CpuOptions};
 use crate::executor::Executor;
 use crate::measure::Summary;
@@ -165,103 +160,13 @@ impl Table {
         TensorId(self.tensors.len() as u32 - 1)
     }
 
-    /// A plan of one program with these operations; the others are empty. Roles that no single operation has all name
-    /// the first tensor.
+    /// The plan of these operations.
     fn plan(mut self, operations: Vec<Operation>) -> Plan {
         if self.tensors.is_empty() {
             self.add(Segment::Scalars, TensorType::new(DType::F32, Shape::scalar()));
         }
         let workspace = operations.iter().map(|o| o.workspace).max().unwrap_or(0);
         self.bytes[Segment::Workspace.index()] = aligned(workspace);
-        let mut operations = Some(operations);
-        let kinds = [
-            ProgramKind::ForwardBackward,
-            ProgramKind::Update,
-            ProgramKind::Evaluate,
-            ProgramKind::Logits,
-        ];
-        let programs = kinds.map(|kind| Program {
-            kind,
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-            operations: operations.take().unwrap_or_default(),
-            arena_bytes: 0,
-            arena_lower_bound: 0,
-        });
-        let any = TensorId(0);
-        let batch = || BatchInputs { tokens: any, labels: any };
-        Plan {
-            name: "one operation".to_owned(),
-            form: Form::FullRank,
-            vocab_size: 1,
-            tensors: self.tensors,
-            parameters: Vec::new(),
-            constants: Vec::new(),
-            segment_bytes: self.bytes,
-            programs: programs.into(),
-            roles: Roles {
-                train: batch(),
-                evaluate: batch(),
-                logits_tokens: any,
-                logits: any,
-                train_loss: any,
-                evaluate_loss: any,
-                loss_scale: any,
-                accumulate: any,
-                learning_rate: any,
-                gradient_norm: any,
-                gradient_finite: any,
-                parameters: any,
-                master: None,
-                gradients: any,
-                first_moment: any,
-                second_moment: any,
-                step: any,
-                dropout_draw: None,
-            },
-            scalars: Vec::new(),
-            scopes: Vec::new(),
-            linears: Vec::new(),
-            recompute: String::new(),
-            numerics: Hash::NONE,
-            recipe: recipe(),
-            origin: Origin {
-                spec: String::new(),
-                resolved_spec: String::new(),
-                architecture: String::new(),
-                checkpoint_config: String::new(),
-                compiler_version: String::new(),
-            },
-        }
-    }
-}
-
-/// No operation reads a recipe; a plan has one.
-fn recipe() -> Recipe {
-    Recipe {
-        sequence_length: 1,
-        micro_batch: 1,
-        global_batch: 1,
-        seed: 0,
-        loss_normalization: LossNormalization::GlobalToken,
-        schedule: Schedule {
-            kind: ScheduleKind::Constant,
-            learning_rate: 0.0,
-            warmup_steps: 0,
-            steps: 1,
-            final_factor: 1.0,
-        },
-        optimizer: Optimizer {
-            beta1: 0.9,
-            beta2: 0.999,
-            epsilon: 1e-8,
-            weight_decay: 0.0,
-            decay_all: false,
-            clip_norm: 0.0,
-        },
-        evaluation: Evaluation { every: 0, tokens: 0, batch: 1, reference_batch: 1 },
-        checkpoint: Checkpoint { every: 0, keep: 0, keep_every: 0, keep_best: 0 },
-        data: Data { mode: BatchMode::Pack, ..Data::default() },
-        non_finite: NonFinite { policy: NonFinitePolicy::Halt, limit: 1 },
+        bare_plan(self.tensors, self.bytes, operations)
     }
 }

@@ -1,16 +1,10 @@
 //! Small plans for tests of the executor, without a compiler.
 
-use colac_plan::hash::Hash;
 use colac_plan::op::cost::aligned;
-use colac_plan::plan::{BatchInputs, Form, Origin, Roles};
 use colac_plan::program::{Phase, When, Write};
-use colac_plan::recipe::{
-    BatchMode, Checkpoint, Data, Evaluation, LossNormalization, NonFinite, NonFinitePolicy,
-    Optimizer, Recipe, Schedule, ScheduleKind,
-};
-use colac_plan::{
-    DType, Op, Operation, Plan, Program, ProgramKind, Segment, Shape, Tensor, TensorId, TensorType,
-};
+use colac_plan::{DType, Op, Operation, Plan, Segment, Shape, Tensor, TensorId, TensorType};
+
+use crate::bare_plan::bare_plan;
 
 /// Tensors and operations of a plan with one program, `forward_backward`.
 #[derive(Default)]
@@ -93,88 +87,9 @@ impl PlanBuilder {
 
     /// The plan, with everything that an executor does not read left empty.
     pub(crate) fn build(self, outputs: &[TensorId]) -> Plan {
-        let none = TensorId(0);
-        let batch = || BatchInputs { tokens: none, labels: none };
-        let program = Program {
-            kind: ProgramKind::ForwardBackward,
-            inputs: Vec::new(),
-            outputs: outputs.to_vec(),
-            operations: self.operations,
-            arena_bytes: self.ends[Segment::Activations.index()],
-            arena_lower_bound: 0,
-        };
-        Plan {
-            name: "test".into(),
-            form: Form::FullRank,
-            vocab_size: 1,
-            tensors: self.tensors,
-            parameters: Vec::new(),
-            constants: Vec::new(),
-            segment_bytes: self.ends,
-            programs: vec![program],
-            roles: Roles {
-                train: batch(),
-                evaluate: batch(),
-                logits_tokens: none,
-                logits: none,
-                train_loss: none,
-                evaluate_loss: none,
-                loss_scale: none,
-                accumulate: none,
-                learning_rate: none,
-                gradient_norm: none,
-                gradient_finite: none,
-                parameters: none,
-                master: None,
-                gradients: none,
-                first_moment: none,
-                second_moment: none,
-                step: none,
-                dropout_draw: None,
-            },
-            scalars: Vec::new(),
-            scopes: Vec::new(),
-            linears: Vec::new(),
-            recompute: String::new(),
-            numerics: Hash::NONE,
-            recipe: recipe(),
-            origin: Origin {
-                spec: String::new(),
-                resolved_spec: String::new(),
-                architecture: String::new(),
-                checkpoint_config: String::new(),
-                compiler_version: String::new(),
-            },
-        }
-    }
-}
-
-fn recipe() -> Recipe {
-    Recipe {
-        sequence_length: 1,
-        micro_batch: 1,
-        global_batch: 1,
-        seed: 0,
-        loss_normalization: LossNormalization::GlobalToken,
-        schedule: Schedule {
-            kind: ScheduleKind::Constant,
-            learning_rate: 1e-3,
-            warmup_steps: 0,
-            steps: 1,
-            final_factor: 1.0,
-        },
-        optimizer: Optimizer {
-            beta1: 0.9,
-            beta2: 0.999,
-            epsilon: 1e-8,
-            weight_decay: 0.0,
-            decay_all: false,
-            clip_norm: 0.0,
-        },
-        evaluation: Evaluation { every: 0, tokens: 0, batch: 1, reference_batch: 1 },
-        checkpoint: Checkpoint { every: 0, keep: 0, keep_every: 0, keep_best: 0 },
-        data: Data { mode: BatchMode::Pack, ..Data::default() },
-        non_finite: NonFinite { policy: NonFinitePolicy::Halt, limit: 10 },
+        let mut plan = bare_plan(self.tensors, self.ends, self.operations);
+        plan.programs[0].outputs = outputs.to_vec();
+        plan
     }
 }
 
