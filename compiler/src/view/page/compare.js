@@ -1,0 +1,156 @@
+// Two pictures beside each other: opened, scrolled and chosen together, what differs marked.
+
+class Comparison {
+  constructor({ a, b, differences }) {
+    this.pictures = [a, b];
+    this.differences = differences ?? [];
+    const spans = this.differences.map((difference) => difference.path).filter(Boolean).map((path) => path.split(".").map((part) => turns(part) ?? part));
+    const differs = (stage, thing) => {
+      const box = thing.operands ? thing.home : thing;
+      return box.path !== "" && !thing.operands && spans.some((span) => meets(span, box.span));
+    };
+    this.graphs = this.pictures.map((picture, i) => new Graph(picture, {
+      selected: (thing) => this.choose(i, thing), stage: () => {}, toggled: (box, open) => this.toggled(i, box, open),
+    }, { differs, shallow: true }));
+    this.side = make("aside", { class: "inspector", "aria-label": "About the chosen box", tabindex: "-1" });
+    this.steps = make("div", { class: "steps" });
+    this.panes = this.graphs.map((graph, i) => make("section", { class: "pane", "aria-label": this.names()[i] }, make("div", { class: "pane-head" }, make("b", {}, this.names()[i]), chips(this.pictures[i])), graph.root));
+    this.link();
+    const memories = this.pictures.map((picture) => new Memory(picture));
+    this.totals = make("div", { class: "about" });
+    this.both = make("div", { class: "costs page" });
+    this.list = make("div", { class: "linears page" });
+    this.tabs = tabs([
+      ["graph", "Graphs", make("div", { class: "graph-view" }, this.steps, this.totals, make("div", { class: "split pair-of-graphs" }, this.panes, this.side)), () => this.draw()],
+      ["differences", "Differences", this.list, () => this.drawDifferences()],
+      ["memory", "Memory", make("div", { class: "both-memories" }, memories.map((memory, i) => make("section", {}, make("h2", {}, this.names()[i]), memory.root))), () => memories.forEach((memory) => memory.draw())],
+      ["costs", "Costs", this.both, () => this.drawCosts()],
+    ]);
+    this.root = make("div", { class: "app compare" },
+      make("header", { class: "top" }, make("div", { class: "name" }, make("h1", {}, ...this.heading())), this.tabs.list,
+        searchField(() => this.graphs[1].stage, (thing, note) => { this.tabs.open("graph"); this.graphs[1].goTo(thing, note); }), themeButton()),
+      make("main", {}, this.tabs.bodies));
+  }
+
+  // Two of one name are told apart by their form or place.
+  names() {
+    const [a, b] = this.pictures;
+    if (a.name !== b.name) return [a.name, b.name];
+    return a.form !== b.form ? [`${a.name}, ${formName(a)}`, `${b.name}, ${formName(b)}`] : [`${a.name}, first`, `${b.name}, second`];
+  }
+
+  heading() {
+    const [a, b] = this.names();
+    return [make("span", {}, a), make("i", {}, " → "), make("span", {}, b)];
+  }
+
+  begin() {
+    for (const graph of this.graphs) graph.selected = graph.stage.model;
+    this.tabs.open("graph");
+    for (const graph of this.graphs) graph.canvas.fitReadable();
+    this.inspectBoth();
+  }
+
+  stageNames() {
+    return this.graphs[0].stages.map((stage) => stage.name).filter((name) => this.graphs[1].stages.some((stage) => stage.name === name));
+  }
+
+  draw() {
+    const names = this.stageNames();
+    if (!this.steps.firstChild) this.steps.append(choice("stages", "Stage of compilation", names.map((name) => [name, name]), this.graphs[0].stage.name, (name) => {
+      for (const graph of this.graphs) graph.setStage(name);
+      this.draw();
+    }));
+    for (const graph of this.graphs) graph.draw();
+    const [a, b] = this.graphs.map((graph) => graph.stage.model.total);
+    const fact = (name, write, key) => a[key] || b[key] ? make("div", { class: "fact" }, make("dt", {}, name),
+      make("dd", {}, write(a[key]), " → ", write(b[key]), make("em", { class: b[key] < a[key] ? "less" : b[key] > a[key] ? "more" : "same" }, change(a[key], b[key])))) : null;
+    this.totals.replaceChildren(make("div", { class: "facts" }, make("dl", {}, fact("parameters", count, "parameters"), fact("forward", flops, "forward"), fact("backward", flops, "backward"),
+      fact("recompute", flops, "recompute"), fact("kept", bytes, "kept"), fact("moved", bytes, "bytes"))));
+    this.inspectBoth();
+  }
+
+  // The same box in the other picture follows.
+  toggled(i, box, open) {
+    const other = this.graphs[1 - i];
+    for (const there of other.stage.matching(box)) if (open) other.open.add(there.key); else other.open.delete(there.key);
+    other.draw();
+  }
+
+  choose(i, thing) {
+    const other = this.graphs[1 - i];
+    other.selected = thing.operands ? other.stage.nodes.find((node) => node.key === thing.key) ?? other.stage.matching(thing.home)[0] ?? null : other.stage.matching(thing)[0] ?? null;
+    other.draw();
+    this.inspectBoth();
+    this.side.classList.add("raised");
+  }
+
+  inspectBoth() {
+    const [a, b] = this.graphs;
+    const box = b.selected ?? a.selected;
+    const own = box ? this.differences.filter((difference) => (difference.path || "") === "" ? box.path === "" : meets(difference.path.split(".").map((part) => turns(part) ?? part), (box.operands ? box.home : box).span)) : [];
+    this.side.replaceChildren(
+      own.length ? make("section", { class: "own-differences" }, make("h3", {}, "Differs in"), this.differenceTable(own, false)) : make("p", { class: "hint" }, "The same in both."),
+      ...this.graphs.map((graph, i) => make("div", { class: "one-of-two" }, make("p", { class: "of" }, this.names()[i]), graph.selected ? inspect(graph, graph.selected, (thing) => graph.goTo(thing)) : make("p", { class: "hint" }, "It has no such box."))));
+  }
+
+  // What is scrolled in one is scrolled in the other, by share, because one may be longer.
+  link() {
+    const panes = this.graphs.map((graph) => graph.canvas.pane);
+    let leader = null;
+    panes.forEach((pane, i) => {
+      for (const kind of ["pointerenter", "focusin", "wheel", "touchstart"]) pane.addEventListener(kind, () => { leader = i; }, { passive: true });
+      pane.addEventListener("scroll", () => {
+        if (leader !== i) return;
+        const other = panes[1 - i];
+        const share = (at, size, view) => size > view ? at / (size - view) : 0;
+        other.scrollTop = share(pane.scrollTop, pane.scrollHeight, pane.clientHeight) * (other.scrollHeight - other.clientHeight);
+        other.scrollLeft = share(pane.scrollLeft, pane.scrollWidth, pane.clientWidth) * (other.scrollWidth - other.clientWidth);
+      }, { passive: true });
+    });
+  }
+
+  differenceTable(list, paths) {
+    const written = (value) => value === null || value === undefined ? "–" : typeof value === "number" ? exact(value) : String(value);
+    return make("table", { class: paths ? "table" : "small" },
+      make("thead", {}, make("tr", {}, [paths && "Where", "What", ...this.names()].filter(Boolean).map((text) => make("th", { scope: "col" }, text)))),
+      make("tbody", {}, list.map((difference) => make("tr", {}, paths ? make("th", { scope: "row" }, difference.path ? make("button", { type: "button", class: "lead-to", onclick: () => this.lead(difference.path) }, difference.path) : "the model") : null,
+        make("td", {}, difference.what), make("td", {}, written(difference.a)), make("td", {}, written(difference.b))))));
+  }
+
+  lead(path) {
+    const wanted = path.split(".").map((part) => turns(part) ?? part);
+    const where = this.graphs.map((graph) => graph.stage.boxes.find((box) => box.shown === box && meets(box.span, wanted)));
+    this.tabs.open("graph");
+    this.graphs.forEach((graph, i) => { if (where[i]) graph.goTo(where[i]); });
+  }
+
+  drawDifferences() {
+    this.list.replaceChildren(make("p", { class: "headline" }, make("b", {}, exact(this.differences.length)), this.differences.length === 1 ? " difference" : " differences"),
+      make("div", { class: "scroll" }, this.differenceTable(this.differences, true)));
+  }
+
+  // Both pictures' boxes, joined by what they stand for.
+  drawCosts() {
+    const [a, b] = this.graphs, rows = [];
+    const visit = (one, two, depth) => {
+      rows.push({ one, two, depth });
+      if (depth > 2) return;
+      const mine = one ? one.children : [], theirs = two ? [...two.children] : [];
+      for (const child of mine) {
+        const i = theirs.findIndex((other) => meets(child.span, other.span));
+        visit(child, i < 0 ? null : theirs.splice(i, 1)[0], depth + 1);
+      }
+      for (const child of theirs) visit(null, child, depth + 1);
+    };
+    visit(a.stage.model, b.stage.model, 0);
+    const sides = [["Parameters", count, (box) => box.total.parameters], ["FLOPs", flops, total], ["Bytes moved", bytes, (box) => box.total.bytes], ["Kept", bytes, (box) => box.total.kept]];
+    const cells = (write, of, one, two) => {
+      const [x, y] = [one ? of(one) : 0, two ? of(two) : 0];
+      return [x, y].map((value) => make("td", { class: "number", title: exact(value) }, value ? write(value) : "")).concat(make("td", { class: `number ${y < x ? "less" : y > x ? "more" : ""}` }, x === y ? "" : !x ? "new" : !y ? "gone" : change(x, y)));
+    };
+    this.both.replaceChildren(make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Costs of both" }, make("table", { class: "table" },
+      make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "Box"), sides.flatMap(([title]) => [make("th", { scope: "col", class: "number" }, title), make("th", { scope: "col", class: "number" }, "second"), make("th", { scope: "col", class: "number" }, "Δ")]))),
+      make("tbody", {}, rows.map(({ one, two, depth }) => make("tr", { class: (one ?? two).kind }, make("th", { scope: "row", style: { "--depth": depth } }, make("i", { class: "no-mark" }), (two ?? one).label || boxTitle(two ?? one)), sides.flatMap(([, write, of]) => cells(write, of, one, two))))))));
+  }
+}

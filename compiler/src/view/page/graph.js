@@ -1,0 +1,186 @@
+// The first tab: which stage is shown, what of it is open, chosen and coloured. Joins model, scene and canvas.
+
+class Graph {
+  // `on`: {selected(thing), stage(name), toggled(box, open)}, each called after a user's action.
+  constructor(picture, on, options = {}) {
+    this.picture = picture;
+    this.on = on;
+    this.stages = picture.stages.map((raw) => new Stage(picture, raw));
+    // The rewrite is what people come to see.
+    this.stage = this.stages.find((stage) => stage.name === "cola") ?? this.stages[0];
+    this.hidden = new Set();
+    this.colour = "kind";
+    this.reshapes = false;
+    this.selected = null;
+    this.note = "";
+    this.differs = options.differs ?? null;
+    this.program = this.firstProgram();
+    this.open = new Set();
+    this.openAtFirst(options.shallow ?? window.innerWidth < 700);
+    this.canvas = new Canvas({ toggle: (box, phase) => this.toggle(box, phase), select: (thing) => this.select(thing) });
+    this.root = make("div", { class: "graph colour-kind" }, this.canvas.pane);
+    this.observer = new ResizeObserver(() => { if (this.canvas.scene && this.canvas.pane.clientWidth) this.canvas.size(); });
+    this.observer.observe(this.canvas.pane);
+  }
+
+  firstProgram() {
+    const { programs } = this.stage;
+    return programs.length > 1 ? programs.find((name) => name.includes("backward")) ?? programs[0] : null;
+  }
+
+  // The model, and the repeat that holds the most of it, as far as attention and MLP.
+  openAtFirst(shallow) {
+    this.open.add(this.stage.model.key);
+    const repeats = this.stage.model.children.filter((box) => box.kind === "fold" || box.kind === "turn");
+    const most = repeats.reduce((best, box) => !best || box.times > best.times ? box : best, null);
+    if (!most) return;
+    this.open.add(most.key);
+    if (!shallow) for (const box of most.children) if (box.kind === "module" && box.children.length > 1) this.open.add(box.key);
+  }
+
+  draw() {
+    const phases = phasesOf(this.stage, this.program).filter((phase) => !this.hidden.has(phase.name));
+    const drawn = scene(this.stage, { open: this.open, phases: new Set(phases.map((phase) => phase.name)), program: this.program, reshapes: this.reshapes });
+    this.canvas.show(this.stage, drawn, { selected: this.selected, differs: this.differs && ((thing) => this.differs(this.stage, thing)) });
+  }
+
+  // Switches the stage and keeps what is open and chosen, as far as the new stage has it.
+  setStage(name) {
+    const before = this.stage, next = this.stages.find((stage) => stage.name === name);
+    if (!next || next === before) return;
+    const open = new Set([next.model.key]);
+    for (const box of before.boxes) {
+      if (!this.open.has(box.key)) continue;
+      // Of several boxes in the place of one the one that speaks for most turns is opened, not all of them.
+      const there = next.matching(box);
+      if (there.length) open.add(there.reduce((best, other) => other.times > best.times ? other : best).key);
+    }
+    this.stage = next;
+    this.open = open;
+    this.program = this.firstProgram();
+    if (this.selected) {
+      const { selected } = this;
+      this.selected = selected.operands
+        ? next.nodes.find((node) => node.key === selected.key) ?? next.matching(selected.home)[0] ?? null
+        : next.matching(selected)[0] ?? null;
+    }
+    this.canvas.glide();
+    this.draw();
+    this.settleZoom();
+    this.on.stage(name);
+  }
+
+  // Columns beside each other are looked at from further away than one.
+  settleZoom() {
+    const columns = this.canvas.scene.columns.length;
+    if (columns === this.columns || !this.canvas.pane.clientWidth) return;
+    if (this.columns !== undefined) this.canvas.fitReadable(columns > 1 ? 0.6 : 0.72);
+    this.columns = columns;
+  }
+
+  // Opens a closed box and closes an open one; either way it is what the inspector tells about.
+  toggle(box, phase) {
+    const now = !this.open.has(box.key);
+    if (now) this.open.add(box.key); else this.open.delete(box.key);
+    this.selected = box;
+    this.note = "";
+    const before = this.canvas.cardOf(box, phase);
+    this.redrawAround(before);
+    this.on.toggled(box, now);
+    this.on.selected(box);
+  }
+
+  // Draws again with the card that was clicked under the pointer where it was.
+  redrawAround(card) {
+    const { pane } = this.canvas, z = this.canvas.zoom;
+    const place = (of) => [this.canvas.left + of.x * z + (of.open ? of.w * z / 2 : of.w * z / 2), this.canvas.top + of.y * z];
+    const [x0, y0] = card ? place(card) : [0, 0];
+    this.draw();
+    const again = card && this.canvas.scene.cards.find((other) => other.key === card.key);
+    if (again) {
+      const [x1, y1] = place(again);
+      pane.scrollLeft += x1 - x0;
+      pane.scrollTop += y1 - y0;
+    }
+    if (card) this.canvas.focus(card.key);
+  }
+
+  select(thing, note = "") {
+    this.selected = thing;
+    this.note = note;
+    this.draw();
+    this.on.selected(thing);
+  }
+
+  // Shows a box or node wherever it is: opens all around it, brings it into view.
+  goTo(thing, note = "") {
+    for (const box of this.stage.around(thing)) this.open.add(box.key);
+    if (thing.phase) this.hidden.delete(thing.phase);
+    this.select(thing, note);
+    const card = this.canvas.cardOf(thing) ?? this.canvas.cardOf(thing, undefined);
+    if (!card) return;
+    this.canvas.reveal(card, true);
+    this.canvas.focus(card.key);
+  }
+
+  openAll(all) {
+    this.open = new Set(all ? this.stage.boxes.filter((box) => box.shown === box).map((box) => box.key) : [this.stage.model.key]);
+    this.draw();
+  }
+
+  setColour(colour) {
+    this.colour = colour;
+    this.root.className = `graph colour-${colour}`;
+  }
+}
+
+const KINDS = {
+  product: "product", attention: "attention", norm: "norm", pointwise: "pointwise", embedding: "embedding", loss: "loss",
+  memory: "memory", optimizer: "optimizer", input: "input", view: "reshape",
+};
+
+// The stages as steps, with what each changed.
+function stageSteps(graph, choose) {
+  const { stages } = graph;
+  const steps = choice("stages", "Stage of compilation", stages.map((stage) => [stage.name, stage.name, stage.title]), graph.stage.name, choose);
+  return steps;
+}
+
+// What the stage is, and its figures with the change from the stage before.
+function stageFacts(graph) {
+  const { stages, stage } = graph;
+  const at = stages.indexOf(stage), now = stage.model.total, before = at > 0 ? stages[at - 1].model.total : null;
+  const fact = (name, value, key) => {
+    const moved = before && before[key] && before[key] !== now[key] ? change(before[key], now[key]) : "";
+    return now[key] ? make("div", { class: "fact", title: `${exact(now[key])}${before ? `; one stage earlier ${exact(before[key] ?? 0)}` : ""}` },
+      make("dt", {}, name), make("dd", {}, value(now[key]), moved && make("em", { class: moved.startsWith("−") ? "less" : "more" }, moved))) : null;
+  };
+  return make("div", { class: "facts" }, make("p", { class: "stage-title" }, stage.title), make("dl", {},
+    fact("parameters", count, "parameters"), fact("forward", flops, "forward"), fact("backward", flops, "backward"),
+    fact("recompute", flops, "recompute"), fact("kept", bytes, "kept"), fact("moved", bytes, "bytes"), fact("operations", exact, "operations")));
+}
+
+// Everything that changes how the graph looks.
+function toolbar(graph, redraw) {
+  const phases = phasesOf(graph.stage, graph.program);
+  const kinds = Object.keys(KINDS).filter((kind) => graph.stage.nodes.some((node) => node.kind === kind && (kind !== "view" || graph.reshapes)));
+  const button = (label, text, act) => make("button", { type: "button", class: "tool", "aria-label": label, title: label, onclick: act }, text);
+  const press = (label, on, act, className = "") => make("button", { type: "button", class: `toggle ${className}`, "aria-pressed": String(on), onclick: act }, label);
+  return make("div", { class: "toolbar" },
+    graph.stage.programs.length > 1 && choice("program", "Program", graph.stage.programs.map((name) => [name, name.replaceAll("_", " ")]), graph.program,
+      (name) => { graph.program = name; redraw(); }),
+    phases.length > 1 && make("div", { class: "group", role: "group", "aria-label": "Phases" }, phases.map((phase) => press(phase.name, !graph.hidden.has(phase.name), () => {
+      if (graph.hidden.has(phase.name)) graph.hidden.delete(phase.name); else graph.hidden.add(phase.name);
+      redraw();
+    }, phase.name))),
+    make("div", { class: "group labelled" }, make("span", {}, "colour"), choice("colour", "Colour by", [["kind", "kind"], ["cost", "cost"]], graph.colour, (colour) => { graph.setColour(colour); redraw(); })),
+    press("reshapes", graph.reshapes, () => { graph.reshapes = !graph.reshapes; redraw(); }),
+    make("div", { class: "group" }, button("Open every box", "open all", () => { graph.openAll(true); redraw(); }), button("Close every box", "close all", () => { graph.openAll(false); redraw(); })),
+    make("div", { class: "group zoom" }, button("Zoom out", "−", () => graph.canvas.setZoom(graph.canvas.zoom / 1.25)),
+      button("Fit the width", "fit", () => graph.canvas.fit()), button("Zoom in", "+", () => graph.canvas.setZoom(graph.canvas.zoom * 1.25))),
+    make("div", { class: "legend", "aria-hidden": "true" }, graph.colour === "kind"
+      ? [kinds.map((kind) => make("span", { class: `kind-${kind}` }, KINDS[kind])),
+        graph.stage.values.some((value) => value.kept) && make("span", { class: "key" }, make("i", { class: "kept" }), "kept for backward"),
+        graph.stage.nodes.some((node) => node.phase === "recompute") && make("span", { class: "key" }, make("i", { class: "again" }, "↻"), "made again")]
+      : make("span", { class: "ramp" }, "fewer FLOPs", make("i"), "more")));
+}
