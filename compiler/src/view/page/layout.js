@@ -138,7 +138,7 @@ function placeAcross(layers, graph) {
       for (const { cell: other, value } of cell[side]) {
         const [mine, theirs] = side === "up" ? ["inX", "outX"] : ["outX", "inX"];
         // Long edges are straight above all, then what hangs directly on each other; a bend belongs where a long edge begins.
-        const weight = cell.way && other.way ? 6 : cell.long || other.long ? 0.2 : cell.way || other.way ? 5 : 10;
+        const weight = cell.way && other.way ? 6 : cell.long || other.long ? 0.01 : cell.way || other.way ? 5 : 10;
         sum += weight * (other.x + graph.attach(other, value, theirs) - graph.attach(cell, value, mine));
         weights += weight;
       }

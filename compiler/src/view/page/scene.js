@@ -200,7 +200,7 @@ function nodeSize(stage, node, alone) {
 }
 
 function closedSize(stage, box, phase) {
-  if (waistOf(stage, box) && phase === "forward") return { w: 214, h: 122, glyph: true };
+  if (waistOf(stage, box) && phase === "forward") return { w: 222, h: 122, glyph: true };
   const width = Math.max(measureText(boxTitleShort(box), FONTS.label) + 40, measureText(boxNote(stage, box, phase), FONTS.small) + 38, 140);
   return { w: Math.min(280, Math.ceil(width)), h: 48 };
 }
