@@ -78,7 +78,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         dump: dump.map(|pass| Dump { pass, options: PrintOptions { turns } }),
     };
     let mut sources = Sources::default();
-    let Compiled { plan, warnings, dump } = match compile(request, &mut sources) {
+    let Compiled { plan, warnings, dump, .. } = match compile(request, &mut sources) {
         Ok(compiled) => compiled,
         Err(diagnostics) => return Err(Failure::Texts(diagnostics, sources)),
     };

@@ -2,6 +2,8 @@
 //!
 //! Owns the order of the stages and the printing of graphs between them. Must not contain a rule of its own.
 
+use std::collections::BTreeMap;
+
 use colac_plan::hash::{self, Hash};
 use colac_plan::plan::{Decision, Form, LinearReport, Origin};
 use colac_plan::program::ProgramKind;
@@ -75,6 +77,8 @@ pub struct Compiled {
     pub warnings: Diagnostics,
     /// The graph asked for by [`Request::dump`].
     pub dump: Option<String>,
+    /// By pass, the training graph after it, where [`recompile_keeping_graphs`] asks for them.
+    pub graphs: BTreeMap<&'static str, Graph>,
 }
 
 /// Compiles a spec.
@@ -83,7 +87,7 @@ pub struct Compiled {
 /// Everything that is wrong with the spec and its architecture, as far as it can be seen at once. Texts are registered
 /// in `sources`, so that the diagnostics can be rendered.
 pub fn compile(request: Request, sources: &mut Sources) -> Result<Compiled, Diagnostics> {
-    compile_with(request, None, sources)
+    compile_with(request, None, Keep::Nothing, sources)
 }
 
 /// Compiles the spec that a plan carries once more, with other settings: what would the plan be if they were so? Takes the
@@ -96,19 +100,44 @@ pub fn recompile(
     settings: Vec<String>,
     sources: &mut Sources,
 ) -> Result<Compiled, Diagnostics> {
+    let (request, architecture) = (again(plan, settings), Some(&*plan.origin.architecture));
+    compile_with(request, architecture, Keep::Nothing, sources)
+}
+
+/// Compiles the spec that a plan carries once more and keeps the graph after every pass.
+///
+/// # Errors
+/// As [`compile`].
+pub fn recompile_keeping_graphs(
+    plan: &Plan,
+    sources: &mut Sources,
+) -> Result<Compiled, Diagnostics> {
+    let (request, architecture) = (again(plan, Vec::new()), Some(&*plan.origin.architecture));
+    compile_with(request, architecture, Keep::Graphs, sources)
+}
+
+/// The request for the spec that a plan carries.
+fn again(plan: &Plan, settings: Vec<String>) -> Request {
     let (name, text) = ("the plan's spec".to_owned(), plan.origin.resolved_spec.clone());
     let input = SpecInput::Text { name, text };
-    let request = Request { input, settings, full_rank: false, dump: None };
-    compile_with(request, Some(&plan.origin.architecture), sources)
+    Request { input, settings, full_rank: false, dump: None }
+}
+
+/// What is kept of the graphs on the way to a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keep {
+    Nothing,
+    Graphs,
 }
 
 /// [`compile`]; `architecture` is the text of the architecture where it is not to be looked for by its name.
 fn compile_with(
     request: Request,
     architecture: Option<&str>,
+    keep: Keep,
     sources: &mut Sources,
 ) -> Result<Compiled, Diagnostics> {
-    let mut dumper = Dumper::new(request.dump.clone())?;
+    let mut dumper = Dumper::new(request.dump.clone(), keep)?;
     let again = (request.clone(), architecture);
     let Front { spec, architecture, config, mut graph, linears, mut diagnostics } = front(
         request.input,
@@ -119,7 +148,7 @@ fn compile_with(
         sources,
     )?;
     if spec.recompute.budget.is_some_and(|budget| budget.choose_micro_batch) {
-        return with_chosen_micro_batch(&again.0, again.1, &spec.recipe, sources);
+        return with_chosen_micro_batch(&again.0, again.1, keep, &spec.recipe, sources);
     }
     let bypassed = spec.cola.as_ref().is_some_and(|c| !c.bypass.is_empty());
     dumper.after("cola", &graph)?;
@@ -192,7 +221,7 @@ fn compile_with(
     dumper.after_schedule(&training);
     let programs = [training, evaluate, logits];
     let plan = emit::run(&programs, details).map_err(|error| bug(error.to_string()))?;
-    Ok(Compiled { plan, warnings: diagnostics, dump: dumper.text })
+    Ok(Compiled { plan, warnings: diagnostics, dump: dumper.text, graphs: dumper.graphs })
 }
 
 /// Sizes of micro-batches that are compared, from the largest that fits.
@@ -203,6 +232,7 @@ const MICRO_BATCHES_COMPARED: usize = 4;
 fn with_chosen_micro_batch(
     request: &Request,
     architecture: Option<&str>,
+    keep: Keep,
     recipe: &Recipe,
     sources: &mut Sources,
 ) -> Result<Compiled, Diagnostics> {
@@ -218,7 +248,7 @@ fn with_chosen_micro_batch(
             format!("evaluation.batch={}", recipe.evaluation.batch),
             format!("evaluation.reference_batch={}", recipe.evaluation.reference_batch),
         ]);
-        match compile_with(request, architecture, sources) {
+        match compile_with(request, architecture, keep, sources) {
             Ok(compiled) => {
                 let price = recompute::auto::price_of_update(&compiled.plan);
                 if best.as_ref().is_none_or(|(least, _)| price < *least) {
@@ -300,7 +330,7 @@ pub fn resolve(
     full_rank: bool,
     sources: &mut Sources,
 ) -> Result<(Resolution, Diagnostics), Diagnostics> {
-    let mut dumper = Dumper::new(None)?;
+    let mut dumper = Dumper::new(None, Keep::Nothing)?;
     let front = front(input, settings, full_rank, None, &mut dumper, sources)?;
     let mut resolution = front.spec.resolution;
     for (name, value) in front.config.iter() {
@@ -436,14 +466,16 @@ fn bug(reason: String) -> Diagnostic {
         .help("please report it together with the spec")
 }
 
-/// Verifies after every stage and prints the one asked for.
+/// Verifies after every stage, prints the one asked for, and keeps the graphs.
 struct Dumper {
     wanted: Option<Dump>,
     text: Option<String>,
+    keep: Keep,
+    graphs: BTreeMap<&'static str, Graph>,
 }
 
 impl Dumper {
-    fn new(wanted: Option<Dump>) -> Result<Dumper, Diagnostic> {
+    fn new(wanted: Option<Dump>, keep: Keep) -> Result<Dumper, Diagnostic> {
         if let Some(dump) = &wanted
             && !PASSES.iter().any(|p| p.name == dump.pass)
         {
@@ -453,14 +485,18 @@ impl Dumper {
             let message = format!("there is no pass `{}`", dump.pass);
             return Err(Diagnostic::error(UNKNOWN_PASS, message).help(help));
         }
-        Ok(Dumper { wanted, text: None })
+        Ok(Dumper { wanted, text: None, keep, graphs: BTreeMap::new() })
     }
 
     fn wants(&self, pass: &str) -> Option<PrintOptions> {
         self.wanted.as_ref().filter(|dump| dump.pass == pass).map(|dump| dump.options)
     }
 
-    fn after(&mut self, pass: &str, graph: &Graph) -> Result<(), Diagnostic> {
+    fn after(&mut self, pass: &'static str, graph: &Graph) -> Result<(), Diagnostic> {
+        // The training graph comes last after a pass that runs for every program.
+        if self.keep == Keep::Graphs {
+            self.graphs.insert(pass, graph.clone());
+        }
         if let Some(options) = self.wants(pass) {
             self.text = Some(graph.print(options));
         }
@@ -491,7 +527,7 @@ pub(crate) fn training_graph(architecture: &str, settings: &[&str]) -> Graph {
     spec.push_str("[optimizer]\nlearning_rate = 0.1\n");
     let input = SpecInput::Text { name: "test".into(), text: spec };
     let mut sources = Sources::default();
-    let mut dumper = Dumper::new(None).expect("nothing is dumped");
+    let mut dumper = Dumper::new(None, Keep::Nothing).expect("nothing is dumped");
     let front = front(input, &[], false, Some(architecture), &mut dumper, &mut sources);
     let mut graph = front.expect("the test's architecture is right").graph;
     passes::simplify::run(&mut graph);

@@ -12,6 +12,7 @@ pub mod graph;
 pub mod language;
 pub mod lower;
 pub mod passes;
+pub mod pictures;
 pub mod policies;
 pub mod spec;
 mod toml_tree;

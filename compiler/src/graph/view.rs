@@ -39,7 +39,7 @@ impl View {
     }
 
     /// Attributes for a printed line that the types do not show.
-    pub(super) fn attributes(&self) -> String {
+    pub fn attributes(&self) -> String {
         match self {
             View::Columns { start, .. } => format!("start={start}"),
             View::SplitHeads { .. } | View::MergeHeads | View::Join => String::new(),

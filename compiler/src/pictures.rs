@@ -1,0 +1,102 @@
+//! The picture of a plan at the stages of its compilation.
+//!
+//! Owns how graphs and places in the spec reach a picture: the spec that a plan carries is compiled once more, and the
+//! graphs on the way are kept. Must not know what is drawn of them.
+
+use std::collections::BTreeMap;
+
+use colac_plan::Plan;
+
+use crate::compile::recompile_keeping_graphs;
+use crate::diagnostics::{Diagnostics, Sources, Span};
+use crate::graph::Graph;
+use crate::spec::{Cola, Spec, SpecInput};
+use crate::view::picture::{Lines, Picture, Source, StageName};
+
+/// A plan with the graphs of its stages and the places of its decisions.
+pub struct Stages {
+    plan: Plan,
+    graphs: BTreeMap<&'static str, Graph>,
+    sources: Sources,
+    decisions: BTreeMap<String, u32>,
+}
+
+impl Stages {
+    /// Compiles the spec of a plan once more.
+    ///
+    /// # Errors
+    /// What this compiler finds wrong with the spec, which can only happen where the plan is of another version.
+    pub fn new(plan: &Plan) -> Result<Stages, (Diagnostics, Sources)> {
+        let mut sources = Sources::default();
+        let graphs = match recompile_keeping_graphs(plan, &mut sources) {
+            Ok(compiled) => compiled.graphs,
+            Err(diagnostics) => return Err((diagnostics, sources)),
+        };
+        let input = SpecInput::Text {
+            name: "the plan's spec".to_owned(),
+            text: plan.origin.resolved_spec.clone(),
+        };
+        let spec = Spec::load(input, &[], false, &mut sources);
+        let cola = spec.ok().and_then(|(spec, _)| spec.cola);
+        let decisions = cola.map_or_else(BTreeMap::new, |cola| decisions(plan, &cola, &sources));
+        Ok(Stages { plan: plan.clone(), graphs, sources, decisions })
+    }
+
+    /// The graph at a stage; none for the plan.
+    pub fn graph(&self, stage: StageName) -> Option<&Graph> {
+        self.graphs.get(stage.pass()?)
+    }
+
+    /// The picture at these stages.
+    pub fn picture(&self, stages: &[StageName]) -> Picture {
+        let source = |&stage: &StageName| (stage, self.source(stage));
+        let sources: Vec<(StageName, Source<'_>)> = stages.iter().map(source).collect();
+        self.with_lines(|lines| Picture::new(&self.plan, &sources, lines))
+    }
+
+    /// One stage with nothing folded: every node and value exactly once.
+    pub fn unfolded(&self, stage: StageName) -> crate::view::picture::model::Stage {
+        let source = self.source(stage);
+        self.with_lines(|lines| crate::view::picture::unfolded(stage, &source, &self.plan, lines))
+    }
+
+    fn source(&self, stage: StageName) -> Source<'_> {
+        self.graph(stage).map_or(Source::Plan, Source::Graph)
+    }
+
+    fn with_lines<T>(&self, draw: impl FnOnce(&Lines<'_>) -> T) -> T {
+        let architecture = |span: Span| {
+            let source = self.sources.get(span.source);
+            let is_architecture = *source.text == *self.plan.origin.architecture;
+            is_architecture.then(|| line(&self.sources, span))
+        };
+        draw(&Lines { architecture: &architecture, decisions: &self.decisions })
+    }
+}
+
+/// The line that a place begins in, counted from 1.
+fn line(sources: &Sources, span: Span) -> u32 {
+    let before = &sources.get(span.source).text.as_bytes()[..span.start as usize];
+    before.iter().filter(|&&byte| byte == b'\n').count() as u32 + 1
+}
+
+/// For every linear that `[cola]` speaks of, the line of the resolved spec that decides: of the last override that names
+/// it, or the rank of all.
+fn decisions(plan: &Plan, cola: &Cola, sources: &Sources) -> BTreeMap<String, u32> {
+    let mut lines = BTreeMap::new();
+    for linear in &plan.linears {
+        let matches = |selectors: &[crate::language::selector::Selector]| {
+            selectors.iter().any(|selector| selector.matches(&linear.path))
+        };
+        if !matches(&cola.targets) {
+            continue;
+        }
+        let named = cola.overrides.iter().rev().find(|one| matches(&one.targets));
+        let place = named.map_or(cola.rank.span, |one| match &one.rank {
+            Some(rank) => rank.span,
+            None => one.span,
+        });
+        lines.insert(linear.path.clone(), line(sources, place));
+    }
+    lines
+}
