@@ -14,6 +14,7 @@ mod eval;
 mod explain;
 mod fit;
 mod generate;
+mod graph;
 mod inspect;
 mod man;
 mod manual;
@@ -51,6 +52,7 @@ enum Command {
     Spec(spec::Arguments),
     Inspect(inspect::Arguments),
     Diff(diff::Arguments),
+    Graph(graph::Arguments),
     Fit(fit::Arguments),
     Plot(plot::Arguments),
     Explain(explain::Arguments),
@@ -85,6 +87,7 @@ fn main() -> ExitCode {
         Command::Spec(arguments) => spec::run(&arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Diff(arguments) => diff::run(arguments),
+        Command::Graph(arguments) => graph::run(&arguments),
         Command::Fit(arguments) => fit::run(arguments),
         Command::Plot(arguments) => plot::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),

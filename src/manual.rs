@@ -14,7 +14,7 @@ use crate::shared::failure::EXIT_CODES;
 /// The headings of the list of commands, and what stands under each; every command is under exactly one.
 const GROUPS: &[(&str, &[&str])] = &[
     ("Build", &["compile", "spec"]),
-    ("Look", &["inspect", "diff", "fit", "plot", "explain"]),
+    ("Look", &["inspect", "graph", "diff", "fit", "plot", "explain"]),
     ("Train", &["train", "race", "eval", "generate"]),
     ("Data", &["data"]),
     ("Machine", &["doctor", "calibrate", "bench", "completions", "man", "help"]),
@@ -80,6 +80,7 @@ Examples:
   colac generate runs/llama-nano-1 --prompt 'She was'
   colac compile llama-350m                     write plan.bin and say what it costs
   colac inspect llama-350m --full-rank         what the dense model would cost
+  colac graph llama-60m --open                 see it in the browser
   colac fit llama-1b --device h200             what fits, and how fast it would be
   colac calibrate                              measure this machine, for such predictions
   colac compile llama-nano --set cola.rank=16 --set cola.activation=gelu -o small.bin

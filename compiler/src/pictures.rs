@@ -10,8 +10,9 @@ use colac_plan::Plan;
 use crate::compile::recompile_keeping_graphs;
 use crate::diagnostics::{Diagnostics, Sources, Span};
 use crate::graph::Graph;
+use crate::language::selector::Selector;
 use crate::spec::{Cola, Spec, SpecInput};
-use crate::view::picture::{Lines, Picture, Source, StageName};
+use crate::view::picture::{Lines, NoTurn, Picture, Source, StageName, model, unfolded};
 
 /// A plan with the graphs of its stages and the places of its decisions.
 pub struct Stages {
@@ -47,17 +48,20 @@ impl Stages {
         self.graphs.get(stage.pass()?)
     }
 
-    /// The picture at these stages.
-    pub fn picture(&self, stages: &[StageName]) -> Picture {
+    /// The picture at these stages; `layer` leaves only one turn of every outermost repeat.
+    ///
+    /// # Errors
+    /// Where no repeat has that turn.
+    pub fn picture(&self, stages: &[StageName], layer: Option<u64>) -> Result<Picture, NoTurn> {
         let source = |&stage: &StageName| (stage, self.source(stage));
         let sources: Vec<(StageName, Source<'_>)> = stages.iter().map(source).collect();
-        self.with_lines(|lines| Picture::new(&self.plan, &sources, lines))
+        self.with_lines(|lines| Picture::new(&self.plan, &sources, layer, lines))
     }
 
     /// One stage with nothing folded: every node and value exactly once.
-    pub fn unfolded(&self, stage: StageName) -> crate::view::picture::model::Stage {
+    pub fn unfolded(&self, stage: StageName) -> model::Stage {
         let source = self.source(stage);
-        self.with_lines(|lines| crate::view::picture::unfolded(stage, &source, &self.plan, lines))
+        self.with_lines(|lines| unfolded(stage, &source, &self.plan, lines))
     }
 
     fn source(&self, stage: StageName) -> Source<'_> {
@@ -85,7 +89,7 @@ fn line(sources: &Sources, span: Span) -> u32 {
 fn decisions(plan: &Plan, cola: &Cola, sources: &Sources) -> BTreeMap<String, u32> {
     let mut lines = BTreeMap::new();
     for linear in &plan.linears {
-        let matches = |selectors: &[crate::language::selector::Selector]| {
+        let matches = |selectors: &[Selector]| {
             selectors.iter().any(|selector| selector.matches(&linear.path))
         };
         if !matches(&cola.targets) {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use colac_plan::file as plan_file;
 use colac_runtime::plot::log::RunLog;
-use colac_runtime::plot::{Options, Run, SIGNATURE, page, svg};
+use colac_runtime::plot::{Options, Run, page, svg};
 use colac_runtime::race::length::Step;
 use colac_runtime::train::metrics::METRICS_FILE;
 
@@ -113,6 +113,9 @@ impl Format {
     }
 }
 
+/// What every picture that a command writes says near its beginning: by `colac plot`, by `colac graph`.
+const SIGNATURE: &str = "<!-- drawn by colac ";
+
 /// Refuses to replace anything but an earlier picture.
 pub(crate) fn refuse_other_files(path: &Path) -> Result<(), Failure> {
     if path.is_dir() {
@@ -127,7 +130,7 @@ pub(crate) fn refuse_other_files(path: &Path) -> Result<(), Failure> {
             "{} exists and was not drawn by colac; it is not replaced",
             path.display()
         ))
-        .or_help(|| "give another --out, or delete the file".to_owned())),
+        .or_help(|| "name another file, or delete this one".to_owned())),
     }
 }
 

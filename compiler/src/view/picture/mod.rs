@@ -13,6 +13,7 @@ mod draft;
 mod fold;
 mod from_graph;
 mod from_plan;
+mod layer;
 mod memory;
 pub mod model;
 mod totals;
@@ -139,13 +140,44 @@ fn decision(decisions: &BTreeMap<String, u32>, path: &str) -> Option<u32> {
     }
 }
 
+/// There is no turn of the number that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoTurn {
+    /// Nothing in the model repeats.
+    #[error("nothing repeats in this model, so it has no layer {0}")]
+    NothingRepeats(u64),
+    /// Repeats have fewer turns.
+    #[error("there is no layer {number}: the layers are 0 to {last}")]
+    Beyond {
+        /// The number asked for.
+        number: u64,
+        /// The number of the last turn there is.
+        last: u64,
+    },
+}
+
 impl Picture {
-    /// The picture of a plan at some stages, identical turns folded.
-    pub fn new(plan: &Plan, stages: &[(StageName, Source<'_>)], lines: &Lines<'_>) -> Picture {
-        let drawn =
-            stages.iter().map(|(name, source)| fold::fold(unfolded(*name, source, plan, lines)));
+    /// The picture of a plan at some stages, identical turns folded; `layer` leaves only one turn of every outermost
+    /// repeat.
+    ///
+    /// # Errors
+    /// Where no repeat has that turn.
+    pub fn new(
+        plan: &Plan,
+        stages: &[(StageName, Source<'_>)],
+        layer: Option<u64>,
+        lines: &Lines<'_>,
+    ) -> Result<Picture, NoTurn> {
+        let mut drawn = Vec::with_capacity(stages.len());
+        for (name, source) in stages {
+            let mut stage = unfolded(*name, source, plan, lines);
+            if let Some(number) = layer {
+                stage = layer::only(&stage, number).ok_or_else(|| no_turn(&stage, number))?;
+            }
+            drawn.push(fold::fold(stage));
+        }
         let has_plan = stages.iter().any(|(name, _)| *name == StageName::Plan);
-        Picture {
+        Ok(Picture {
             name: plan.name.clone(),
             form: plan.form.name(),
             compiler: plan.origin.compiler_version.clone(),
@@ -161,10 +193,18 @@ impl Picture {
                 name: "architecture".to_owned(),
                 text: plan.origin.architecture.clone(),
             },
-            stages: drawn.collect(),
+            stages: drawn,
             linears: linears(plan),
             memory: has_plan.then(|| memory::memory(plan)),
-        }
+        })
+    }
+}
+
+fn no_turn(stage: &Stage, number: u64) -> NoTurn {
+    let outermost = stage.boxes.iter().filter(|one| one.parent == Some(0));
+    match outermost.filter_map(|one| one.last).max() {
+        Some(last) => NoTurn::Beyond { number, last },
+        None => NoTurn::NothingRepeats(number),
     }
 }
 

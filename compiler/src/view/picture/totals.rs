@@ -3,7 +3,7 @@
 //! Owns what counts: what a box holds itself and what the boxes in it hold. Must not know folding: totals are made
 //! before, and a fold adds those of its turns.
 
-use std::ops::AddAssign;
+use std::ops::{AddAssign, Mul};
 
 use colac_plan::ProgramKind;
 
@@ -12,11 +12,8 @@ use super::model::{Node, NodeKind, Stage, Total};
 /// Fills the totals of a stage in which nothing is folded.
 pub(super) fn fill(stage: &mut Stage) {
     let mut totals = vec![Total::default(); stage.boxes.len()];
-    for node in &stage.nodes {
-        totals[node.parent] += of(node);
-    }
-    for value in stage.values.iter().filter(|value| value.kept) {
-        totals[stage.nodes[value.node].parent].kept += value.bytes;
+    for (index, node) in stage.nodes.iter().enumerate() {
+        totals[node.parent] += stage.total_of(index);
     }
     // A box comes after the one around it.
     for index in (1..stage.boxes.len()).rev() {
@@ -28,8 +25,18 @@ pub(super) fn fill(stage: &mut Stage) {
     }
 }
 
-/// What a node adds. Evaluation is no training, and its programs repeat the forward pass.
-fn of(node: &Node) -> Total {
+impl Stage {
+    /// What one instance of a node adds to the boxes that it stands in.
+    pub fn total_of(&self, index: usize) -> Total {
+        let node = &self.nodes[index];
+        let own = |value: &&usize| self.values[**value].node == index && self.values[**value].kept;
+        let kept = node.results.iter().filter(own).map(|&value| self.values[value].bytes).sum();
+        Total { kept, ..work(node) }
+    }
+}
+
+/// What a node adds beside what it keeps. Evaluation is no training, and its programs repeat the forward pass.
+fn work(node: &Node) -> Total {
     let evaluates = [ProgramKind::Evaluate, ProgramKind::Logits].map(ProgramKind::name);
     let mut total = Total { parameters: node.parameters, ..Total::default() };
     if node.program.is_some_and(|program| evaluates.contains(&program)) {
@@ -49,6 +56,23 @@ fn of(node: &Node) -> Total {
     // State has neither operands nor work of its own.
     total.operations = u64::from(does && !(node.operands.is_empty() && node.bytes == 0));
     total
+}
+
+impl Mul<u64> for Total {
+    type Output = Total;
+
+    fn mul(self, times: u64) -> Total {
+        let Total { parameters, forward, backward, recompute, bytes, kept, operations } = self;
+        Total {
+            parameters: parameters * times,
+            forward: forward * times,
+            backward: backward * times,
+            recompute: recompute * times,
+            bytes: bytes * times,
+            kept: kept * times,
+            operations: operations * times,
+        }
+    }
 }
 
 impl AddAssign for Total {
