@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::model::{BoxKind, Node, NodeKind, Stage, Use};
+use super::model::{BoxKind, Node, NodeKind, Stage, Use, Value};
 use super::totals;
 
 /// Of every outermost repeat the turn of this number; none where no repeat has one. Totals are those of the turn.
@@ -33,7 +33,9 @@ pub(super) fn only(stage: &Stage, number: u64) -> Option<Stage> {
         let mut show = |left: &mut Stage, value: usize, node: usize| {
             *index_of_value.entry(value).or_insert_with(|| {
                 let shown = stage.values[value].clone();
-                left.values.push(super::model::Value { node, ..shown });
+                // What is kept elsewhere is not kept by this turn.
+                let kept = shown.kept && inside[stage.nodes[shown.node].parent];
+                left.values.push(Value { node, kept, ..shown });
                 left.values.len() - 1
             })
         };

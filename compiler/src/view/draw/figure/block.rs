@@ -109,12 +109,21 @@ fn part(stage: &Stage, index: usize, depth: Depth) -> Option<Item> {
     };
     let name = match (depth, one.kind, one.first, one.last) {
         (Depth::Cards, BoxKind::Turn, ..) => one.path.clone(),
-        (Depth::Cards, BoxKind::Fold, Some(first), Some(last)) if first > 0 || one.times == 1 => {
+        // Where layers differ, it matters which these are.
+        (Depth::Cards, BoxKind::Fold, Some(first), Some(last)) if is_parted(stage, index) => {
             format!("{} ({first}–{last})", one.label)
         }
         _ => one.label.clone(),
     };
     Some(Item { name, shape })
+}
+
+/// Whether a fold stands for only some turns of its repeat.
+fn is_parted(stage: &Stage, index: usize) -> bool {
+    let turns = |kind| matches!(kind, BoxKind::Fold | BoxKind::Turn);
+    let parent = stage.boxes[index].parent;
+    let siblings = stage.boxes.iter().filter(|one| one.parent == parent && turns(one.kind));
+    siblings.count() > 1
 }
 
 /// A dense linear with the widths of its weight.

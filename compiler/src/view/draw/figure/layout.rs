@@ -8,6 +8,8 @@ use super::measure::{self, Scale};
 
 /// Between layers.
 const LAYER_GAP: f64 = 24.0;
+/// Between the last layer and the way out.
+const LAST_GAP: f64 = 14.0;
 /// Between parts of a layer.
 const ITEM_GAP: f64 = 20.0;
 /// Around what a frame holds.
@@ -118,9 +120,10 @@ fn extra(width: f64, inside: &Laid) -> f64 {
     (width - inside.width - 2.0 * PADDING) / 2.0
 }
 
-/// The layer of every part: one more than the deepest that it reads. Edges form no ring.
+/// The layer of every part: one more than the deepest that it reads, and below the way in. Edges form no ring.
 fn layers(count: usize, edges: &[(usize, usize)]) -> Vec<usize> {
-    let mut layers = vec![0; count];
+    let mut layers = vec![1; count];
+    layers[0] = 0;
     for _ in 0..count {
         for &(from, to) in edges {
             layers[to] = layers[to].max(layers[from] + 1);
@@ -186,47 +189,42 @@ fn order(parts: &[Part], links: &[(usize, usize)]) -> Vec<Vec<usize>> {
 
 /// Moves parts towards the middle of what they read and what reads them, as far as their neighbours leave room.
 fn settle(parts: &mut [Part], links: &[(usize, usize)], rows: &[Vec<usize>]) {
-    const SWEEPS: usize = 40;
-    for row in rows {
+    // Up and down by turns; at last down, so that what has one predecessor stands right below it.
+    const SWEEPS: usize = 21;
+    let solid: Vec<Vec<usize>> = rows
+        .iter()
+        .map(|row| row.iter().copied().filter(|&index| !parts[index].aside).collect())
+        .collect();
+    for row in &solid {
         spread(parts, row, &vec![0.0; row.len()]);
     }
     for sweep in 0..SWEEPS {
         let down = sweep % 2 == 0;
-        let mut order: Vec<&Vec<usize>> = rows.iter().collect();
+        let mut order: Vec<&Vec<usize>> = solid.iter().collect();
         if !down {
             order.reverse();
         }
         for row in order {
             let wanted: Vec<f64> =
-                row.iter().map(|&index| wanted(parts, links, index, down, sweep)).collect();
+                row.iter().map(|&index| wanted(parts, links, index, down)).collect();
             spread(parts, row, &wanted);
         }
     }
 }
 
-fn wanted(parts: &[Part], links: &[(usize, usize)], index: usize, down: bool, sweep: usize) -> f64 {
-    // At last both sides count, so that neither side's asymmetry remains.
-    let both = sweep > 30;
-    let above = links
-        .iter()
-        .filter(|&&(_, to)| to == index)
-        .map(|&(from, _)| (from, parts[from].center + parts[from].exit - parts[index].entry));
-    let below = links
-        .iter()
-        .filter(|&&(from, _)| from == index)
-        .map(|&(_, to)| (to, parts[to].center + parts[to].entry - parts[index].exit));
-    let near: Vec<(usize, f64)> =
-        above.filter(|_| down || both).chain(below.filter(|_| !down || both)).collect();
-    let counted: Vec<f64> =
-        near.iter().filter(|(other, _)| !parts[*other].aside).map(|(_, x)| *x).collect();
-    let used = match counted.is_empty() {
-        true => near.iter().map(|(_, x)| *x).collect(),
-        false => counted,
-    };
-    match used.is_empty() {
-        true => parts[index].center,
-        false => used.iter().sum::<f64>() / used.len() as f64,
-    }
+/// Where a part would stand best: in the middle of what it reads (`down`) or of what reads it. What runs aside has no say.
+fn wanted(parts: &[Part], links: &[(usize, usize)], index: usize, down: bool) -> f64 {
+    let here = &parts[index];
+    let near = links.iter().filter_map(|&(from, to)| {
+        let (other, there, own) = match down {
+            true if to == index => (from, parts[from].exit, here.entry),
+            false if from == index => (to, parts[to].entry, here.exit),
+            _ => return None,
+        };
+        (!parts[other].aside).then_some(parts[other].center + there - own)
+    });
+    let (sum, count) = near.fold((0.0, 0.0), |(sum, count), x| (sum + x, count + 1.0));
+    if count == 0.0 { here.center } else { sum / count }
 }
 
 /// The places nearest to the wanted ones that leave the gaps: weighted least squares under an order, by pooling neighbours
@@ -295,12 +293,13 @@ fn place(
     let right = parts.iter().map(|part| part.center + part.width / 2.0).fold(f64::MIN, f64::max);
     let mut tops = Vec::with_capacity(rows.len());
     let mut y = 0.0;
-    for row in rows {
+    for (number, row) in rows.iter().enumerate() {
         let height = row.iter().map(|&index| parts[index].height).fold(0.0, f64::max);
         tops.push((y, height));
-        y += height + LAYER_GAP;
+        // Below the last layer of parts there is only the way out.
+        y += height + if number + 2 == rows.len() { LAST_GAP } else { LAYER_GAP };
     }
-    let height = (y - LAYER_GAP).max(0.0);
+    let height = y - LAYER_GAP;
     let middle = |part: &Part| {
         let (top, height) = tops[part.layer];
         top + height / 2.0

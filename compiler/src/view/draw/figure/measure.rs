@@ -15,7 +15,7 @@ impl Default for Scale {
 }
 
 /// Linears are at most so wide.
-const WIDEST: f64 = 236.0;
+const WIDEST: f64 = 300.0;
 /// The narrowest end of a linear is drawn so wide, if the widest allows it.
 const NARROWEST: f64 = 92.0;
 /// Height of a linear.

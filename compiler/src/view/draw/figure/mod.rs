@@ -64,7 +64,8 @@ fn large(stage: &Stage) -> Option<usize> {
 /// The model as cards, and beside it one of its layers.
 fn both(stage: &Stage, layer: usize, svg: &mut String) -> (f64, f64) {
     let top = MARGIN + TITLE;
-    let Some(cards) = block(stage, 0, Depth::Cards) else {
+    // A model of one part would say nothing: a way in, the layer, a way out.
+    let Some(cards) = block(stage, 0, Depth::Cards).filter(|cards| cards.items.len() > 3) else {
         return alone(stage, layer, MARGIN, svg);
     };
     let cards = lay_out(cards, &Scale::default());
@@ -89,7 +90,7 @@ fn both(stage: &Stage, layer: usize, svg: &mut String) -> (f64, f64) {
             y - 8.0,
             x,
             y + tall,
-            height - 26.0
+            height - 32.0
         );
     }
     ends(&cards, (MARGIN, down), ["tokens", "loss"], svg);
@@ -109,30 +110,30 @@ fn alone(stage: &Stage, index: usize, left: f64, svg: &mut String) -> (f64, f64)
     let Some(parts) = block(stage, around, Depth::All) else { return (left, top) };
     let scale = Scale::of(&parts);
     let laid = lay_out(parts, &scale);
-    let (width, height) = (laid.width + 2.0 * PADDING, laid.height + HEADER + 2.0 * LEAD);
+    let (width, height) = (laid.width + 2.0 * PADDING, laid.height + HEADER + PADDING);
     rectangle("frame", (left, top, width, height), 8.0, svg);
     label("h", (left + 10.0, top + 16.0), &one.label, svg);
-    let at = (left + PADDING, top + HEADER + LEAD);
-    line((at.0 + laid.entry, top), (at.0 + laid.entry, at.1), svg);
+    let at = (left + PADDING, top + HEADER);
+    line((at.0 + laid.entry, top - 10.0), (at.0 + laid.entry, at.1), false, svg);
     let end = at.1 + laid.height;
-    line((at.0 + laid.exit, end), (at.0 + laid.exit, top + height), svg);
+    line((at.0 + laid.exit, end), (at.0 + laid.exit, top + height + 12.0), true, svg);
     paint::block(&laid, at, &scale, svg);
-    let below = top + height + 20.0;
-    bar(stage, around, (left, below), &scale, svg);
-    (left + width, below + 6.0)
+    let below = top + height + 26.0;
+    let bar = bar(stage, around, (left, below), &scale, svg);
+    (left + width.max(bar), below + 6.0)
 }
 
 /// Names and arrows where a block begins and ends.
 fn ends(laid: &Laid, (x, y): (f64, f64), [first, last]: [&str; 2], svg: &mut String) {
     label("m s", (x + laid.entry, y + 6.0), first, svg);
-    line((x + laid.entry, y + 12.0), (x + laid.entry, y + LEAD), svg);
+    line((x + laid.entry, y + 12.0), (x + laid.entry, y + LEAD), false, svg);
     let end = y + LEAD + laid.height;
-    line((x + laid.exit, end), (x + laid.exit, end + LEAD - 10.0), svg);
-    label("m s", (x + laid.exit, end + LEAD + 2.0), last, svg);
+    line((x + laid.exit, end), (x + laid.exit, end + LEAD - 8.0), true, svg);
+    label("m s", (x + laid.exit, end + LEAD + 4.0), last, svg);
 }
 
-/// What a width on paper stands for.
-fn bar(stage: &Stage, around: usize, (x, y): (f64, f64), scale: &Scale, svg: &mut String) {
+/// What a width on paper stands for; returns how wide that is written.
+fn bar(stage: &Stage, around: usize, (x, y): (f64, f64), scale: &Scale, svg: &mut String) -> f64 {
     let widest = stage
         .boxes
         .iter()
@@ -141,11 +142,12 @@ fn bar(stage: &Stage, around: usize, (x, y): (f64, f64), scale: &Scale, svg: &mu
         .filter_map(|(_, one)| one.pair.as_ref())
         .map(|pair| pair.inputs.min(pair.outputs))
         .max();
-    let Some(width) = widest else { return };
+    let Some(width) = widest else { return 0.0 };
     let drawn = scale.of_width(width);
     rectangle("waist", (x, y - 4.0, drawn, 3.0), 0.0, svg);
     let words = format!("{width} wide; widths are to scale, a waist is as wide as its rank");
     label("s", (x + drawn + 8.0, y), &words, svg);
+    drawn + 8.0 + measure::text(&words, 10.0)
 }
 
 fn is_in(stage: &Stage, mut index: usize, around: usize) -> bool {

@@ -54,8 +54,8 @@ fn frame(placed: &Placed, (x, y): (f64, f64), scale: &Scale, svg: &mut String) {
     block(inside, at, scale, svg);
     // What comes in and goes out crosses the frame.
     let (entry, exit) = (left + inset + inside.entry, left + inset + inside.exit);
-    line((entry, top), (entry, top + HEADER), svg);
-    line((exit, top + HEADER + inside.height), (exit, top + placed.height), svg);
+    line((entry, top), (entry, top + HEADER), false, svg);
+    line((exit, top + HEADER + inside.height), (exit, top + placed.height), false, svg);
 }
 
 fn part(placed: &Placed, (x, y): (f64, f64), scale: &Scale, svg: &mut String) {
@@ -170,8 +170,8 @@ fn towards(corner: (f64, f64), other: (f64, f64), distance: f64) -> (f64, f64) {
     (corner.0 + dx * part, corner.1 + dy * part)
 }
 
-pub(super) fn line(from: (f64, f64), to: (f64, f64), svg: &mut String) {
-    edge(&Path { corners: vec![from, to], arrow: false }, (0.0, 0.0), svg);
+pub(super) fn line(from: (f64, f64), to: (f64, f64), arrow: bool, svg: &mut String) {
+    edge(&Path { corners: vec![from, to], arrow }, (0.0, 0.0), svg);
 }
 
 pub(super) fn rectangle(
