@@ -1,28 +1,29 @@
 //! The whole compiler as one straight function: spec, architecture, graph, passes, plan.
 //!
-//! Owns the order of the stages and the printing of graphs between them. Must not contain a rule of its own.
+//! Owns the order of the stages. Must not contain a rule of its own.
+
+mod budget;
+mod stages;
 
 use std::collections::BTreeMap;
 
+use colac_plan::Plan;
 use colac_plan::hash::{self, Hash};
 use colac_plan::plan::{Decision, Form, LinearReport, Origin};
 use colac_plan::program::ProgramKind;
-use colac_plan::recipe::Recipe;
-use colac_plan::{Plan, Segment};
 
-use crate::diagnostics::{Diagnostic, Diagnostics, Sources, did_you_mean};
+use crate::diagnostics::{Diagnostic, Diagnostics, Sources};
 use crate::emit::{self, Details, Scheduled};
-use crate::graph::{Graph, Home, Output, PrintOptions};
+use crate::graph::{Graph, Output, PrintOptions};
 use crate::language::architecture::Architecture;
 use crate::language::config::Config;
 use crate::language::expression::Value;
 use crate::language::huggingface;
 use crate::lower::{self, Model};
-use crate::passes::codes::DOES_NOT_FIT;
-use crate::passes::recompute::auto::Chosen;
-use crate::passes::{self, PASSES, recompute};
-use crate::spec::{Budget, FuseRule, Precision, Resolution, Spec, SpecInput};
-use crate::view::text;
+use crate::passes;
+use crate::spec::{Precision, Resolution, Spec, SpecInput};
+
+use stages::{Keep, Stages};
 
 /// A dump is asked for after a pass that does not exist.
 const UNKNOWN_PASS: &str = "compile::unknown_pass";
@@ -123,13 +124,6 @@ fn again(plan: &Plan, settings: Vec<String>) -> Request {
     Request { input, settings, full_rank: false, dump: None }
 }
 
-/// What is kept of the graphs on the way to a plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Keep {
-    Nothing,
-    Graphs,
-}
-
 /// [`compile`]; `architecture` is the text of the architecture where it is not to be looked for by its name.
 fn compile_with(
     request: Request,
@@ -137,37 +131,37 @@ fn compile_with(
     keep: Keep,
     sources: &mut Sources,
 ) -> Result<Compiled, Diagnostics> {
-    let mut dumper = Dumper::new(request.dump.clone(), keep)?;
+    let mut stages = Stages::new(request.dump.clone(), keep)?;
     let again = (request.clone(), architecture);
     let Front { spec, architecture, config, mut graph, linears, mut diagnostics } = front(
         request.input,
         &request.settings,
         request.full_rank,
         architecture,
-        &mut dumper,
+        &mut stages,
         sources,
     )?;
     if spec.recompute.budget.is_some_and(|budget| budget.choose_micro_batch) {
-        return with_chosen_micro_batch(&again.0, again.1, keep, &spec.recipe, sources);
+        return budget::with_chosen_micro_batch(&again.0, again.1, keep, &spec.recipe, sources);
     }
     let bypassed = spec.cola.as_ref().is_some_and(|c| !c.bypass.is_empty());
-    dumper.after("cola", &graph)?;
+    stages.after("cola", &graph)?;
     passes::simplify::run(&mut graph);
-    dumper.after("simplify", &graph)?;
+    stages.after("simplify", &graph)?;
     if spec.compiler.group {
         passes::group::run(&mut graph);
     }
-    dumper.after("group", &graph)?;
+    stages.after("group", &graph)?;
     passes::precision::run(&mut graph, spec.precision.value);
-    dumper.after("precision", &graph)?;
+    stages.after("precision", &graph)?;
 
     let mut training = training(&graph, spec.precision.value)?;
-    dumper.after("autodiff", &training)?;
+    stages.after("autodiff", &training)?;
     let mut evaluate = only(&graph, u64::from(spec.recipe.evaluation.batch), Output::Loss)?;
     let mut logits = only(&graph, 1, Output::Logits)?;
     for program in [&mut evaluate, &mut logits] {
         passes::fuse::run(program, &spec.compiler.fuse);
-        dumper.after("fuse", program)?;
+        stages.after("fuse", program)?;
     }
     let evaluate = scheduled(ProgramKind::Evaluate, evaluate)?;
     let logits = scheduled(ProgramKind::Logits, logits)?;
@@ -209,114 +203,19 @@ fn compile_with(
                 .map_err(|path| bug(format!("`{path}` runs again although its result lives")))?;
         }
         Some(budget) => {
-            let chosen = fitted(&training, &kept, budget, &spec.compiler.fuse)?;
+            let chosen = budget::fitted(&training, &kept, budget, &spec.compiler.fuse)?;
             details.recompute = format!("auto: {}", chosen.description);
             training = chosen.graph;
         }
     }
-    dumper.after("recompute", &training)?;
+    stages.after("recompute", &training)?;
     passes::fuse::run(&mut training, &spec.compiler.fuse);
-    dumper.after("fuse", &training)?;
+    stages.after("fuse", &training)?;
     let training = scheduled(ProgramKind::ForwardBackward, training)?;
-    dumper.after_schedule(&training);
+    stages.after_schedule(&training);
     let programs = [training, evaluate, logits];
     let plan = emit::run(&programs, details).map_err(|error| bug(error.to_string()))?;
-    Ok(Compiled { plan, warnings: diagnostics, dump: dumper.text, graphs: dumper.graphs })
-}
-
-/// Sizes of micro-batches that are compared, from the largest that fits.
-const MICRO_BATCHES_COMPARED: usize = 4;
-
-/// Compiles for the micro-batch with the least work an update: of the largest divisors of the global batch that fit, since
-/// a smaller one reads the weights more often and a larger one makes more values again.
-fn with_chosen_micro_batch(
-    request: &Request,
-    architecture: Option<&str>,
-    keep: Keep,
-    recipe: &Recipe,
-    sources: &mut Sources,
-) -> Result<Compiled, Diagnostics> {
-    let global = recipe.global_batch;
-    let mut best: Option<(u64, Compiled)> = None;
-    let (mut compared, mut refused) = (0, None);
-    for size in (1..=global).rev().filter(|size| global.is_multiple_of(*size)) {
-        let mut request = request.clone();
-        request.settings.extend([
-            "recompute.choose_micro_batch=false".into(),
-            format!("train.micro_batch={size}"),
-            format!("train.global_batch={global}"),
-            format!("evaluation.batch={}", recipe.evaluation.batch),
-            format!("evaluation.reference_batch={}", recipe.evaluation.reference_batch),
-        ]);
-        match compile_with(request, architecture, keep, sources) {
-            Ok(compiled) => {
-                let price = recompute::auto::price_of_update(&compiled.plan);
-                if best.as_ref().is_none_or(|(least, _)| price < *least) {
-                    best = Some((price, compiled));
-                }
-                compared += 1;
-                if compared == MICRO_BATCHES_COMPARED {
-                    break;
-                }
-            }
-            Err(diagnostics) if diagnostics.iter().all(|d| d.code == DOES_NOT_FIT) => {
-                refused = Some(diagnostics);
-            }
-            Err(diagnostics) => return Err(diagnostics),
-        }
-    }
-    match (best, refused) {
-        (Some((_, compiled)), _) => Ok(compiled),
-        (None, Some(diagnostics)) => Err(diagnostics),
-        (None, None) => Err(bug("a batch has no divisors".into()).into()),
-    }
-}
-
-/// The training graph with the least work that fits; `kept` is the plan that keeps everything.
-fn fitted(
-    training: &Graph,
-    kept: &Plan,
-    budget: Budget,
-    fuse: &[FuseRule],
-) -> Result<Chosen, Diagnostic> {
-    let Some(bytes) = budget.bytes else {
-        return Err(Diagnostic::error(
-            passes::codes::UNKNOWN_DEVICE,
-            "the memory of a device is not known to a plan, which any device may run",
-        )
-        .at(budget.span, "which device?")
-        .help("write a size such as \"24 GiB\"; only `colac train` knows its device"));
-    };
-    let others = kept.total_bytes() - kept.bytes(Segment::Activations);
-    let arena = |kind| kept.program(kind).arena_bytes;
-    let forward = arena(ProgramKind::Evaluate).max(arena(ProgramKind::Logits));
-    let mut plan = |graph: &Graph| {
-        let mut graph = graph.clone();
-        passes::fuse::run(&mut graph, fuse);
-        passes::place::run(&mut graph);
-        let order = passes::schedule::run(&graph);
-        passes::memory::run(&graph, &order).bytes.max(forward)
-    };
-    let room = bytes.saturating_sub(others);
-    passes::recompute::auto::choose(training, room, &mut plan).map_err(|smallest| {
-        let least = &smallest.0;
-        let needs = others + least.bytes;
-        let (gib, state) = (|bytes: u64| text::bytes(bytes), kept.state_bytes());
-        let dominant = match least.bytes > state {
-            true => format!(
-                "the arena of activations, {} of it, with `{}`",
-                gib(least.bytes),
-                least.description
-            ),
-            false => format!("weights, gradients and optimizer, {} of it", gib(state)),
-        };
-        Diagnostic::error(
-            DOES_NOT_FIT,
-            format!("no policy fits {}: the least that is needed is {}", gib(bytes), gib(needs)),
-        )
-        .at(budget.span, format!("most of the least is {dominant}"))
-        .help("lower `train.micro_batch` or `train.sequence_length`, or allow more memory")
-    })
+    Ok(Compiled { plan, warnings: diagnostics, dump: stages.text, graphs: stages.graphs })
 }
 
 /// Resolves a spec: every key with the value that holds and where it comes from, those of `[model]` that the architecture
@@ -330,8 +229,8 @@ pub fn resolve(
     full_rank: bool,
     sources: &mut Sources,
 ) -> Result<(Resolution, Diagnostics), Diagnostics> {
-    let mut dumper = Dumper::new(None, Keep::Nothing)?;
-    let front = front(input, settings, full_rank, None, &mut dumper, sources)?;
+    let mut stages = Stages::new(None, Keep::Nothing)?;
+    let front = front(input, settings, full_rank, None, &mut stages, sources)?;
     let mut resolution = front.spec.resolution;
     for (name, value) in front.config.iter() {
         let declared = front.config.place(name).expect("a setting with a value has a place");
@@ -355,13 +254,13 @@ fn front(
     settings: &[String],
     full_rank: bool,
     architecture: Option<&str>,
-    dumper: &mut Dumper,
+    stages: &mut Stages,
     sources: &mut Sources,
 ) -> Result<Front, Diagnostics> {
     let (mut spec, mut diagnostics) = Spec::load(input, settings, full_rank, sources)?;
     spec.architecture_text = architecture.map(Into::into);
     let Model { architecture, config, mut graph } = lower::model(&spec, sources)?;
-    dumper.after("lower", &graph)?;
+    stages.after("lower", &graph)?;
     check_vocabulary(&config, &mut diagnostics);
     spec.settle_steps(parameter_count(&graph), &mut diagnostics);
     let linears = passes::cola::run(
@@ -466,57 +365,6 @@ fn bug(reason: String) -> Diagnostic {
         .help("please report it together with the spec")
 }
 
-/// Verifies after every stage, prints the one asked for, and keeps the graphs.
-struct Dumper {
-    wanted: Option<Dump>,
-    text: Option<String>,
-    keep: Keep,
-    graphs: BTreeMap<&'static str, Graph>,
-}
-
-impl Dumper {
-    fn new(wanted: Option<Dump>, keep: Keep) -> Result<Dumper, Diagnostic> {
-        if let Some(dump) = &wanted
-            && !PASSES.iter().any(|p| p.name == dump.pass)
-        {
-            let names: Vec<&str> = PASSES.iter().map(|p| p.name).collect();
-            let otherwise = || format!("write one of {}", names.join(", "));
-            let help = did_you_mean(&dump.pass, names.iter().copied(), otherwise);
-            let message = format!("there is no pass `{}`", dump.pass);
-            return Err(Diagnostic::error(UNKNOWN_PASS, message).help(help));
-        }
-        Ok(Dumper { wanted, text: None, keep, graphs: BTreeMap::new() })
-    }
-
-    fn wants(&self, pass: &str) -> Option<PrintOptions> {
-        self.wanted.as_ref().filter(|dump| dump.pass == pass).map(|dump| dump.options)
-    }
-
-    fn after(&mut self, pass: &'static str, graph: &Graph) -> Result<(), Diagnostic> {
-        // The training graph comes last after a pass that runs for every program.
-        if self.keep == Keep::Graphs {
-            self.graphs.insert(pass, graph.clone());
-        }
-        if let Some(options) = self.wants(pass) {
-            self.text = Some(graph.print(options));
-        }
-        graph.verify().map_err(|error| bug(format!("after {pass}: {error}")))
-    }
-
-    fn after_schedule(&mut self, scheduled: &Scheduled) {
-        if let Some(options) = self.wants("schedule") {
-            let place = |value| match scheduled.graph.home(value) {
-                Some(Home::Join { start, .. }) => Some(format!("in its join from {start}")),
-                Some(Home::Operand(_)) => Some("on its operand".to_owned()),
-                None => {
-                    scheduled.placement.offsets.get(&value).map(|offset| format!("at {offset}"))
-                }
-            };
-            self.text = Some(scheduled.graph.print_ordered(&scheduled.order, &place, options));
-        }
-    }
-}
-
 /// The training graph of an architecture before anything is made again, for tests of passes. Settings are those of
 /// `[model]`.
 #[cfg(test)]
@@ -527,8 +375,8 @@ pub(crate) fn training_graph(architecture: &str, settings: &[&str]) -> Graph {
     spec.push_str("[optimizer]\nlearning_rate = 0.1\n");
     let input = SpecInput::Text { name: "test".into(), text: spec };
     let mut sources = Sources::default();
-    let mut dumper = Dumper::new(None, Keep::Nothing).expect("nothing is dumped");
-    let front = front(input, &[], false, Some(architecture), &mut dumper, &mut sources);
+    let mut stages = Stages::new(None, Keep::Nothing).expect("nothing is dumped");
+    let front = front(input, &[], false, Some(architecture), &mut stages, &mut sources);
     let mut graph = front.expect("the test's architecture is right").graph;
     passes::simplify::run(&mut graph);
     passes::precision::run(&mut graph, Precision::F32);
