@@ -136,7 +136,8 @@ class Comparison {
     const visit = (one, two, depth) => {
       rows.push({ one, two, depth });
       if (depth > 2) return;
-      const mine = one ? one.children : [], theirs = two ? [...two.children] : [];
+      const some = (box) => box ? box.children.filter((child) => child.total.operations || child.total.parameters) : [];
+      const mine = some(one), theirs = some(two);
       for (const child of mine) {
         const i = theirs.findIndex((other) => meets(child.span, other.span));
         visit(child, i < 0 ? null : theirs.splice(i, 1)[0], depth + 1);

@@ -70,7 +70,7 @@ class Costs {
       const row = { thing: box, depth, name: box.label || boxTitle(box), times: box.times, ...box.total, share: stage.flops ? total(box) / stage.flops : 0, kind: box.kind, open: this.open.has(box.key), inner: box.children.length > 0 };
       rows.push(row);
       if (!row.open) return;
-      for (const child of this.sorted(box.children.map((child) => ({ box: child, name: child.label, times: child.times, ...child.total, share: total(child) })))) visit(child.box, depth + 1);
+      for (const child of this.sorted(box.children.filter((child) => child.total.operations || child.total.parameters).map((child) => ({ box: child, name: child.label, times: child.times, ...child.total, share: total(child) })))) visit(child.box, depth + 1);
     };
     visit(stage.model, 0);
     return rows;
@@ -83,7 +83,11 @@ class Costs {
       if (!rows.has(name)) rows.set(name, { name, depth: 0, kind: node.kind, parameters: 0, forward: 0, backward: 0, recompute: 0, bytes: 0, kept: 0, share: 0 });
       const row = rows.get(name);
       row.parameters += node.parameters * node.times;
-      if (node.phase in row) row[node.phase] += node.flops * node.times;
+      // An operation of both passes (a loss with its gradient) says how much of it is forward.
+      const ahead = node.forward_flops ?? (node.phase === "forward" ? node.flops : 0);
+      row.forward += ahead * node.times;
+      if (node.phase in row && node.phase !== "forward") row[node.phase] += (node.flops - ahead) * node.times;
+      else if (node.phase === "forward") row.backward += (node.flops - ahead) * node.times;
       row.bytes += node.bytes * node.times;
       row.kept += node.results.reduce((sum, index) => sum + (stage.values[index].kept ? stage.values[index].bytes : 0), 0) * node.times;
       row.share += stage.flops ? node.flops * node.times / stage.flops : 0;

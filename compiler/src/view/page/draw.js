@@ -79,7 +79,8 @@ class Canvas {
     return [
       make("span", { class: "title" }, card.title,
         kept && make("i", { class: "kept", title: "kept for the backward pass" }),
-        node.phase === "recompute" && make("i", { class: "again", title: "made again in the backward pass" }, "↻")),
+        node.phase === "recompute" && make("i", { class: "again", title: "made again in the backward pass" }, "↻"),
+        halfGlyph(node, 40, 13)),
       card.shape && make("span", { class: "shape" }, card.shape),
       card.figures && make("span", { class: "figures" }, card.figures),
     ].filter(Boolean);

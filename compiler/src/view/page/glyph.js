@@ -38,6 +38,24 @@ function glyph(waist, scale, width, height) {
   return makeSvg("svg", { class: "glyph", viewBox: `0 -1 ${width} ${height + 2}`, width, height: height + 2, "aria-hidden": "true" }, parts);
 }
 
+// Which half of a pair a product is: [from, to] in features; null for all else.
+function waistPart(node) {
+  const pair = node.kind === "product" && node.home.kind === "pair" ? node.home.pair : null;
+  if (!pair) return null;
+  return node.label === "down" ? [pair.inputs, pair.rank] : node.label === "up" ? [pair.rank, pair.outputs] : null;
+}
+
+// A half of a pair, small, for the card of its product.
+function halfGlyph(node, width, height) {
+  const part = waistPart(node), { pair } = node.home;
+  if (!part) return null;
+  const [a, b] = part.map((features) => Math.max(1, features * width / Math.max(pair.inputs, pair.outputs) / 2)), middle = width / 2;
+  const upwards = node.phase === "backward";
+  const [top, bottom] = upwards ? [b, a] : [a, b];
+  return makeSvg("svg", { class: "glyph half", viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true" },
+    makeSvg("path", { class: "down", d: `M${middle - top} 0H${middle + top}L${middle + bottom} ${height}H${middle - bottom}Z` }));
+}
+
 // What a pair saved, in words.
 function saving(pair) {
   return `${change(pair.dense_parameters, pair.parameters)} weights, ${change(pair.dense_flops, pair.flops)} FLOPs`;

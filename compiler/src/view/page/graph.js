@@ -36,6 +36,7 @@ class Graph {
     if (!most) return;
     this.open.add(most.key);
     if (!shallow) for (const box of most.children) if (box.kind === "module" && box.children.length > 1) this.open.add(box.key);
+    openGroups(this.stage, this.open);
   }
 
   draw() {
@@ -55,6 +56,7 @@ class Graph {
       const there = next.matching(box);
       if (there.length) open.add(there.reduce((best, other) => other.times > best.times ? other : best).key);
     }
+    openGroups(next, open);
     this.stage = next;
     this.open = open;
     this.program = this.firstProgram();
@@ -82,6 +84,7 @@ class Graph {
   toggle(box, phase) {
     const now = !this.open.has(box.key);
     if (now) this.open.add(box.key); else this.open.delete(box.key);
+    if (now) openGroups(this.stage, this.open);
     this.selected = box;
     this.note = "";
     const before = this.canvas.cardOf(box, phase);
@@ -132,6 +135,11 @@ class Graph {
     this.colour = colour;
     this.root.className = `graph colour-${colour}`;
   }
+}
+
+// A group says no more than its members: it opens with what is around it.
+function openGroups(stage, open) {
+  for (const box of stage.boxes) if (box.kind === "group" && open.has(box.above.key)) open.add(box.key);
 }
 
 const KINDS = {

@@ -25,7 +25,7 @@ function leadTo(thing, text, figures, go) {
 
 function boxSections(graph, stage, box, go, note) {
   const { total: sums, pair } = box;
-  const kind = { model: "model", fold: `${exact((box.last ?? 0) - (box.first ?? 0) + 1)} identical turns`, turn: "one turn of a repeat", module: "module", linear: "dense linear", pair: "CoLA pair" }[box.kind] ?? box.kind;
+  const kind = { model: "model", fold: `${exact((box.last ?? 0) - (box.first ?? 0) + 1)} identical turns`, turn: "one turn of a repeat", module: "module", linear: "dense linear", group: "linears as one product", pair: "CoLA pair" }[box.kind] ?? box.kind;
   const parts = [make("header", {}, make("p", { class: "what" }, kind, box.times > 1 && box.kind !== "fold" ? ` ${times(box.times)}` : ""),
     make("h2", {}, box.path === "" ? box.label : spanText(box.span)))];
   if (note) parts.push(note);
@@ -52,16 +52,16 @@ function boxSections(graph, stage, box, go, note) {
     make("button", { type: "button", class: "lead-to", onclick: () => go(child) }, child.label || boxTitle(child)), make("span", { class: "figures" }, percent(work / total(box))))))));
   if (box.kind === "model") parts.push(...linearsInShort(graph));
   const all = [...stage.inside(box)];
+  const most = box.kind === "model" ? 8 : 28;
   const again = all.filter((node) => node.phase === "recompute");
   const within = (node) => {
-    const path = nodePath(node).split(".").slice(box.span.length);
-    return path.join(".") || node.label;
+    return nodeName(node, nodePath(node).split(".").slice(box.span.length).join("."));
   };
   if (again.length) parts.push(section("Made again in the backward pass", longList("leads recomputed", again.map((node) =>
-    leadTo(node, within(node), node.results.map((index) => bytes(stage.values[index].bytes)).join(", "), go)))));
+    leadTo(node, within(node), node.results.map((index) => bytes(stage.values[index].bytes)).join(", "), go)), most)));
   const kept = all.filter((node) => node.phase === "forward" && node.results.some((index) => stage.values[index].kept));
   if (kept.length) parts.push(section("Kept for the backward pass", longList("leads", kept.map((node) =>
-    leadTo(node, within(node), bytes(node.results.filter((index) => stage.values[index].kept).reduce((sum, index) => sum + stage.values[index].bytes, 0)), go)))));
+    leadTo(node, within(node), bytes(node.results.filter((index) => stage.values[index].kept).reduce((sum, index) => sum + stage.values[index].bytes, 0)), go)), most)));
   if (box.path !== "") parts.push(...sources(graph, all.find((node) => !QUIET.has(node.kind)) ?? all[0], all.find((node) => node.spec_line)));
   return parts;
 }
@@ -75,15 +75,15 @@ function linearsInShort(graph) {
 }
 
 // A list of which the rest is folded.
-function longList(kind, items, most = 24) {
+function longList(kind, items, most) {
   const rest = items.slice(most);
   return [make("ul", { class: kind }, items.slice(0, most)), rest.length ? make("details", {}, make("summary", {}, `${exact(rest.length)} more`), make("ul", { class: kind }, rest)) : null];
 }
 
 function nodeSections(graph, stage, node, go, note) {
-  const parts = [make("header", {}, make("p", { class: "what" }, `${node.kind === "view" ? "reshape" : node.kind}, ${node.phase}${node.times > 1 ? ` ${times(node.times)}` : ""}`), make("h2", {}, nodePath(node)))];
+  const parts = [make("header", {}, make("p", { class: "what" }, `${node.kind === "view" ? "reshape" : node.kind}, ${node.phase}${node.times > 1 ? ` ${times(node.times)}` : ""}`), make("h2", {}, nodeName(node)))];
   if (note) parts.push(note);
-  parts.push(facts(["operation", make("code", {}, node.op)], ["made by", node.pass], ["program", node.program?.replaceAll("_", " ")],
+  parts.push(facts(["operation", make("code", {}, node.op)], ["made by", node.pass], ["program", node.program?.replaceAll("_", " ")], ["position in it", Number.isInteger(node.position) ? exact(node.position) : null],
     ["recompute region", Number.isInteger(node.region) ? String(node.region) : null]));
   if (node.detail) parts.push(make("pre", { class: "detail" }, node.detail));
   const each = node.times > 1 ? ", each" : "";
@@ -93,12 +93,12 @@ function nodeSections(graph, stage, node, go, note) {
     ["workspace", node.workspace ? bytes(node.workspace) : null])));
   if (node.operands.length) parts.push(section("Reads", make("ul", { class: "leads" }, node.operands.map((use) => {
     const value = stage.values[typeof use === "number" ? use : use.value], maker = value && stage.nodes[value.node];
-    const when = typeof use === "number" ? "" : use.turn < 0 ? " (turn before)" : " (turn after)";
-    return maker ? leadTo(maker, nodePath(maker) + when, shortShape(value.shape), go) : null;
+    const when = typeof use === "number" ? "" : "of" in use ? ` (turn ${use.of.join(", ")})` : use.turn < 0 ? " (turn before)" : " (turn after)";
+    return maker ? leadTo(maker, nodeName(maker) + when, shortShape(value.shape), go) : null;
   }))));
   if (node.results.length) parts.push(section(node.results.length > 1 ? "Results" : "Result", node.results.map((index) => tensorFacts(graph, stage, stage.values[index]))));
   const readers = [...new Set(node.results.flatMap((index) => stage.values[index].readers))];
-  if (readers.length) parts.push(section("Read by", make("ul", { class: "leads" }, readers.map((reader) => leadTo(reader, nodePath(reader), reader.phase, go)))));
+  if (readers.length) parts.push(section("Read by", make("ul", { class: "leads" }, readers.map((reader) => leadTo(reader, nodeName(reader), reader.phase, go)))));
   parts.push(...sources(graph, node, node.spec_line ? node : null));
   return parts;
 }

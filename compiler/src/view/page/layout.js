@@ -18,14 +18,17 @@ function layered(items, edges) {
 
 // Ranks, and for each value one chain of waypoints from its source through every rank up to its last reader.
 function ranked(items, edges) {
-  const forward = edges.filter((edge) => edge.from !== "in" && edge.to !== "out" && edge.from < edge.to);
+  const place = topological(items, edges);
+  const ahead = (edge) => edge.from === "in" || edge.to === "out" || place[edge.from] < place[edge.to];
+  const forward = edges.filter((edge) => edge.from !== "in" && edge.to !== "out" && ahead(edge));
   const rank = items.map(() => 0);
   const after = items.map(() => []), fed = items.map(() => false);
   for (const edge of forward) after[edge.from].push(edge.to);
-  for (const edge of edges) if (edge.to !== "out" && (edge.from === "in" || edge.from < edge.to)) fed[edge.to] = true;
-  items.forEach((_, i) => { for (const to of after[i]) rank[to] = Math.max(rank[to], rank[i] + 1); });
+  for (const edge of edges) if (edge.to !== "out" && ahead(edge)) fed[edge.to] = true;
+  const inOrder = items.map((_, i) => i).sort((a, b) => place[a] - place[b]);
+  for (const i of inOrder) for (const to of after[i]) rank[to] = Math.max(rank[to], rank[i] + 1);
   // What needs nothing stands just before the first that needs it.
-  for (let i = items.length - 1; i >= 0; i--)
+  for (const i of inOrder.reverse())
     if (!fed[i] && after[i].length) rank[i] = Math.max(rank[i], Math.min(...after[i].map((to) => rank[to])) - 1);
   spreadApart(items, edges, rank);
   const last = items.length ? Math.max(...rank) : -1;
@@ -47,7 +50,7 @@ function ranked(items, edges) {
   };
   const sorted = [...edges].sort((a, b) => (a.to === "out" ? Infinity : rank[a.to]) - (b.to === "out" ? Infinity : rank[b.to]) || 0);
   for (const edge of sorted) {
-    if (edge.from !== "in" && edge.to !== "out" && edge.from >= edge.to) continue;
+    if (!ahead(edge)) continue;
     const source = edge.from === "in" ? port("in", edge.value) : cells[edge.from];
     const target = edge.to === "out" ? port("out", edge.value) : cells[edge.to];
     const key = `${edge.from}:${edge.value}`;
@@ -63,7 +66,19 @@ function ranked(items, edges) {
     join(chain[target.rank - 1 - source.rank], target, edge.value);
   }
   for (const chain of chains.values()) for (const way of chain.slice(1)) way.long = chain.length > 2;
-  return { cells, all, chains, ports, ranks: last + 3 };
+  return { cells, all, chains, ports, ahead, ranks: last + 3 };
+}
+
+// The place of each item in an order in which values flow forwards; where boxes feed each other, the earlier comes first.
+function topological(items, edges) {
+  const waits = items.map(() => new Set()), place = items.map(() => 0), left = new Set(items.map((_, i) => i));
+  for (const edge of edges) if (edge.from !== "in" && edge.to !== "out") waits[edge.to].add(edge.from);
+  for (let next = 0; left.size; next++) {
+    const ready = [...left].find((i) => ![...waits[i]].some((from) => left.has(from))) ?? Math.min(...left);
+    place[ready] = next;
+    left.delete(ready);
+  }
+  return place;
 }
 
 // Parts that have nothing to do with each other stand beside each other as long as there is room, then below.
@@ -219,7 +234,7 @@ function routed(items, edges, graph, layers) {
     const end = [target.x - left + graph.attach(target, edge.value, "inX"), edge.to === "out" ? h : places[edge.to].y];
     const route = { ...edge, target, points: [start] };
     const chain = graph.chains.get(`${edge.from}:${edge.value}`);
-    if (edge.from !== "in" && edge.to !== "out" && edge.from >= edge.to) {
+    if (!graph.ahead(edge)) {
       // Against the order of the program (two boxes that feed each other): around on the right.
       const side = right - left + 8;
       route.points.push([side, start[1]], [side, end[1]], end);

@@ -20,7 +20,7 @@ class Linears {
       make("p", { class: "headline" }, make("b", {}, exact(pairs)), ` of ${plural(this.linears.length, "linear")} became CoLA pairs`, pairs ? [" and saved ", make("b", {}, count(saved)), " weights"] : null, "; ", make("b", {}, exact(dense.length)), " stayed dense."),
       make("div", { class: "bar-of-tools" }, choice("linears", "Which", [["all", "all"], ["dense", "not rewritten"], ["pairs", "rewritten"]], this.show, (show) => { this.show = show; this.draw(); })),
       make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Linears" }, make("table", { class: "table" },
-        make("thead", {}, make("tr", {}, [["Linear", ""], ["", ""], ["Sites", "number"], ["In → out", "number"], ["Rank", "number"], ["Between", ""], ["Weights saved", "number"], ["FLOPs saved", "number"], ["Why it stayed dense", ""]].map(([text, kind]) => make("th", { scope: "col", class: kind }, text)))),
+        make("thead", {}, make("tr", {}, [["Linear", ""], ["", ""], ["Sites", "number"], ["In → out", "number"], ["Rank", "number"], ["Between", ""], ["Weights saved", "number"], ["FLOPs saved a token", "number"], ["Why it stayed dense", ""]].map(([text, kind]) => make("th", { scope: "col", class: kind }, text)))),
         make("tbody", {}, rows.map((row) => make("tr", { class: row.rank ? "pair" : "dense", "data-path": row.path },
           make("th", { scope: "row" }, make("button", { type: "button", class: "lead-to", onclick: () => this.go(row.first) }, row.path)),
           make("td", {}, glyph(row, 56 / widest, 56, 20)),

@@ -17,7 +17,7 @@ class Memory {
       return;
     }
     const { memory } = this, program = memory.programs[this.program];
-    this.own = memory.tensors.map((tensor, index) => ({ tensor, index })).filter(({ tensor }) => tensor[PROGRAM] === this.program);
+    this.own = memory.tensors.map((tensor, index) => ({ tensor, index })).filter(({ tensor }) => tensor[PROGRAM] === program.name);
     this.figure = make("div", { class: "arena", tabindex: "0", role: "group", "aria-label": "The arena over time. Left and right arrow keys move through the program, up and down through the tensors alive there." });
     this.readout = make("div", { class: "readout", role: "status", hidden: true });
     this.root.replaceChildren(...[

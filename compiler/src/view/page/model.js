@@ -19,15 +19,16 @@ class Stage {
     this.boxes = raw.boxes.map((box, index) => ({ ...box, index, children: [], nodes: [] }));
     this.nodes = raw.nodes.map((node, index) => ({ ...node, index, key: "" }));
     this.linears = new Map(picture.linears.map((linear) => [linear.path, linear]));
-    this.link();
     this.programs = [...new Set(this.nodes.map((node) => node.program).filter(Boolean))];
+    this.link();
   }
 
   link() {
     for (const box of this.boxes) {
       const parent = box.parent === null || box.parent === undefined ? null : this.boxes[box.parent];
       // The turn that stands for all of a fold is not shown beside the fold: what is in it is in the fold.
-      box.shown = box.kind === "turn" && parent?.kind === "fold" ? parent.shown : box;
+      // Nor is what a whole program owns: it is the model's.
+      box.shown = (box.kind === "turn" && parent?.kind === "fold") || (parent && this.programs.includes(box.path)) ? parent.shown : box;
       box.above = box.shown === box ? parent?.shown ?? null : box.shown.above;
       box.span = span(box, parent);
       box.depth = box.above ? box.above.depth + 1 : 0;
@@ -47,8 +48,19 @@ class Stage {
         if (value && !value.readers.includes(node)) value.readers.push(node);
       }
     }
-    for (const box of this.boxes) box.key = `box:${box.path}`;
     this.model = this.boxes[0];
+    this.model.label = this.picture.name;
+    // A group of linears that are one product is named by its members.
+    // What comes from outside belongs to the pass that reads it.
+    for (const node of this.nodes) if (node.kind === "input" || (node.kind === "memory" && !node.operands.length)) {
+      node.outside = true;
+      const readers = node.results.flatMap((index) => this.values[index].readers);
+      if (readers.length && !readers.some((reader) => reader.phase === node.phase)) node.phase = readers[0].phase;
+    }
+    for (const box of this.boxes) {
+      box.key = `box:${box.path}`;
+      if (box.kind === "group") box.label = box.label.replace(/^\{|\}$/g, "").replaceAll(",", ", ");
+    }
     // What a fold speaks for takes in all of its turns, wherever it is asked.
     this.flops = total(this.model);
   }
@@ -63,9 +75,11 @@ class Stage {
     for (const child of box.children) yield* this.inside(child);
   }
 
-  // The value that an operand reads as seen from outside the repeat: what the first turn reads.
+  // The value that an operand reads as seen from outside the repeat that it is in: where it comes from the turn before, what
+  // the first turn reads instead.
   static source(use) {
-    return typeof use === "number" ? use : use.outside ?? null;
+    if (use === null || use === undefined || typeof use === "number") return use ?? null;
+    return "turn" in use ? Stage.source(use.outside) : use.value;
   }
 
   // Boxes of this stage that stand where a box of another stage stood: paths meet when every part does.
@@ -109,6 +123,18 @@ function spanText(parts) {
 
 function boxTitle(box) {
   return box.path === "" ? box.label || "model" : spanText(box.span);
+}
+
+// How a node is called in a list: its path, and what it does where the path does not say it.
+function nodeName(node, path = nodePath(node)) {
+  const title = nodeTitle(node);
+  return path === "" ? title : path === title || path.endsWith(`.${title}`) ? path : `${path} · ${title}`;
+}
+
+// A joined program is named by what it computes, where that is short.
+function nodeTitle(node) {
+  const program = (node.detail ?? "").replace(/^\{\s*|\s*\}$/g, "");
+  return node.kind === "pointwise" && node.label === node.op && program && program.length <= 26 && !program.includes("\n") ? program : node.label;
 }
 
 // The path of a node with the turns of all folds around it.

@@ -28,7 +28,7 @@ function scene(stage, view) {
 
 // The phases of a stage and program that have anything to draw.
 function phasesOf(stage, program) {
-  return PHASES.filter((phase) => stage.nodes.some((node) => node.phase === phase.name && !QUIET.has(node.kind)
+  return PHASES.filter((phase) => stage.nodes.some((node) => node.phase === phase.name && !QUIET.has(node.kind) && !node.outside
     && (!program || !node.program || node.program === program)));
 }
 
@@ -39,6 +39,11 @@ class Column {
     this.view = view;
     this.counts = new Map();
     this.nodes = stage.nodes.filter((node) => this.shows(node));
+    this.shown = new Set(this.nodes);
+    // What comes from outside the program is shown where it is read.
+    for (const node of this.nodes)
+      if (node.outside && !node.results.some((index) => stage.values[index].readers.some((reader) => this.shown.has(reader)))) this.shown.delete(node);
+    this.nodes = this.nodes.filter((node) => this.shown.has(node));
     for (const node of this.nodes)
       for (const box of stage.around(node)) this.counts.set(box, (this.counts.get(box) ?? 0) + 1);
     this.edges = new Map();
@@ -57,7 +62,7 @@ class Column {
     const value = index === null || index === undefined ? null : this.stage.values[index];
     const node = value && this.stage.nodes[value.node];
     if (!node || depth > 64) return null;
-    if (this.shows(node)) return value;
+    if (this.shown.has(node)) return value;
     if (node.kind !== "view" || node.phase !== this.phase.name) return null;
     return this.source(Stage.source(node.operands[0] ?? null), depth + 1);
   }
@@ -96,7 +101,7 @@ class Column {
       items.push({ thing: child, first: first.index, card: only ? this.nodeCard(only, child) : this.boxCard(child) });
     }
     for (const node of box.nodes)
-      if (this.shows(node)) items.push({ thing: node, first: node.index, card: this.nodeCard(node, null) });
+      if (this.shown.has(node)) items.push({ thing: node, first: node.index, card: this.nodeCard(node, null) });
     return items.sort((a, b) => a.first - b.first);
   }
 
@@ -192,10 +197,10 @@ function nodeFigures(node) {
 }
 
 function nodeSize(stage, node, alone) {
-  const title = alone?.label ?? node.label;
+  const title = alone?.label ?? nodeTitle(node);
   const shape = node.results.length ? cardShape(stage.values[node.results[0]].shape) : "";
   const figures = nodeFigures(node);
-  const width = Math.max(measureText(title, FONTS.label) + 26, measureText(shape, FONTS.shape), measureText(figures, FONTS.small)) + 30;
+  const width = Math.max(measureText(title, FONTS.label) + 26, measureText(shape, FONTS.shape), measureText(figures, FONTS.small) * 1.04 + 4) + 32 + (waistPart(node) ? 16 : 0);
   return { title, shape, figures, w: Math.min(270, Math.max(120, Math.ceil(width))), h: 26 + (shape ? 15 : 0) + (figures ? 15 : 0) + 4 };
 }
 

@@ -22,7 +22,7 @@ function find(stage, asked) {
   }
   found.sort((a, b) => a.score - b.score);
   return found.slice(0, MOST_FOUND).map(({ thing }) => ({
-    thing, title: thing.operands ? nodePath(thing) : boxTitle(thing), note: foldNote(thing, parts),
+    thing, title: thing.operands ? nodeName(thing) : boxTitle(thing), note: foldNote(thing, parts),
     kind: thing.operands ? `${thing.op}, ${thing.phase}` : thing.kind,
   }));
 }
