@@ -14,6 +14,7 @@ class Comparison {
     }, { differs, shallow: true }));
     this.side = make("aside", { class: "inspector", "aria-label": "About the chosen box", tabindex: "-1" });
     this.steps = make("div", { class: "steps" });
+    this.tools = make("div", { class: "tools" });
     this.panes = this.graphs.map((graph, i) => make("section", { class: "pane", "aria-label": this.names()[i] }, make("div", { class: "pane-head" }, make("b", {}, this.names()[i]), chips(this.pictures[i])), graph.root));
     this.link();
     const memories = this.pictures.map((picture) => new Memory(picture));
@@ -21,7 +22,7 @@ class Comparison {
     this.both = make("div", { class: "costs page" });
     this.list = make("div", { class: "linears page" });
     this.tabs = tabs([
-      ["graph", "Graphs", make("div", { class: "graph-view" }, this.steps, this.totals, make("div", { class: "split pair-of-graphs" }, this.panes, this.side)), () => this.draw()],
+      ["graph", "Graphs", make("div", { class: "graph-view" }, this.steps, this.totals, this.tools, make("div", { class: "split pair-of-graphs" }, this.panes, this.side)), () => this.draw()],
       ["differences", "Differences", this.list, () => this.drawDifferences()],
       ["memory", "Memory", make("div", { class: "both-memories" }, memories.map((memory, i) => make("section", {}, make("h2", {}, this.names()[i]), memory.root))), () => memories.forEach((memory) => memory.draw())],
       ["costs", "Costs", this.both, () => this.drawCosts()],
@@ -67,6 +68,9 @@ class Comparison {
       make("dd", {}, write(a[key]), " → ", write(b[key]), make("em", { class: b[key] < a[key] ? "less" : b[key] > a[key] ? "more" : "same" }, change(a[key], b[key])))) : null;
     this.totals.replaceChildren(make("div", { class: "facts" }, make("dl", {}, fact("parameters", count, "parameters"), fact("forward", flops, "forward"), fact("backward", flops, "backward"),
       fact("recompute", flops, "recompute"), fact("kept", bytes, "kept"), fact("moved", bytes, "bytes"))));
+    const held = [...this.tools.querySelectorAll("button")].indexOf(document.activeElement);
+    this.tools.replaceChildren(toolbar(this.graphs, () => this.draw()));
+    if (held >= 0) this.tools.querySelectorAll("button")[held]?.focus();
     this.inspectBoth();
   }
 

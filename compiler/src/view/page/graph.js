@@ -128,7 +128,6 @@ class Graph {
 
   openAll(all) {
     this.open = new Set(all ? this.stage.boxes.filter((box) => box.shown === box).map((box) => box.key) : [this.stage.model.key]);
-    this.draw();
   }
 
   setColour(colour) {
@@ -168,24 +167,28 @@ function stageFacts(graph) {
     fact("recompute", flops, "recompute"), fact("kept", bytes, "kept"), fact("moved", bytes, "bytes"), fact("operations", exact, "operations")));
 }
 
-// Everything that changes how the graph looks.
-function toolbar(graph, redraw) {
+// Everything that changes how graphs look, of one or of two beside each other; the first says how it is now.
+function toolbar(graphs, redraw) {
+  const [graph] = graphs;
+  const all = (act) => { graphs.forEach(act); redraw(); };
+  // The first is changed last: the others are measured by it.
+  const zoom = (act) => [...graphs].reverse().forEach(act);
   const phases = phasesOf(graph.stage, graph.program);
   const kinds = Object.keys(KINDS).filter((kind) => graph.stage.nodes.some((node) => node.kind === kind && (kind !== "view" || graph.reshapes)));
   const button = (label, text, act) => make("button", { type: "button", class: "tool", "aria-label": label, title: label, onclick: act }, text);
   const press = (label, on, act, className = "") => make("button", { type: "button", class: `toggle ${className}`, "aria-pressed": String(on), onclick: act }, label);
   return make("div", { class: "toolbar" },
     graph.stage.programs.length > 1 && choice("program", "Program", graph.stage.programs.map((name) => [name, name.replaceAll("_", " ")]), graph.program,
-      (name) => { graph.program = name; redraw(); }),
+      (name) => all((one) => { one.program = name; })),
     phases.length > 1 && make("div", { class: "group", role: "group", "aria-label": "Phases" }, phases.map((phase) => press(phase.name, !graph.hidden.has(phase.name), () => {
-      if (graph.hidden.has(phase.name)) graph.hidden.delete(phase.name); else graph.hidden.add(phase.name);
-      redraw();
+      const hide = !graph.hidden.has(phase.name);
+      all((one) => { if (hide) one.hidden.add(phase.name); else one.hidden.delete(phase.name); });
     }, phase.name))),
-    make("div", { class: "group labelled" }, make("span", {}, "colour"), choice("colour", "Colour by", [["kind", "kind"], ["cost", "cost"]], graph.colour, (colour) => { graph.setColour(colour); redraw(); })),
-    press("reshapes", graph.reshapes, () => { graph.reshapes = !graph.reshapes; redraw(); }),
-    make("div", { class: "group" }, button("Open every box", "open all", () => { graph.openAll(true); redraw(); }), button("Close every box", "close all", () => { graph.openAll(false); redraw(); })),
-    make("div", { class: "group zoom" }, button("Zoom out", "−", () => graph.canvas.setZoom(graph.canvas.zoom / 1.25)),
-      button("Fit the width", "fit", () => graph.canvas.fit()), button("Zoom in", "+", () => graph.canvas.setZoom(graph.canvas.zoom * 1.25))),
+    make("div", { class: "group labelled" }, make("span", {}, "colour"), choice("colour", "Colour by", [["kind", "kind"], ["cost", "cost"]], graph.colour, (colour) => all((one) => one.setColour(colour)))),
+    press("reshapes", graph.reshapes, () => { const shown = !graph.reshapes; all((one) => { one.reshapes = shown; }); }),
+    make("div", { class: "group" }, button("Open every box", "open all", () => all((one) => one.openAll(true))), button("Close every box", "close all", () => all((one) => one.openAll(false)))),
+    make("div", { class: "group zoom" }, button("Zoom out", "−", () => zoom((one) => one.canvas.setZoom(graph.canvas.zoom / 1.25))),
+      button("Fit the width", "fit", () => zoom((one) => one.canvas.fit())), button("Zoom in", "+", () => zoom((one) => one.canvas.setZoom(graph.canvas.zoom * 1.25)))),
     make("div", { class: "legend", "aria-hidden": "true" }, graph.colour === "kind"
       ? [kinds.map((kind) => make("span", { class: `kind-${kind}` }, KINDS[kind])),
         graph.stage.values.some((value) => value.kept) && make("span", { class: "key" }, make("i", { class: "kept" }), "kept for backward"),

@@ -102,7 +102,7 @@ class Single {
     this.facts.replaceChildren(stageFacts(this.graph));
     // The button that was pressed is made anew: the focus goes to the one in its place.
     const held = [...this.tools.querySelectorAll("button")].indexOf(document.activeElement);
-    this.tools.replaceChildren(toolbar(this.graph, () => { this.graph.draw(); this.drawAround(); }));
+    this.tools.replaceChildren(toolbar([this.graph], () => { this.graph.draw(); this.drawAround(); }));
     if (held >= 0) this.tools.querySelectorAll("button")[held]?.focus();
     this.drawSide(false);
   }
