@@ -344,7 +344,7 @@ const questions = {
 
   async "the share of lm_head in the FLOPs"(page, clicks, data) {
     await clicks.on(tab(page, "costs"));
-    const { boxes } = stageOf(data, "cola"), all = (box) => box.total.forward + box.total.backward + box.total.recompute;
+    const { boxes } = stageOf(data, "plan"), all = (box) => box.total.forward + box.total.backward + box.total.recompute;
     const share = 100 * all(boxes.find((box) => box.path === "lm_head")) / all(boxes[0]);
     const row = page.locator('.costs tr[data-path="lm_head"] .share-cell');
     assert.ok(await row.isVisible());

@@ -13,31 +13,35 @@ const COST_COLUMNS = [
 ];
 
 class Costs {
-  // `graph`: whose stage is told about; `go(box)`: leads to a box in the graph.
-  constructor(graph, go) {
-    this.graph = graph;
+  // `stages`: of which one is told about, at first the last: what a training step costs. `go(stage, box)`: leads to a box in
+  // the graph.
+  constructor(stages, go) {
+    this.stages = stages;
+    this.stage = stages[stages.length - 1];
+    this.opened = null;
     this.go = go;
     this.by = "box";
     this.sort = null;
     this.down = true;
-    this.stage = null;
     this.root = make("div", { class: "costs page" });
   }
 
   draw() {
-    const { stage } = this.graph;
-    if (this.stage?.name !== stage.name) {
+    const { stage } = this;
+    if (this.opened !== stage) {
       const open = new Set([stage.model.key]);
       for (const box of stage.model.children) if (box.kind === "fold" || box.kind === "turn") open.add(box.key);
       this.open = open;
-      this.stage = stage;
+      this.opened = stage;
     }
     const rows = this.by === "box" ? this.boxRows() : this.kindRows();
     const columns = COST_COLUMNS.filter((column) => ["name", "times", "share"].includes(column.key) || rows.some((row) => row[column.key]))
       .filter((column) => column.key !== "times" || this.by === "box");
+    // On a narrow screen what is asked most stands where no scrolling is needed.
+    if (window.innerWidth < 700) columns.splice(1, 0, columns.pop());
     this.root.replaceChildren(make("div", { class: "bar-of-tools" },
       choice("by", "Rows", [["box", "by box"], ["kind", "by kind"], ["op", "by operation"]], this.by, (by) => { this.by = by; this.draw(); }),
-      choice("cost-stage", "Stage", this.graph.stages.map(({ name, title }) => [name, name, title]), stage.name, (name) => { this.graph.setStage(name); this.draw(); })),
+      choice("cost-stage", "Stage", this.stages.map(({ name, title }) => [name, name, title]), stage.name, (name) => { this.stage = this.stages.find((one) => one.name === name); this.draw(); })),
       make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Costs" }, make("table", { class: "table" },
         make("thead", {}, make("tr", {}, columns.map((column) => this.heading(column)))),
         make("tbody", {}, rows.map((row) => this.row(row, columns))))));
@@ -65,7 +69,7 @@ class Costs {
 
   // A box's children are sorted among themselves, so that they stay with it.
   boxRows() {
-    const { stage } = this.graph, rows = [];
+    const { stage } = this, rows = [];
     const visit = (box, depth) => {
       const row = { thing: box, depth, name: box.label || boxTitle(box), times: box.times, ...box.total, share: stage.flops ? total(box) / stage.flops : 0, kind: box.kind, open: this.open.has(box.key), inner: box.children.length > 0 };
       rows.push(row);
@@ -77,8 +81,9 @@ class Costs {
   }
 
   kindRows() {
-    const { stage } = this.graph, rows = new Map();
+    const { stage } = this, rows = new Map();
     for (const node of stage.nodes) {
+      if (!stage.counts(node)) continue;
       const name = this.by === "kind" ? (node.kind === "view" ? "reshape" : node.kind) : node.op;
       if (!rows.has(name)) rows.set(name, { name, depth: 0, kind: node.kind, parameters: 0, forward: 0, backward: 0, recompute: 0, bytes: 0, kept: 0, share: 0 });
       const row = rows.get(name);
@@ -102,7 +107,7 @@ class Costs {
         this.draw();
         [...this.root.querySelectorAll("tbody tr")].find((tr) => tr.dataset.path === row.thing.path)?.querySelector(".fold-mark").focus();
       } }, row.open ? "−" : "+") : make("i", { class: "no-mark" }),
-      row.thing ? make("button", { type: "button", class: "lead-to", onclick: () => this.go(row.thing) }, row.name) : make("span", {}, row.name));
+      row.thing ? make("button", { type: "button", class: "lead-to", onclick: () => this.go(this.stage, row.thing) }, row.name) : make("span", {}, row.name));
     return make("tr", { class: row.kind, "data-path": row.thing?.path ?? row.name }, columns.map((column) => column.key === "name" ? name
       : column.key === "share" ? make("td", { class: "number share-cell", style: { "--share": `${(100 * Math.min(1, row.share)).toFixed(1)}%` } }, make("span", {}, column.write(row)))
         : make("td", { class: "number", title: row[column.key] ? exact(row[column.key]) : null }, column.write(row))));

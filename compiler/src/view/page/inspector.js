@@ -31,7 +31,7 @@ function boxSections(graph, stage, box, go, note) {
   if (note) parts.push(note);
   const waist = waistOf(stage, box);
   if (pair) {
-    parts.push(make("div", { class: "big-waist" }, glyph(pair, 190 / Math.max(pair.inputs, pair.outputs), 190, 84), make("div", { class: "ends" },
+    parts.push(make("div", { class: "big-waist" }, glyph(pair, 180 / Math.max(pair.inputs, pair.outputs), 180, 84), make("div", { class: "ends" },
       make("span", {}, `in ${exact(pair.inputs)}`), make("span", { class: "rank" }, `rank ${exact(pair.rank)}`), make("span", {}, `out ${exact(pair.outputs)}`))));
     parts.push(section("What the pair saved", make("table", { class: "small" },
       make("thead", {}, make("tr", {}, ["", "dense", "pair", ""].map((text) => make("th", { scope: "col" }, text)))),
@@ -89,7 +89,7 @@ function nodeSections(graph, stage, node, go, note) {
   const each = node.times > 1 ? ", each" : "";
   if (node.flops || node.bytes || node.parameters || node.workspace) parts.push(section(`Costs${each}`, facts(
     ["parameters", node.parameters ? count(node.parameters) : null, exact(node.parameters)], ["FLOPs", node.flops ? flops(node.flops) : null, exact(node.flops)],
-    ["share of FLOPs", node.flops && stage.flops ? percent(node.flops * node.times / stage.flops) : null], ["bytes moved", node.bytes ? bytes(node.bytes) : null, exact(node.bytes)],
+    ["share of FLOPs", node.flops && stage.flops && stage.counts(node) ? percent(node.flops * node.times / stage.flops) : null], ["bytes moved", node.bytes ? bytes(node.bytes) : null, exact(node.bytes)],
     ["workspace", node.workspace ? bytes(node.workspace) : null])));
   if (node.operands.length) parts.push(section("Reads", make("ul", { class: "leads" }, node.operands.map((use) => {
     const value = stage.values[typeof use === "number" ? use : use.value], maker = value && stage.nodes[value.node];

@@ -20,12 +20,13 @@ class Linears {
       make("p", { class: "headline" }, make("b", {}, exact(pairs)), ` of ${plural(this.linears.length, "linear")} became CoLA pairs`, pairs ? [" and saved ", make("b", {}, count(saved)), " weights"] : null, "; ", make("b", {}, exact(dense.length)), " stayed dense."),
       make("div", { class: "bar-of-tools" }, choice("linears", "Which", [["all", "all"], ["dense", "not rewritten"], ["pairs", "rewritten"]], this.show, (show) => { this.show = show; this.draw(); })),
       make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Linears" }, make("table", { class: "table" },
-        make("thead", {}, make("tr", {}, [["Linear", ""], ["", ""], ["Sites", "number"], ["In → out", "number"], ["Rank", "number"], ["Between", ""], ["Weights saved", "number"], ["FLOPs saved a token", "number"], ["Why it stayed dense", ""]].map(([text, kind]) => make("th", { scope: "col", class: kind }, text)))),
+        make("thead", {}, make("tr", {}, [["Linear", ""], ["", "shape-cell"], ["Rank", "number"], ["In → out", "number"], ["Sites", "number"], ["Between", ""], ["Weights saved", "number"], ["FLOPs saved a token", "number"], ["Why it stayed dense", ""]].map(([text, kind]) => make("th", { scope: "col", class: kind }, text)))),
         make("tbody", {}, rows.map((row) => make("tr", { class: row.rank ? "pair" : "dense", "data-path": row.path },
-          make("th", { scope: "row" }, make("button", { type: "button", class: "lead-to", onclick: () => this.go(row.first) }, row.path)),
-          make("td", {}, glyph(row, 56 / widest, 56, 20)),
-          make("td", { class: "number" }, exact(row.sites)), make("td", { class: "number" }, `${exact(row.inputs)} → ${exact(row.outputs)}`),
-          make("td", { class: "number rank" }, row.rank ? exact(row.rank) : "dense"), make("td", {}, row.rank ? row.activation ?? "nothing" : ""),
+          make("th", { scope: "row" }, make("button", { type: "button", class: "lead-to", onclick: () => this.go(row.first) }, row.path),
+            row.reason && make("span", { class: "why-narrow" }, row.reason)),
+          make("td", { class: "shape-cell" }, glyph(row, 56 / widest, 56, 20)),
+          make("td", { class: "number rank" }, row.rank ? exact(row.rank) : "dense"), make("td", { class: "number" }, `${exact(row.inputs)} → ${exact(row.outputs)}`),
+          make("td", { class: "number" }, exact(row.sites)), make("td", {}, row.rank ? row.activation ?? "nothing" : ""),
           make("td", { class: "number" }, row.saved_parameters ? count(row.saved_parameters) : ""), make("td", { class: "number" }, row.saved_flops ? flops(row.saved_flops) : ""),
           make("td", { class: "reason" }, row.reason ?? "")))))));
   }

@@ -75,7 +75,7 @@ class Single {
       const found = this.graph.stage.boxes.find((box) => box.shown === box && meets(box.span, path.split(".").map((part) => turns(part) ?? part)));
       if (found) lead(found, foldNote(found, path.split(".")));
     };
-    const memory = new Memory(picture), costs = new Costs(this.graph, (box) => lead(box)), linears = new Linears(picture, leadToPath);
+    const memory = new Memory(picture), costs = new Costs(this.graph.stages, (stage, box) => { this.graph.setStage(stage.name); lead(box); }), linears = new Linears(picture, leadToPath);
     this.tabs = tabs([
       ["graph", "Graph", make("div", { class: "graph-view" }, this.steps, this.facts, this.tools, make("div", { class: "split" }, this.graph.root, this.side)), () => { this.graph.draw(); this.drawAround(); }],
       ["memory", "Memory", memory.root, () => memory.draw()], ["costs", "Costs", costs.root, () => costs.draw()], ["linears", "Linears", linears.root, () => linears.draw()],
@@ -107,9 +107,18 @@ class Single {
     this.drawSide(false);
   }
 
+  // On a narrow screen the inspector is a sheet at the bottom that can be lowered.
+  handle() {
+    const button = make("button", { type: "button", class: "handle", "aria-label": "More or less about the chosen box", onclick: () => {
+      button.setAttribute("aria-expanded", String(this.side.classList.toggle("raised")));
+    } });
+    button.setAttribute("aria-expanded", String(this.side.classList.contains("raised")));
+    return button;
+  }
+
   drawSide(chosen) {
-    this.side.replaceChildren(inspect(this.graph, this.graph.selected, (thing) => { this.graph.goTo(thing); this.drawAround(); }));
-    this.side.scrollTop = 0;
     if (chosen) this.side.classList.add("raised");
+    this.side.replaceChildren(this.handle(), inspect(this.graph, this.graph.selected, (thing) => { this.graph.goTo(thing); this.drawAround(); }));
+    this.side.scrollTop = 0;
   }
 }

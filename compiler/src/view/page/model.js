@@ -20,6 +20,8 @@ class Stage {
     this.nodes = raw.nodes.map((node, index) => ({ ...node, index, key: "" }));
     this.linears = new Map(picture.linears.map((linear) => [linear.path, linear]));
     this.programs = [...new Set(this.nodes.map((node) => node.program).filter(Boolean))];
+    // Of a plan's programs those that a training step runs: totals are theirs.
+    this.training = new Set(this.nodes.filter((node) => node.phase === "backward" || node.phase === "update").map((node) => node.program));
     this.link();
   }
 
@@ -61,8 +63,12 @@ class Stage {
       box.key = `box:${box.path}`;
       if (box.kind === "group") box.label = box.label.replace(/^\{|\}$/g, "").replaceAll(",", ", ");
     }
-    // What a fold speaks for takes in all of its turns, wherever it is asked.
     this.flops = total(this.model);
+  }
+
+  // Whether a node counts in the totals.
+  counts(node) {
+    return !node.program || this.programs.length < 2 || this.training.has(node.program);
   }
 
   // Boxes around a node or box, the nearest first.

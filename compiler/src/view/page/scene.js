@@ -185,7 +185,8 @@ function shortShape(shape) {
 
 // On a card: the axes that every shape begins with need no names.
 function cardShape(shape) {
-  return shortShape(shape).replace(/\b(batch|seq) (?=\d)/g, "");
+  const named = shortShape(shape).replace(/\b(batch|seq) (?=\d)/g, "");
+  return named.length > 28 ? named.replace(/[a-z_]+ (?=\d)/g, "") : named;
 }
 
 function nodeFigures(node) {

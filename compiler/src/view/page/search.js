@@ -20,7 +20,7 @@ function find(stage, asked) {
     const path = node.path.split(".").map((part, i) => Array.isArray(node.home.span[i]) && turns(part) ? node.home.span[i] : part);
     consider(node, path, node.label, node.op);
   }
-  found.sort((a, b) => a.score - b.score);
+  found.sort((a, b) => a.score - b.score || b.thing.times - a.thing.times);
   return found.slice(0, MOST_FOUND).map(({ thing }) => ({
     thing, title: thing.operands ? nodeName(thing) : boxTitle(thing), note: foldNote(thing, parts),
     kind: thing.operands ? `${thing.op}, ${thing.phase}` : thing.kind,

@@ -1,0 +1,74 @@
+//! The pages of `colac graph` in a real browser: `tests/browser/checks.mjs` does what a reader does.
+//!
+//! Skipped where there is no node, no playwright-core or no browser; `tests/browser/install` fetches what is missing.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
+
+mod command_line;
+mod common;
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use crate::command_line::Folder;
+use crate::common::{repository, skip};
+
+/// Runs the shell on one line; whether it succeeds.
+fn shell(line: &str) -> bool {
+    let mut command = Command::new("sh");
+    command.args(["-c", line]).current_dir(repository("."));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// Why pages cannot be tested here, if so.
+fn missing() -> Option<&'static str> {
+    if !shell("command -v node") {
+        return Some("there is no node");
+    }
+    if !shell("test -d target/browser/node_modules/playwright-core") {
+        return Some("playwright-core is not there; tests/browser/install fetches it");
+    }
+    let browser = "command -v \"${COLAC_BROWSER:-chromium}\" || command -v chromium-browser || \
+                   command -v google-chrome";
+    if !shell(browser) {
+        return Some("there is no chromium; tests/browser/install fetches it");
+    }
+    None
+}
+
+/// The 7b spec as a reader of its page would want it: CoLA-M, and one linear with a rank of its own.
+const OVERRIDDEN: &str = "extends = \"llama-7b\"\nname = \"llama-7b\"\n\n[recompute]\npolicy = \"cola-m\"\n\n\
+                          [[cola.override]]\ntargets = \"layers.7.self_attn.v_proj\"\nrank = 256\n";
+
+#[test]
+fn pages_of_graphs() {
+    if let Some(reason) = missing() {
+        skip("pages_of_graphs", reason);
+        return;
+    }
+    let folder = Folder::new();
+    fs::write(folder.path("7b.toml"), OVERRIDDEN).unwrap();
+    folder.run(&["graph", "llama-60m", "--format", "html", "-o", "60m.html"]).succeeds();
+    folder.run(&["graph", "7b.toml", "--format", "html", "-o", "7b.html"]).succeeds();
+    folder.run(&["compile", "llama-60m", "--full-rank", "-o", "full.plan"]).succeeds();
+    folder.run(&["compile", "llama-60m", "-o", "cola.plan"]).succeeds();
+    folder
+        .run(&[
+            "graph", "full.plan", "--against", "cola.plan", "--format", "html", "-o", "against.html",
+        ])
+        .succeeds();
+    for name in ["60m.html", "7b.html", "against.html"] {
+        let bytes = fs::metadata(folder.path(name)).unwrap().len();
+        assert!(name == "against.html" || bytes < 2_000_000, "{name} has {bytes} bytes");
+    }
+    let script = repository("tests/browser/checks.mjs");
+    let mut node = Command::new("node");
+    let output = node.arg(script).arg(folder.path(".")).stdin(Stdio::null()).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
