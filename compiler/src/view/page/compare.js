@@ -40,6 +40,12 @@ class Comparison {
     return a.form !== b.form ? [`${a.name}, ${formName(a)}`, `${b.name}, ${formName(b)}`] : [`${a.name}, first`, `${b.name}, second`];
   }
 
+  // The names where there is little room: what tells the two apart.
+  shortNames() {
+    const names = this.names();
+    return this.pictures[0].name === this.pictures[1].name ? names.map((name, i) => name.slice(this.pictures[i].name.length + 2)) : names;
+  }
+
   heading() {
     const [a, b] = this.names();
     return [make("span", {}, a), make("i", {}, " → "), make("span", {}, b)];
@@ -48,7 +54,10 @@ class Comparison {
   begin() {
     for (const graph of this.graphs) graph.selected = graph.stage.model;
     this.tabs.open("graph");
-    for (const graph of this.graphs) graph.canvas.fitReadable();
+    for (const graph of this.graphs) {
+      graph.settleZoom();
+      graph.canvas.fitReadable();
+    }
     this.inspectBoth();
   }
 
@@ -65,7 +74,7 @@ class Comparison {
     for (const graph of this.graphs) graph.draw();
     const [a, b] = this.graphs.map((graph) => graph.stage.model.total);
     const fact = (name, write, key) => a[key] || b[key] ? make("div", { class: "fact" }, make("dt", {}, name),
-      make("dd", {}, write(a[key]), " → ", write(b[key]), make("em", { class: b[key] < a[key] ? "less" : b[key] > a[key] ? "more" : "same" }, change(a[key], b[key])))) : null;
+      make("dd", {}, a[key] ? write(a[key]) : "–", " → ", b[key] ? write(b[key]) : "–", make("em", { class: b[key] < a[key] ? "less" : b[key] > a[key] ? "more" : "same" }, change(a[key], b[key])))) : null;
     this.totals.replaceChildren(make("div", { class: "facts" }, make("dl", {}, fact("parameters", count, "parameters"), fact("forward", flops, "forward"), fact("backward", flops, "backward"),
       fact("recompute", flops, "recompute"), fact("kept", bytes, "kept"), fact("moved", bytes, "bytes"))));
     const held = [...this.tools.querySelectorAll("button")].indexOf(document.activeElement);
@@ -117,7 +126,7 @@ class Comparison {
   differenceTable(list, paths) {
     const written = (value) => value === null || value === undefined ? "–" : typeof value === "number" ? exact(value) : String(value);
     return make("table", { class: paths ? "table" : "small" },
-      make("thead", {}, make("tr", {}, [paths && "Where", "What", ...this.names()].filter(Boolean).map((text) => make("th", { scope: "col" }, text)))),
+      make("thead", {}, make("tr", {}, [paths && "Where", "What", ...(paths ? this.names() : this.shortNames())].filter(Boolean).map((text) => make("th", { scope: "col" }, text)))),
       make("tbody", {}, list.map((difference) => make("tr", {}, paths ? make("th", { scope: "row" }, difference.path ? make("button", { type: "button", class: "lead-to", onclick: () => this.lead(difference.path) }, difference.path) : "the model") : null,
         make("td", {}, difference.what), make("td", {}, written(difference.a)), make("td", {}, written(difference.b))))));
   }
@@ -134,28 +143,48 @@ class Comparison {
       make("div", { class: "scroll" }, this.differenceTable(this.differences, true)));
   }
 
-  // Both pictures' boxes, joined by what they stand for.
+  // Both pictures' boxes side by side, of the last stage that both have. Repeats may be folded differently in the two: what
+  // is compared is all turns of one with all turns of the other.
   drawCosts() {
-    const [a, b] = this.graphs, rows = [];
+    const name = this.stageNames().at(-1), [a, b] = this.graphs.map((graph) => allTurns(graph.stages.find((stage) => stage.name === name)));
+    const sides = [["Parameters", count, (sums) => sums.parameters], ["FLOPs", flops, (sums) => sums.forward + sums.backward + sums.recompute], ["Bytes moved", bytes, (sums) => sums.bytes], ["Kept", bytes, (sums) => sums.kept]]
+      .filter(([, , of]) => of(a.sums) || of(b.sums));
+    const rows = [];
     const visit = (one, two, depth) => {
       rows.push({ one, two, depth });
       if (depth > 2) return;
-      const some = (box) => box ? box.children.filter((child) => child.total.operations || child.total.parameters) : [];
-      const mine = some(one), theirs = some(two);
-      for (const child of mine) {
-        const i = theirs.findIndex((other) => meets(child.span, other.span));
-        visit(child, i < 0 ? null : theirs.splice(i, 1)[0], depth + 1);
-      }
-      for (const child of theirs) visit(null, child, depth + 1);
+      for (const path of new Set([...(one?.children.keys() ?? []), ...(two?.children.keys() ?? [])])) visit(one?.children.get(path), two?.children.get(path), depth + 1);
     };
-    visit(a.stage.model, b.stage.model, 0);
-    const sides = [["Parameters", count, (box) => box.total.parameters], ["FLOPs", flops, total], ["Bytes moved", bytes, (box) => box.total.bytes], ["Kept", bytes, (box) => box.total.kept]];
+    visit(a, b, 0);
     const cells = (write, of, one, two) => {
-      const [x, y] = [one ? of(one) : 0, two ? of(two) : 0];
-      return [x, y].map((value) => make("td", { class: "number", title: exact(value) }, value ? write(value) : "")).concat(make("td", { class: `number ${y < x ? "less" : y > x ? "more" : ""}` }, x === y ? "" : !x ? "new" : !y ? "gone" : change(x, y)));
+      const [x, y] = [one ? of(one.sums) : 0, two ? of(two.sums) : 0];
+      return [x, y].map((value, i) => make("td", { class: `number ${i ? "" : "first-of-three"}`, title: exact(value) }, value ? write(value) : ""))
+        .concat(make("td", { class: `number ${y < x ? "less" : y > x ? "more" : ""}` }, x === y ? "" : !x ? "new" : !y ? "gone" : change(x, y)));
     };
-    this.both.replaceChildren(make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Costs of both" }, make("table", { class: "table" },
-      make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "Box"), sides.flatMap(([title]) => [make("th", { scope: "col", class: "number" }, title), make("th", { scope: "col", class: "number" }, "second"), make("th", { scope: "col", class: "number" }, "Δ")]))),
-      make("tbody", {}, rows.map(({ one, two, depth }) => make("tr", { class: (one ?? two).kind }, make("th", { scope: "row", style: { "--depth": depth } }, make("i", { class: "no-mark" }), (two ?? one).label || boxTitle(two ?? one)), sides.flatMap(([, write, of]) => cells(write, of, one, two))))))));
+    const column = (text, kind) => make("th", { scope: "col", class: kind }, text);
+    this.both.replaceChildren(make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Costs of both" }, make("table", { class: "table two" },
+      make("thead", {}, make("tr", {}, column("", ""), sides.map(([title]) => make("th", { scope: "colgroup", colspan: "3", class: "number first-of-three" }, title))),
+        make("tr", {}, column("Box", ""), sides.map(() => [column(this.shortNames()[0], "number first-of-three"), column(this.shortNames()[1], "number"), column("Δ", "number")]))),
+      make("tbody", {}, rows.map(({ one, two, depth }) => make("tr", { class: (two ?? one).kind }, make("th", { scope: "row", style: { "--depth": depth } }, (two ?? one).label), sides.map(([, write, of]) => cells(write, of, one, two))))))));
   }
+}
+
+// The boxes of a stage with all turns of a repeat taken together: {label, kind, sums, children}.
+function allTurns(stage) {
+  const visit = (boxes) => {
+    const sums = {}, children = new Map();
+    for (const box of boxes) {
+      for (const [key, value] of Object.entries(box.total)) sums[key] = (sums[key] ?? 0) + value;
+      for (const child of box.children) {
+        if (!child.total.operations && !child.total.parameters) continue;
+        const path = child.span.map((part) => Array.isArray(part) ? "*" : part).join(".");
+        if (!children.has(path)) children.set(path, []);
+        children.get(path).push(child);
+      }
+    }
+    const [first] = boxes, turn = Array.isArray(first.span.at(-1)), number = boxes.reduce((sum, box) => sum + box.times, 0);
+    const label = turn ? `${first.span.at(-2)} ${times(number)}` : first.label || boxTitle(first);
+    return { label, kind: turn ? "fold" : first.kind, sums, children: new Map([...children].map(([path, members]) => [path, visit(members)])) };
+  };
+  return visit([stage.model]);
 }

@@ -15,6 +15,14 @@ class Canvas {
     this.pane = make("div", { class: "canvas" }, make("div", { class: "stretch" }, this.sheet));
     this.zoom = 1;
     this.cards.addEventListener("keydown", (event) => this.key(event));
+    this.cards.addEventListener("mouseover", (event) => this.hover(event.target.closest(".card")));
+    this.cards.addEventListener("mouseleave", () => this.hover(null));
+    this.pane.addEventListener("wheel", (event) => {
+      if (!event.ctrlKey) return;
+      event.preventDefault();
+      this.setZoom(this.zoom * Math.exp(-event.deltaY / 300));
+    }, { passive: false });
+    this.drag();
   }
 
   show(stage, drawn, look) {
@@ -117,17 +125,48 @@ class Canvas {
     this.mark();
   }
 
+  // The sheet follows a mouse that pulls it; a pull is no click.
+  drag() {
+    let from = null, pulled = false;
+    this.pane.addEventListener("pointerdown", (event) => {
+      pulled = false;
+      if (event.pointerType === "mouse" && event.button === 0) from = [event.clientX, event.clientY, this.pane.scrollLeft, this.pane.scrollTop];
+    });
+    window.addEventListener("pointermove", (event) => {
+      if (!from) return;
+      const [dx, dy] = [event.clientX - from[0], event.clientY - from[1]];
+      if (!pulled && Math.hypot(dx, dy) < 5) return;
+      pulled = true;
+      this.pane.classList.add("pulled");
+      this.pane.scrollTo(from[2] - dx, from[3] - dy);
+    });
+    window.addEventListener("pointerup", () => { from = null; this.pane.classList.remove("pulled"); });
+    this.pane.addEventListener("click", (event) => { if (pulled) event.stopPropagation(); pulled = false; }, { capture: true });
+  }
+
+  // What the pointer is on shows its edges, if it is no box that holds others.
+  hover(element) {
+    const card = element && this.elements.get(element.dataset.key)?.card;
+    const thing = card && !card.open ? card.alone ?? card.node ?? card.box : null;
+    if (thing === this.hovered) return;
+    this.hovered = thing;
+    this.mark();
+  }
+
   // Edges of the selected node stand out, and where the other end is in another column a line leads there.
   mark() {
-    const selected = this.look.selected;
+    const selected = this.look.selected, hovered = this.hovered;
     this.svg.querySelectorAll(".lead").forEach((line) => line.remove());
     const made = new Set(selected?.results ?? []);
     const read = new Set((selected?.operands ?? []).map(Stage.source));
     for (const edge of this.edges) {
       const lit = selected && (selected.operands ? made.has(edge.value) || (read.has(edge.value) && (edge.to === selected || edge.to === null || this.holds(edge.to, selected)))
         : edge.from === selected || edge.to === selected);
-      edge.path.classList.toggle("lit", Boolean(lit));
-      edge.head?.classList?.toggle("lit", Boolean(lit));
+      const near = hovered && (edge.from === hovered || edge.to === hovered);
+      for (const part of [edge.path, edge.head]) {
+        part?.classList?.toggle("lit", Boolean(lit));
+        part?.classList?.toggle("near", Boolean(near));
+      }
     }
     if (!selected?.operands) return;
     const here = this.cardOf(selected);

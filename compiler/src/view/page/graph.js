@@ -173,7 +173,7 @@ function toolbar(graphs, redraw) {
   const all = (act) => { graphs.forEach(act); redraw(); };
   // The first is changed last: the others are measured by it.
   const zoom = (act) => [...graphs].reverse().forEach(act);
-  const phases = phasesOf(graph.stage, graph.program);
+  const phases = PHASES.filter((phase) => graphs.some((one) => phasesOf(one.stage, one.program).includes(phase)));
   const kinds = Object.keys(KINDS).filter((kind) => graph.stage.nodes.some((node) => node.kind === kind && (kind !== "view" || graph.reshapes)));
   const button = (label, text, act) => make("button", { type: "button", class: "tool", "aria-label": label, title: label, onclick: act }, text);
   const press = (label, on, act, className = "") => make("button", { type: "button", class: `toggle ${className}`, "aria-pressed": String(on), onclick: act }, label);
@@ -192,6 +192,6 @@ function toolbar(graphs, redraw) {
     make("div", { class: "legend", "aria-hidden": "true" }, graph.colour === "kind"
       ? [kinds.map((kind) => make("span", { class: `kind-${kind}` }, KINDS[kind])),
         graph.stage.values.some((value) => value.kept) && make("span", { class: "key" }, make("i", { class: "kept" }), "kept for backward"),
-        graph.stage.nodes.some((node) => node.phase === "recompute") && make("span", { class: "key" }, make("i", { class: "again" }, "↻"), "made again")]
+        phases.some((phase) => phase.name === "recompute") && make("span", { class: "key" }, make("i", { class: "again" }, "↻"), "made again")]
       : make("span", { class: "ramp" }, "fewer FLOPs", make("i"), "more")));
 }

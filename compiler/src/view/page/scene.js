@@ -120,7 +120,7 @@ class Column {
       from: from === "in" ? "in" : numbers.get(from), to: to === "out" ? "out" : numbers.get(to), value,
     })).filter((edge) => edge.from !== undefined && edge.to !== undefined);
     const inner = layered(items.map((item) => item.card), edges);
-    const title = measureText(boxTitleShort(box), FONTS.label) + measureText(boxNote(this.stage, box, this.phase.name), FONTS.small) + 66;
+    const title = measureText(boxTitleShort(box), FONTS.label) + measureText(boxNote(this.stage, box, this.phase.name), FONTS.small) * 1.04 + 70 + (box.total.kept && this.phase.name === "forward" ? 16 : 0);
     const w = Math.max(inner.w + 2 * SIDE, title);
     const shift = (w - inner.w) / 2;
     const h = inner.h + HEAD;
