@@ -1,4 +1,3 @@
-"use strict";
 // Elements. Everything that comes from a picture is put into the page as text, never as markup: names may contain any
 // characters.
 

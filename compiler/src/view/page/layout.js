@@ -152,8 +152,10 @@ function placeAcross(layers, graph) {
     for (const side of sides)
       for (const { cell: other, value } of cell[side]) {
         const [mine, theirs] = side === "up" ? ["inX", "outX"] : ["outX", "inX"];
-        // Long edges are straight above all, then what hangs directly on each other; a bend belongs where a long edge begins.
-        const weight = cell.way && other.way ? 6 : cell.long || other.long ? 0.01 : cell.way || other.way ? 5 : 10;
+        // A chain is straight above all; where edges part or meet they bend. A long edge bends at its ends.
+        const [above, below] = side === "up" ? [other, cell] : [cell, other];
+        const share = 1 / Math.max(above.down.length, below.up.length);
+        const weight = cell.way && other.way ? 6 : cell.long || other.long ? 0.01 : (cell.way || other.way ? 5 : 10) * share;
         sum += weight * (other.x + graph.attach(other, value, theirs) - graph.attach(cell, value, mine));
         weights += weight;
       }
@@ -177,7 +179,8 @@ function straighten(layers, graph) {
     if (!link) return;
     const [mine, theirs] = side === "up" ? ["inX", "outX"] : ["outX", "inX"];
     const x = link.cell.x + graph.attach(link.cell, link.value, theirs) - graph.attach(cell, link.value, mine);
-    if (Math.abs(x - cell.x) < 28 && fits(layer, i, x)) cell.x = x;
+    const only = link.cell[side === "up" ? "down" : "up"].length === 1 && cell[side].length === 1;
+    if (Math.abs(x - cell.x) < (only ? 120 : 28) && fits(layer, i, x)) cell.x = x;
   });
   for (const layer of layers.slice(1)) snap(layer, "up");
   snap(layers[0], "down");

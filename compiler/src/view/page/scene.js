@@ -176,6 +176,7 @@ function boxNote(stage, box, phase) {
   if (phase === "forward" && box.total.parameters) parts.push(count(box.total.parameters));
   if (work) parts.push(flops(work));
   if (stage.flops && work) parts.push(percent(work / stage.flops));
+  if (!parts.length) parts.push(plural([...stage.inside(box)].filter((node) => node.phase === phase && !QUIET.has(node.kind)).length, "operation"));
   return parts.join(" · ");
 }
 

@@ -13,7 +13,7 @@ function find(stage, asked) {
     if (at === null && !loose) return;
     // Whole paths first, then ends of paths, then what lies deeper.
     const exactly = at && at.whole && at.end === path.length;
-    found.push({ thing, at, score: (exactly ? 0 : at?.whole ? 1 : at ? 2 : 3) * 100 + path.length + (thing.operands ? 0.5 : 0) });
+    found.push({ thing, at, score: (exactly ? 0 : at?.whole ? 1 : at ? 2 : 3) * 100 + path.length + (thing.operands ? 50 : 0) });
   };
   for (const box of stage.boxes) if (box.shown === box && box.path !== "") consider(box, box.span, box.label, box.kind);
   for (const node of stage.nodes) if (!QUIET.has(node.kind)) {
