@@ -175,12 +175,14 @@ function straighten(layers, graph) {
     return (!before || before.x + before.w + (before.way || cell.way ? LANE : GAP_X) <= x + 0.5) && (!after || x + cell.w + (after.way || cell.way ? LANE : GAP_X) <= after.x + 0.5);
   };
   const snap = (layer, side) => layer.forEach((cell, i) => {
-    const link = cell[side].find(({ cell: other }) => Boolean(other.way) === Boolean(cell.way));
-    if (!link) return;
-    const [mine, theirs] = side === "up" ? ["inX", "outX"] : ["outX", "inX"];
-    const x = link.cell.x + graph.attach(link.cell, link.value, theirs) - graph.attach(cell, link.value, mine);
-    const only = link.cell[side === "up" ? "down" : "up"].length === 1 && cell[side].length === 1;
-    if (Math.abs(x - cell.x) < (only ? 120 : 28) && fits(layer, i, x)) cell.x = x;
+    const [mine, theirs, back] = side === "up" ? ["inX", "outX", "down"] : ["outX", "inX", "up"];
+    const links = cell.long ? cell[side].filter(({ cell: other }) => other.way) : cell[side].filter(({ cell: other }) => !other.long);
+    if (!links.length) return;
+    const wish = (link) => link.cell.x + graph.attach(link.cell, link.value, theirs) - graph.attach(cell, link.value, mine);
+    const x = links.reduce((sum, link) => sum + wish(link), 0) / links.length;
+    // A cell that only these lead to is theirs; others are moved a little at most.
+    const own = links.every((link) => link.cell[back].length === 1);
+    if (Math.abs(x - cell.x) < (own ? 120 : 28) && fits(layer, i, x)) cell.x = x;
   });
   for (const layer of layers.slice(1)) snap(layer, "up");
   snap(layers[0], "down");
