@@ -305,7 +305,8 @@ const checks = {
     assert.match(await text(page.locator(".about")), /[−+]\d/);
     await tab(page, "differences").click();
     const data = picture(file("against.html"));
-    assert.equal(await page.locator("#panel-differences tbody tr").count(), data.differences.length);
+    const alike = new Set(data.differences.map(({ path, what, a, b }) => JSON.stringify([(path ?? "").replace(/\.\d+\./, ".*."), what, a, b])));
+    assert.equal(await page.locator("#panel-differences tbody tr").count(), alike.size);
     for (const name of ["memory", "costs"]) await tab(page, name).click();
     assert.deepEqual(complaints, []);
     await close();

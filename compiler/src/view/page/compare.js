@@ -4,11 +4,10 @@ class Comparison {
   constructor({ a, b, differences }) {
     this.pictures = [a, b];
     this.differences = differences ?? [];
-    const spans = this.differences.map((difference) => difference.path).filter(Boolean).map((path) => path.split(".").map((part) => turns(part) ?? part));
-    const differs = (stage, thing) => {
-      const box = thing.operands ? thing.home : thing;
-      return box.path !== "" && !thing.operands && spans.some((span) => meets(span, box.span));
-    };
+    for (const difference of this.differences) difference.span = difference.path ? difference.path.split(".").map((part) => turns(part) ?? part) : [];
+    // A box that is closed speaks for what is in it.
+    const differs = (stage, thing, open) => !thing.operands && thing.path !== ""
+      && this.differences.some(({ span }) => span.length && (open ? meets(span, thing.span) : within(span, thing.span)));
     this.graphs = this.pictures.map((picture, i) => new Graph(picture, {
       selected: (thing) => this.choose(i, thing), stage: () => {}, toggled: (box, open) => this.toggled(i, box, open),
     }, { differs, shallow: true }));
@@ -101,10 +100,15 @@ class Comparison {
   inspectBoth() {
     const [a, b] = this.graphs;
     const box = b.selected ?? a.selected;
-    const own = box ? this.differences.filter((difference) => (difference.path || "") === "" ? box.path === "" : meets(difference.path.split(".").map((part) => turns(part) ?? part), (box.operands ? box.home : box).span)) : [];
-    this.side.replaceChildren(
-      own.length ? make("section", { class: "own-differences" }, make("h3", {}, "Differs in"), this.differenceTable(own, false)) : make("p", { class: "hint" }, "The same in both."),
-      ...this.graphs.map((graph, i) => make("div", { class: "one-of-two" }, make("p", { class: "of" }, this.names()[i]), graph.selected ? inspect(graph, graph.selected, (thing) => graph.goTo(thing)) : make("p", { class: "hint" }, "It has no such box."))));
+    const span = box && (box.operands ? box.home : box).span;
+    const own = box ? this.differences.filter((difference) => meets(difference.span, span)) : [];
+    const inside = box ? this.differences.filter((difference) => difference.span.length > span.length && within(difference.span, span)) : [];
+    this.side.replaceChildren(...[
+      own.length ? make("section", { class: "own-differences" }, make("h3", {}, "Differs in"), this.differenceTable(own, false)) : inside.length ? null : make("p", { class: "hint" }, "The same in both."),
+      inside.length ? make("section", { class: "own-differences" }, make("h3", {}, "Differs inside"), make("ul", { class: "leads" }, sameDifferences(inside).slice(0, 12).map((difference) =>
+        make("li", {}, make("button", { type: "button", class: "lead-to", onclick: () => this.lead(difference.first) }, difference.path), make("span", { class: "figures" }, difference.what))))) : null,
+      ...this.graphs.map((graph, i) => make("div", { class: "one-of-two" }, make("p", { class: "of" }, this.names()[i]), graph.selected ? inspect(graph, graph.selected, (thing) => graph.goTo(thing)) : make("p", { class: "hint" }, "It has no such box."))),
+    ].filter(Boolean));
   }
 
   // What is scrolled in one is scrolled in the other, by share, because one may be longer.
@@ -124,11 +128,21 @@ class Comparison {
   }
 
   differenceTable(list, paths) {
-    const written = (value) => value === null || value === undefined ? "–" : typeof value === "number" ? exact(value) : String(value);
+    const amount = (value) => /^\d+$/.test(String(value)) ? Number(value) : null;
+    const written = (value, what) => {
+      if (value === null || value === undefined) return "–";
+      const number = amount(value);
+      if (number === null) return String(value);
+      return what.includes("bytes") ? bytes(number) : what.includes("FLOPs") ? flops(number) : what.includes("parameters") ? count(number) : exact(number);
+    };
+    const moved = ({ a, b }) => {
+      const [x, y] = [amount(a), amount(b)];
+      return x === null || y === null ? make("td", {}) : make("td", { class: y < x ? "less" : "more" }, change(x, y));
+    };
     return make("table", { class: paths ? "table" : "small" },
-      make("thead", {}, make("tr", {}, [paths && "Where", "What", ...(paths ? this.names() : this.shortNames())].filter(Boolean).map((text) => make("th", { scope: "col" }, text)))),
-      make("tbody", {}, list.map((difference) => make("tr", {}, paths ? make("th", { scope: "row" }, difference.path ? make("button", { type: "button", class: "lead-to", onclick: () => this.lead(difference.path) }, difference.path) : "the model") : null,
-        make("td", {}, difference.what), make("td", {}, written(difference.a)), make("td", {}, written(difference.b))))));
+      make("thead", {}, make("tr", {}, [paths && "Where", "What", ...(paths ? this.names() : this.shortNames()), paths && "Δ"].filter(Boolean).map((text) => make("th", { scope: "col" }, text)))),
+      make("tbody", {}, list.map((difference) => make("tr", {}, paths ? make("th", { scope: "row" }, difference.path ? make("button", { type: "button", class: "lead-to", onclick: () => this.lead(difference.first ?? difference.path) }, difference.path) : "the model") : null,
+        make("td", {}, difference.what), make("td", { title: String(difference.a ?? "") }, written(difference.a, difference.what)), make("td", { title: String(difference.b ?? "") }, written(difference.b, difference.what)), paths ? moved(difference) : null))));
   }
 
   lead(path) {
@@ -140,7 +154,7 @@ class Comparison {
 
   drawDifferences() {
     this.list.replaceChildren(make("p", { class: "headline" }, make("b", {}, exact(this.differences.length)), this.differences.length === 1 ? " difference" : " differences"),
-      make("div", { class: "scroll" }, this.differenceTable(this.differences, true)));
+      make("div", { class: "scroll" }, this.differenceTable(sameDifferences(this.differences), true)));
   }
 
   // Both pictures' boxes side by side, of the last stage that both have. Repeats may be folded differently in the two: what
@@ -167,6 +181,23 @@ class Comparison {
         make("tr", {}, column("Box", ""), sides.map(() => [column(this.shortNames()[0], "number first-of-three"), column(this.shortNames()[1], "number"), column("Δ", "number")]))),
       make("tbody", {}, rows.map(({ one, two, depth }) => make("tr", { class: (two ?? one).kind }, make("th", { scope: "row", style: { "--depth": depth } }, (two ?? one).label), sides.map(([, write, of]) => cells(write, of, one, two))))))));
   }
+}
+
+// Whether a path stands for a box or something in it.
+function within(path, outer) {
+  return path.length >= outer.length && outer.every((part, i) => partMeets(part, path[i]));
+}
+
+// Differences that differ in nothing but the number of their layer as one.
+function sameDifferences(differences) {
+  const rows = new Map();
+  for (const difference of differences) {
+    const parts = difference.path ? difference.path.split(".") : [], number = parts.findIndex((part) => /^\d+$/.test(part));
+    const key = JSON.stringify([parts.map((part, i) => i === number ? "*" : part), difference.what, difference.a, difference.b]);
+    if (!rows.has(key)) rows.set(key, { ...difference, first: difference.path, parts, number, turns: [] });
+    if (number >= 0) rows.get(key).turns.push(Number(parts[number]));
+  }
+  return [...rows.values()].map((row) => row.number < 0 ? row : { ...row, path: row.parts.map((part, i) => i === row.number ? runs(row.turns) : part).join(".") });
 }
 
 // The boxes of a stage with all turns of a repeat taken together: {label, kind, sums, children}.

@@ -63,7 +63,7 @@ class Canvas {
     if (card.box) classes.push(`is-${card.box.kind}`, `depth-${Math.min(card.level - 1, 5)}`);
     if (card.node) classes.push(`kind-${card.node.kind}`);
     if ((card.box ?? card.alone)?.times > 1 && card.box?.kind === "fold") classes.push("stacked");
-    if (this.look.differs?.(thing)) classes.push("differs");
+    if (this.look.differs?.(thing, card.open)) classes.push("differs");
     root.className = classes.join(" ");
     Object.assign(root.style, { left: `${card.x}px`, top: `${card.y}px`, width: `${card.w}px`, height: `${card.h}px` });
     root.style.setProperty("--heat", `${Math.round(100 * Math.sqrt(costOf(card) / top))}%`);

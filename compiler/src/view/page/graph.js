@@ -42,7 +42,7 @@ class Graph {
   draw() {
     const phases = phasesOf(this.stage, this.program).filter((phase) => !this.hidden.has(phase.name));
     const drawn = scene(this.stage, { open: this.open, phases: new Set(phases.map((phase) => phase.name)), program: this.program, reshapes: this.reshapes });
-    this.canvas.show(this.stage, drawn, { selected: this.selected, differs: this.differs && ((thing) => this.differs(this.stage, thing)) });
+    this.canvas.show(this.stage, drawn, { selected: this.selected, differs: this.differs && ((thing, open) => this.differs(this.stage, thing, open)) });
   }
 
   // Switches the stage and keeps what is open and chosen, as far as the new stage has it.
