@@ -84,6 +84,9 @@ struct Report {
     form: &'static str,
     /// `cpu`, or what the GPU calls itself.
     device: String,
+    /// What computed attention, where cuDNN was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attention: Option<String>,
     /// The recompute policy.
     recompute: String,
     /// Rows of a micro-batch.
@@ -132,7 +135,7 @@ struct Memory {
     resident_bytes: Option<u64>,
     /// Of it what is not the plan's.
     beside_plan_bytes: Option<i64>,
-    /// Private scratch of the threads, a part of that.
+    /// Private scratch of the threads, or a GPU's workspace of attention, a part of that.
     scratch_bytes: u64,
 }
 
@@ -170,12 +173,15 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     bar.finish();
     let (resident, scratch) = match &executor {
         MachineExecutor::Cpu(cpu) => (machine::anonymous_memory(), cpu.scratch_bytes()),
-        MachineExecutor::Cuda(gpu) => (gpu.memory_in_use().ok().map(|(used, _)| used), 0),
+        MachineExecutor::Cuda(gpu) => {
+            (gpu.memory_in_use().ok().map(|(used, _)| used), gpu.attention_workspace())
+        }
     };
     let place = match &executor {
         MachineExecutor::Cpu(_) => None,
         MachineExecutor::Cuda(gpu) => Some(gpu.description().name.clone()),
     };
+    let attention = executor.attention();
     drop(executor);
     let after = product_rate(&arguments.machine)?;
     if let Some(path) = trace {
@@ -203,6 +209,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         name: plan.name.clone(),
         form: plan.form.name(),
         device: place.unwrap_or_else(|| "cpu".to_owned()),
+        attention,
         recompute: plan.recompute.clone(),
         micro_batch: plan.recipe.micro_batch,
         sequence_length: plan.recipe.sequence_length,
@@ -278,6 +285,9 @@ fn written(report: &Report, top: usize) -> String {
         let _ = writeln!(text, "  {label:<15}{value}");
     };
     let time = report.step_seconds;
+    if let Some(attention) = &report.attention {
+        line("", attention.clone());
+    }
     line("tokens/s", text::grouped(report.tokens_per_second.round() as u64));
     line(
         "step",
@@ -331,9 +341,14 @@ fn written(report: &Report, top: usize) -> String {
         line(
             "",
             format!(
-                "{} resident; resident minus plan: {sign}{}, of which scratch of the threads {}",
+                "{} resident; resident minus plan: {sign}{}, of which {} {}",
                 text::bytes(resident),
                 text::bytes(beside.unsigned_abs()),
+                if report.threads == 0 {
+                    "workspace of attention"
+                } else {
+                    "scratch of the threads"
+                },
                 text::bytes(memory.scratch_bytes)
             ),
         );

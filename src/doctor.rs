@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::shared::console;
 use crate::shared::failure::Failure;
-use crate::shared::machine::{self, Device};
+use crate::shared::machine::{self, Attention, Device};
 use crate::shared::run_record;
 
 /// Say what this machine has: processor, GPU, NVIDIA's libraries, and what to install where something is missing
@@ -26,6 +26,7 @@ Examples:
   colac doctor
   colac doctor --device cuda                what the GPU needs, and whether it is there
   colac doctor --device cuda --verify       whether every operation is right on this GPU
+  colac doctor --device cuda --verify --attention cudnn     whether attention is, by cuDNN
   COLAC_CUDA_LIB_PATH=/opt/nvidia/lib colac doctor --device cuda")]
 pub(crate) struct Arguments {
     /// Look at this device: cpu, cuda, or cuda:N for the GPU with that number [default: both]
@@ -35,6 +36,10 @@ pub(crate) struct Arguments {
     /// Run every operation on the GPU and compare it with the reference; takes a minute
     #[arg(long, requires = "device")]
     verify: bool,
+
+    /// Whose kernels compute attention on a GPU: with cudnn it is needed, and --verify runs attention alone
+    #[arg(long, value_name = "KERNELS", value_enum, default_value_t = Attention::Own)]
+    attention: Attention,
 
     /// Print JSON; field names are stable
     #[arg(long)]
@@ -49,6 +54,9 @@ struct Report {
     memory_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     gpu: Option<Gpu>,
+    /// Cases of --verify that cuDNN computed, where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cases_by_cudnn: Option<usize>,
     /// Operations that --verify ran.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     operations: Vec<Verdict>,
@@ -77,8 +85,16 @@ struct Described {
 #[derive(Serialize)]
 struct Found {
     name: &'static str,
+    /// Whether nothing runs on the GPU without it.
+    needed: bool,
     /// Version and place, or what to do.
     found: Result<String, String>,
+}
+
+impl Found {
+    fn is_fine(&self) -> bool {
+        self.found.is_ok() || !self.needed
+    }
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -87,25 +103,36 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Some(Device::Cuda(ordinal)) => Some(ordinal),
         None => Some(0),
     };
+    if ordinal.is_none() {
+        arguments.attention.check(Device::Cpu)?;
+    }
     let mut report = Report {
         colac: env!("CARGO_PKG_VERSION"),
         processor: run_record::processor(),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         memory_bytes: machine::whole_memory(),
-        gpu: ordinal.map(gpu),
+        gpu: ordinal.map(|ordinal| gpu(ordinal, arguments.attention)),
+        cases_by_cudnn: None,
         operations: Vec::new(),
         failed: Vec::new(),
     };
-    let usable = report.gpu.as_ref().is_none_or(|gpu| {
-        gpu.device.is_ok() && gpu.libraries.iter().all(|library| library.found.is_ok())
-    });
+    let usable = report
+        .gpu
+        .as_ref()
+        .is_none_or(|gpu| gpu.device.is_ok() && gpu.libraries.iter().all(Found::is_fine));
     if arguments.verify && usable {
         let Some(ordinal) = ordinal else {
             return Err(Failure::line(
                 "--verify needs a GPU: the CPU is verified by colac's tests",
             ));
         };
-        report.operations = cuda::verify(ordinal)?;
+        (report.operations, report.cases_by_cudnn) = match arguments.attention {
+            Attention::Own => (cuda::verify(ordinal)?, None),
+            Attention::Cudnn => {
+                let verified = cuda::verify_attention(ordinal)?;
+                (verified.verdicts, Some(verified.by_library))
+            }
+        };
         let failed = report.operations.iter().filter(|verdict| !verdict.failures.is_empty());
         report.failed = failed.map(|verdict| verdict.name).collect();
     }
@@ -114,13 +141,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         false => console::out(written(&report))?,
     }
     let asked = matches!(arguments.device, Some(Device::Cuda(_)));
-    match (asked && !usable) || !report.failed.is_empty() {
+    let in_vain = report.cases_by_cudnn == Some(0);
+    match (asked && !usable) || in_vain || !report.failed.is_empty() {
         true => Err(Failure::Reported),
         false => Ok(()),
     }
 }
 
-fn gpu(number: i32) -> Gpu {
+fn gpu(number: i32, attention: Attention) -> Gpu {
     let device = cuda::describe(number).map_err(|error| error.to_string());
     let device = device.map(|gpu| Described {
         name: gpu.name,
@@ -129,10 +157,17 @@ fn gpu(number: i32) -> Gpu {
         memory_bytes: gpu.memory_bytes,
         driver: format!("{}.{}", gpu.driver_version / 1000, gpu.driver_version % 1000 / 10),
     });
-    let libraries = cuda::libraries_found().into_iter();
-    let libraries = libraries
-        .map(|(name, found)| Found { name, found: found.map_err(|error| error.to_string()) });
-    Gpu { number, device, libraries: libraries.collect() }
+    let told = |error: cuda::CudaError| error.to_string();
+    let needed = cuda::libraries_found().into_iter();
+    let needed =
+        needed.map(|(name, found)| Found { name, needed: true, found: found.map_err(told) });
+    let mut libraries: Vec<Found> = needed.collect();
+    libraries.push(Found {
+        name: "cuDNN",
+        needed: attention == Attention::Cudnn,
+        found: cuda::cudnn_found().map_err(told),
+    });
+    Gpu { number, device, libraries }
 }
 
 fn written(report: &Report) -> String {
@@ -162,7 +197,10 @@ fn written(report: &Report) -> String {
         for library in &gpu.libraries {
             match &library.found {
                 Ok(found) => line(library.name, found),
-                Err(missing) => line(library.name, missing),
+                Err(missing) if library.needed => line(library.name, missing),
+                Err(missing) => {
+                    line(library.name, &format!("{missing}; only --attention cudnn needs it"));
+                }
             }
         }
     }
@@ -174,6 +212,13 @@ fn written(report: &Report) -> String {
             for failure in &verdict.failures {
                 let _ = writeln!(text, "  {failure}");
             }
+        }
+        if let Some(cases) = report.cases_by_cudnn {
+            let all: usize = report.operations.iter().map(|verdict| verdict.cases).sum();
+            let _ = writeln!(
+                text,
+                "{cases} of {all} cases were computed by cuDNN, the others by colac's own kernels"
+            );
         }
         let _ = match report.failed.len() {
             0 => writeln!(text, "every operation is within its bounds"),

@@ -183,7 +183,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     ));
 
     let identity = data.training.identity();
-    let session = OpenSession::begin(&run_dir, &plan, resumed, identity, machine.threads().get())?;
+    let (threads, attention) = (machine.threads().get(), executor.attention());
+    let session = OpenSession::begin(&run_dir, &plan, resumed, identity, threads, attention)?;
     // Training takes the lock itself.
     drop(lock);
     let options = Options {

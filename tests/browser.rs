@@ -55,7 +55,14 @@ fn pages_of_graphs() {
     folder.run(&["compile", "llama-60m", "-o", "cola.plan"]).succeeds();
     folder
         .run(&[
-            "graph", "full.plan", "--against", "cola.plan", "--format", "html", "-o", "against.html",
+            "graph",
+            "full.plan",
+            "--against",
+            "cola.plan",
+            "--format",
+            "html",
+            "-o",
+            "against.html",
         ])
         .succeeds();
     for name in ["60m.html", "7b.html", "against.html"] {

@@ -11,9 +11,11 @@ use std::process::Command;
 use std::sync::Arc;
 
 use colac_plan::Plan;
+use colac_plan::op::Mask;
 use colac_runtime::cpu::{CpuExecutor, CpuOptions};
 use colac_runtime::cuda::assembly::{self, Assembled, Kernels};
-use colac_runtime::cuda::shim;
+use colac_runtime::cuda::described::{DescribedGpu, Joined};
+use colac_runtime::cuda::{self, AttentionKernels, AttentionUse, shim};
 use colac_runtime::executor::Executor;
 use colac_runtime::host::initialize;
 use colac_runtime::train::trainer::Trainer;
@@ -145,13 +147,19 @@ fn has_driver(folder: &Folder) -> bool {
 fn stub(folder: &Folder, name: &str, options: &[&str]) -> Option<PathBuf> {
     let place = folder.path(name);
     std::fs::create_dir(&place).expect("the folder is ours");
+    built(&place, "libcuda.so.1", "no_gpu.c", options).then_some(place)
+}
+
+/// Builds a library of `tests/cuda` in a folder; whether that was possible.
+fn built(place: &Path, library: &str, source: &str, options: &[&str]) -> bool {
     let compiler = Command::new("cc")
-        .args(["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o"])
-        .arg(place.join("libcuda.so.1"))
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(place.join(library))
+        .arg(format!("-Wl,-soname,{library}"))
         .args(options)
-        .arg(common::repository("tests/cuda/no_gpu.c"))
+        .arg(common::repository("tests/cuda").join(source))
         .status();
-    compiler.is_ok_and(|status| status.success()).then_some(place)
+    compiler.is_ok_and(|status| status.success())
 }
 
 /// What `doctor` and `train` say with libraries from a folder: the same line, with exit code 1 and nothing begun.
@@ -217,4 +225,182 @@ fn a_driver_that_is_too_old_says_so() {
     let path = place.join("libcuda.so.1");
     let line = format!("CUDA driver at {} has no cuDeviceGetCount: install", path.display());
     both_say(&folder, Some(&place), &line);
+}
+
+/// What `doctor` and `train` say of cuDNN with libraries from a folder: the same line.
+fn both_say_of_cudnn(folder: &Folder, libraries: Option<&Path>, line: &str) {
+    let run = |arguments: &[&str]| {
+        let mut command = folder.command(arguments);
+        command.env_remove("COLAC_CUDA_LIB_PATH");
+        if let Some(libraries) = libraries {
+            command.env("COLAC_CUDA_LIB_PATH", libraries);
+        }
+        let output = command.output().expect("the program was built");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (_, out, _) = run(&["doctor", "--device", "cuda"]);
+    let cudnn = out.lines().find(|line| line.starts_with("cuDNN ")).expect("a line for cuDNN");
+    assert!(cudnn.contains(line) && cudnn.ends_with("; only --attention cudnn needs it"), "{out}");
+    let asked = ["--device", "cuda", "--attention", "cudnn"];
+    let (code, out, _) = run(&[&["doctor"], &asked[..]].concat());
+    let cudnn = out.lines().find(|line| line.starts_with("cuDNN ")).expect("a line for cuDNN");
+    assert_eq!(code, Some(1), "{out}");
+    assert!(cudnn.contains(line) && !cudnn.contains("only"), "{out}");
+
+    let (code, out, err) = run(&[&["train", "small.toml"], &asked[..]].concat());
+    assert_eq!((code, out.as_str()), (Some(1), ""), "{err}");
+    assert!(err.starts_with(&format!("error: {line}")) && err.lines().count() == 1, "{err}");
+    assert!(!folder.path("runs").exists(), "a run was begun");
+}
+
+#[test]
+fn cudnn_is_missed_only_where_it_is_asked_for() {
+    let folder = Folder::with_data();
+    let mut command = folder.command(&["doctor", "--device", "cuda", "--json"]);
+    let output = command.env_remove("COLAC_CUDA_LIB_PATH").output().expect("the program was built");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let libraries = report["gpu"]["libraries"].as_array().expect("a list");
+    let cudnn = libraries.iter().find(|library| library["name"] == "cuDNN");
+    let cudnn = cudnn.expect("cuDNN is looked for");
+    assert_eq!(cudnn["needed"], false, "{report:#}");
+    if cudnn["found"].get("Ok").is_some() {
+        return skip("cudnn_is_missed_only_where_it_is_asked_for", "this machine has cuDNN");
+    }
+    both_say_of_cudnn(&folder, None, "cuDNN was not found: install it with `pip install");
+}
+
+#[test]
+fn a_cudnn_that_is_too_old_says_so() {
+    let folder = Folder::with_data();
+    let place = folder.path("old-cudnn");
+    std::fs::create_dir(&place).expect("the folder is ours");
+    if !built(&place, "libcudnn.so.9", "old_cudnn.c", &[]) {
+        let reason = "there is no C compiler to build a library with";
+        return skip("a_cudnn_that_is_too_old_says_so", reason);
+    }
+    let path = place.join("libcudnn.so.9");
+    let line = format!(
+        "cuDNN 9.1.0 at {} is too old: 9.12.0 is needed; install it with `pip install",
+        path.display()
+    );
+    both_say_of_cudnn(&folder, Some(&place), &line);
+}
+
+#[test]
+fn cudnn_on_the_cpu_is_refused() {
+    let folder = Folder::with_data();
+    folder.fails(
+        &["train", "small.toml", "--attention", "cudnn"],
+        &["error: --attention cudnn needs a GPU: add --device cuda, or leave it out on the CPU"],
+    );
+    assert!(!folder.path("runs").exists(), "a run was begun");
+}
+
+/// Set where this program runs one of its tests with libraries for a machine without GPU.
+const DESCRIBED: &str = "COLAC_TESTS_DESCRIBE_GPUS";
+
+/// Every graph of attention is checked, gets an engine and is prepared, kernels compiled, for GPUs that are described.
+///
+/// In a process of its own: the driver and cuBLASLt are ones of `tests/cuda`, which other tests must not see.
+#[test]
+fn cudnn_prepares_attention_for_described_gpus() {
+    const NAME: &str = "cudnn_prepares_attention_for_described_gpus";
+    if std::env::var_os(DESCRIBED).is_some() {
+        return prepare_attention_for_described_gpus();
+    }
+    let hint = "tests/cuda/install-cudnn and install-nvrtc do that for tests";
+    if let Err(error) = cuda::check_attention(AttentionKernels::Cudnn) {
+        return skip(NAME, &format!("{error} ({hint})"));
+    }
+    if let Err(error) = assembly::available() {
+        return skip(NAME, &format!("{error} ({hint})"));
+    }
+    let folder = Folder::with_data();
+    if has_driver(&folder) {
+        return skip(
+            NAME,
+            "this machine has NVIDIA's driver: tests/gpu/accept.sh runs attention on it",
+        );
+    }
+    let Some(place) = stub(&folder, "described", &[]) else {
+        return skip(NAME, "there is no C compiler to build a driver with");
+    };
+    assert!(built(&place, "libcublasLt.so.13", "no_cublaslt.c", &[]), "as the driver");
+    let mut libraries = vec![place];
+    let others = std::env::var_os("COLAC_CUDA_LIB_PATH").unwrap_or_default();
+    libraries.extend(std::env::split_paths(&others));
+    let output = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", NAME, "--nocapture"])
+        .env("COLAC_CUDA_LIB_PATH", std::env::join_paths(libraries).expect("no colon in a path"))
+        .env(DESCRIBED, "1")
+        .output()
+        .expect("this program");
+    let text = String::from_utf8_lossy;
+    assert!(
+        output.status.success(),
+        "{}\n{}\n{}",
+        output.status,
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+}
+
+fn prepare_attention_for_described_gpus() {
+    let own = |attention: AttentionUse| attention.own;
+    for (file, capability) in [("sm_80.json", (8, 0)), ("sm_90.json", (9, 0))] {
+        let json = std::fs::read_to_string(common::repository("tests/cuda").join(file));
+        let gpu = DescribedGpu::new(&json.expect("it is there"), capability);
+        let gpu = gpu.expect("the library takes the description");
+
+        // Plans as they are trained. Backward a bf16 number for each pair of a query and a key is stored.
+        for (spec, settings, pairs) in [
+            ("llama-60m", &["train.micro_batch=16"][..], 16 * 8 * 256 * 256),
+            ("llama-350m", &["train.micro_batch=8"], 8 * 16 * 256 * 256),
+            ("llama-1b", &["train.sequence_length=2048", "train.micro_batch=1"], 32 << 22),
+            (
+                "llama-1b",
+                &["train.micro_batch=2", "model.num_key_value_heads=8", "recompute.policy=cola-m"],
+                2 * 32 * 256 * 256,
+            ),
+        ] {
+            for full_rank in [false, true] {
+                let settings = [settings, &["train.global_batch=16", "model.num_hidden_layers=2"]];
+                let plan = common::plan(spec, &settings.concat(), full_rank);
+                let found = gpu.attention_of(plan).expect("prepared");
+                assert_eq!(own(found.attention), 0, "{spec}: {found:?}");
+                assert!(found.attention.library > 4, "{spec}: {found:?}");
+                assert!(found.workspace >= 2 * pairs, "{spec}: {found:?}");
+                assert!(found.workspace <= 3 * pairs + (1 << 20), "{spec}: {found:?}");
+            }
+        }
+        let f32_plan = common::plan("llama-nano", &["train.precision=f32"], false);
+        let found = gpu.attention_of(f32_plan).expect("prepared");
+        assert_eq!((found.attention.library, found.workspace), (0, 0), "{found:?}");
+
+        for dim in [32, 64, 128] {
+            for (seq, groups) in [(256, 8), (256, 2), (2048, 8), (2048, 1)] {
+                for mask in [Mask::Full, Mask::Causal, Mask::Window(100)] {
+                    let attention = Joined { batch: 1, seq, heads: 8, groups, dim, mask };
+                    let [forward, backward] = gpu.workspaces(attention).expect("prepared");
+                    assert!(
+                        forward.is_some_and(|bytes| bytes <= 1 << 20),
+                        "{attention:?}: {forward:?}"
+                    );
+                    let pairs = 8 * seq * seq;
+                    assert!(
+                        backward.is_some_and(|bytes| bytes >= 2 * pairs),
+                        "{attention:?}: {backward:?}"
+                    );
+                }
+            }
+        }
+        let single = Joined { batch: 1, seq: 1, heads: 8, groups: 8, dim: 64, mask: Mask::Causal };
+        assert_eq!(gpu.workspaces(single).expect("refused"), [None, None]);
+
+        // Samples without gaps in bf16 whose heads are multiples of eight wide; `doctor --verify --attention cudnn` runs them.
+        let suite = gpu.attention_of_the_suite().expect("prepared");
+        assert!(suite.attention.library >= 30, "{suite:?}");
+        assert!(suite.attention.own >= 30, "{suite:?}");
+    }
 }

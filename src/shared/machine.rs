@@ -8,11 +8,11 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::thread;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use colac_compiler::view::text;
 use colac_plan::Plan;
 use colac_runtime::cpu::{CpuExecutor, CpuOptions};
-use colac_runtime::cuda::{self, CudaExecutor};
+use colac_runtime::cuda::{self, AttentionKernels, CudaExecutor};
 use colac_runtime::executor::TimedExecutor;
 use colac_runtime::train::checkpoint::{self, CHOICES_FILE};
 
@@ -55,6 +55,36 @@ impl FromStr for Device {
     }
 }
 
+/// Whose kernels compute attention on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Attention {
+    /// colac's own
+    Own,
+    /// cuDNN's, and colac's own for operations that it does not take
+    Cudnn,
+}
+
+impl Attention {
+    /// The same for the runtime.
+    fn kernels(self) -> AttentionKernels {
+        match self {
+            Attention::Own => AttentionKernels::Own,
+            Attention::Cudnn => AttentionKernels::Cudnn,
+        }
+    }
+
+    /// Refuses cuDNN where there is no GPU for it, or where it cannot be used.
+    pub(crate) fn check(self, device: Device) -> Result<(), Failure> {
+        match (self, device) {
+            (Attention::Own, _) => Ok(()),
+            (Attention::Cudnn, Device::Cpu) => Err(Failure::line(
+                "--attention cudnn needs a GPU: add --device cuda, or leave it out on the CPU",
+            )),
+            (Attention::Cudnn, Device::Cuda(_)) => Ok(cuda::check_attention(self.kernels())?),
+        }
+    }
+}
+
 /// Options of every command that runs plans.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct MachineOptions {
@@ -64,6 +94,10 @@ pub(crate) struct MachineOptions {
     /// Where to compute: cpu, cuda, or cuda:N for the GPU with that number
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: Device,
+
+    /// Whose kernels compute attention on a GPU
+    #[arg(long, value_name = "KERNELS", value_enum, default_value_t = Attention::Own)]
+    attention: Attention,
 }
 
 /// An executor on the device that was asked for.
@@ -73,12 +107,32 @@ pub(crate) enum MachineExecutor {
 }
 
 impl MachineExecutor {
-    /// Where it computes: `2 threads`, `NVIDIA H100 80GB HBM3`.
+    /// Where it computes: `2 threads`, `NVIDIA H100 80GB HBM3`, and with what if that was chosen.
     pub(crate) fn place(&self, threads: NonZeroUsize) -> String {
         match self {
             MachineExecutor::Cpu(_) => format!("{threads} threads"),
-            MachineExecutor::Cuda(executor) => executor.description().name.clone(),
+            MachineExecutor::Cuda(executor) => {
+                let name = &executor.description().name;
+                self.attention().map_or_else(|| name.clone(), |how| format!("{name}, {how}"))
+            }
         }
+    }
+
+    /// What computes attention where cuDNN was asked for, in words: it may take some operations and not others.
+    pub(crate) fn attention(&self) -> Option<String> {
+        let MachineExecutor::Cuda(executor) = self else { return None };
+        if executor.kernels() == AttentionKernels::Own {
+            return None;
+        }
+        let used = executor.attention();
+        Some(match (used.library, used.own) {
+            (_, 0) => "attention by cuDNN".to_owned(),
+            (0, _) => "attention by colac's own kernels: cuDNN takes none of it".to_owned(),
+            (library, own) => format!(
+                "attention by cuDNN in {library} of {} operations, by colac's own kernels in the others",
+                library + own
+            ),
+        })
     }
 
     /// What runs programs.
@@ -109,9 +163,10 @@ impl MachineOptions {
         }
     }
 
-    /// Refuses a device that is not there, and a plan that the machine has no memory for: most systems would grant it and
+    /// Refuses a device or kernels that are not there, and a plan that the machine has no memory for: most systems would grant it and
     /// kill the process when it is used.
     pub(crate) fn check_memory(self, plan: &Plan) -> Result<(), Failure> {
+        self.attention.check(self.device)?;
         if let Device::Cuda(ordinal) = self.device {
             cuda::describe(ordinal)?;
         }
@@ -161,7 +216,8 @@ impl MachineOptions {
                     checkpoint::restore_choices(run_dir)?;
                 }
                 let choices = run_dir.map(|folder| folder.join(CHOICES_FILE));
-                let executor = CudaExecutor::new(plan, ordinal, choices.as_deref())?;
+                let executor =
+                    CudaExecutor::new(plan, ordinal, choices.as_deref(), self.attention.kernels())?;
                 Ok(MachineExecutor::Cuda(Box::new(executor)))
             }
         }

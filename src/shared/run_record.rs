@@ -60,6 +60,9 @@ struct Session {
     /// Identity of the training rows.
     data: String,
     threads: usize,
+    /// What computed attention, where that was chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    attention: Option<String>,
     machine: Machine,
 }
 
@@ -137,6 +140,7 @@ impl<'a> OpenSession<'a> {
         resumed: bool,
         data: String,
         threads: usize,
+        attention: Option<String>,
     ) -> Result<OpenSession<'a>, Failure> {
         let hashes = hash::hashes(plan);
         let earlier = fs::read(run_dir.join(RECORD_FILE)).ok().filter(|_| resumed);
@@ -155,6 +159,7 @@ impl<'a> OpenSession<'a> {
             compiler_version: plan.origin.compiler_version.clone(),
             data,
             threads,
+            attention,
             machine: Machine::this(),
         });
         let record = Record {

@@ -1,6 +1,9 @@
-// A CUDA driver for machines without one: it starts and knows no GPU. For tests of what colac says then.
+// A CUDA driver for machines without one: it starts and knows no GPU. For tests of what colac says then, and for those
+// of what NVIDIA's libraries prepare for GPUs that are described to them.
 //
 // Built with INCOMPLETE it lacks a function, as an old driver does.
+
+#include <stddef.h>
 
 #define NO_DEVICE 100
 
@@ -47,3 +50,30 @@ ANSWERS(cuStreamCreate)
 ANSWERS(cuStreamDestroy_v2)
 ANSWERS(cuStreamEndCapture)
 ANSWERS(cuStreamSynchronize)
+
+// What cuDNN and NVRTC look for besides when they prepare kernels; nothing of it is used for a GPU that is not there.
+int cuGetErrorName(int status, const char** text) { *text = "NO_DEVICE"; return 0; }
+int cuGetExportTable(const void** table, const void* id) { *table = NULL; return NO_DEVICE; }
+ANSWERS(cuCtxGetCurrent)
+ANSWERS(cuCtxGetLimit)
+ANSWERS(cuCtxPopCurrent)
+ANSWERS(cuCtxPushCurrent)
+ANSWERS(cuGetProcAddress)
+ANSWERS(cuGetProcAddress_v2)
+ANSWERS(cuKernelGetAttribute)
+ANSWERS(cuKernelGetFunction)
+ANSWERS(cuKernelSetAttribute)
+ANSWERS(cuLaunchCooperativeKernel)
+ANSWERS(cuLaunchKernelEx)
+ANSWERS(cuLibraryGetKernel)
+ANSWERS(cuLibraryLoadData)
+ANSWERS(cuLibraryLoadFromFile)
+ANSWERS(cuLibraryUnload)
+ANSWERS(cuLinkAddData)
+ANSWERS(cuLinkComplete)
+ANSWERS(cuLinkCreate)
+ANSWERS(cuLinkDestroy)
+ANSWERS(cuOccupancyMaxPotentialClusterSize)
+ANSWERS(cuStreamGetCtx)
+ANSWERS(cuTensorMapEncodeIm2col)
+ANSWERS(cuTensorMapEncodeTiled)

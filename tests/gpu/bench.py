@@ -13,6 +13,7 @@ FORMS = {
     "full-rank": ["--full-rank", "--set", "recompute.policy=none"],
     "CoLA-M": ["--set", "recompute.policy=cola-m"],
 }
+CUDNN = ["--attention", "cudnn"]
 # Shipped profiles by a word in the name that the driver gives the card.
 PROFILES = {"H100": "h100", "H200": "h200", "A100": "a100-80", "4090": "rtx-4090"}
 
@@ -34,6 +35,14 @@ def main():
         for form in FORMS:
             name = f"llama-{size} {form}"
             stage.row(name, 35, lambda s=size, f=form: bench(stage, s, f, environment), f"llama-{size}")
+    # The same beside our own attention, at the size whose rows were measured just before.
+    compared = "350m" if stage.cuda else "nano"
+    name = f"llama-{compared} CoLA, attention by cuDNN"
+    missing = stage.without_cudnn()
+    if missing is None:
+        stage.row(name, 35, lambda: bench(stage, compared, "CoLA", environment, kernels=CUDNN), f"llama-{compared}")
+    elif stage.only.search(name):
+        stage.leave_out(name, missing)
     largest = sizes[0]
     length = 2048 if stage.cuda else 192
     name = f"llama-{largest} CoLA, sequence {length}"
@@ -89,27 +98,30 @@ def longer(sequence):
     return ["--set", f"train.sequence_length={sequence}"] if sequence else []
 
 
-def command(stage, size, form, rows, sequence, steps, warmup):
+def command(stage, size, form, rows, sequence, steps, warmup, kernels=()):
     # A GPU has no profile of its own unless `calibrate` takes it; then what ships for the card, from its data sheet.
     known = shipped_profile(stage) if stage.cuda and "calibrate" not in stage.taken else None
     predict = ["--predict-for", known] if known else []
     return [
         stage.colac, "bench", f"llama-{size}", *stage.device, *predict, "--json", "--steps", steps, "--warmup", warmup,
         "--set", f"train.micro_batch={rows}", "--set", f"train.global_batch={rows}", *longer(sequence), *FORMS[form],
+        *kernels,
     ]  # fmt: skip
 
 
-def bench(stage, size, form, environment, sequence=None):
+def bench(stage, size, form, environment, sequence=None, kernels=()):
     chosen = micro_batch(stage, size, form, sequence)
     rows = chosen["micro_batch"]
     steps, warmup = (10, 3) if stage.cuda else (2, 1)
     with DeviceMemory(stage.cuda) as memory:
-        found = stage.json(command(stage, size, form, rows, sequence, steps, warmup), environment=environment)
+        run = command(stage, size, form, rows, sequence, steps, warmup, kernels)
+        found = stage.json(run, environment=environment)
     return {
         "size": size,
         "form": form,
         "micro_batch": rows,
         "sequence": sequence,
+        "attention": found.get("attention"),
         "fit": chosen,
         "device_used_bytes": memory.used_bytes(),
         "result": found,

@@ -13,16 +13,28 @@ from stage import Failed, Stage
 BOUNDS = {"f32": (1e-4, 1e-2), "bf16": (1e-2, 3e-2)}
 
 
+CUDNN = ("--attention", "cudnn")
+
+
 def main():
     stage = Stage("conformance")
     if stage.cuda:
         stage.row("operations", 90, lambda: operations(stage))
     elif stage.only.search("operations"):
         stage.leave_out("operations", "on the CPU colac's own tests run them")
+    missing = stage.without_cudnn()
+    if missing is None:
+        stage.row("attention by cuDNN", 40, lambda: attention_by_cudnn(stage))
+    elif stage.only.search("attention by cuDNN"):
+        stage.leave_out("attention by cuDNN", missing)
     for precision in BOUNDS:
         stage.row(f"training beside the CPU, {precision}", 60, lambda p=precision: beside_cpu(stage, p), "beside")
     for precision in BOUNDS:
         stage.row(f"two runs, {precision}", 20, lambda p=precision: equal_bits(stage, p), "twice")
+    # What is said of missing rows is said once, above.
+    if missing is None:
+        stage.row("training beside the CPU, bf16, cuDNN", 60, lambda: beside_cpu(stage, "bf16", CUDNN), "beside")
+        stage.row("two runs, bf16, cuDNN", 20, lambda: equal_bits(stage, "bf16", CUDNN), "twice")
     for tool in ("memcheck", "racecheck", "synccheck"):
         sanitize(stage, tool)
     stage.finish()
@@ -41,6 +53,23 @@ def operations(stage):
     return {"result": found, "summary": f"{len(found['operations'])} operations, {cases} cases"}
 
 
+def attention_by_cudnn(stage):
+    """The samples of attention and its derivative, as far as cuDNN takes them, which must be some."""
+    command = [stage.colac, "doctor", *stage.device, *CUDNN, "--verify", "--json"]
+    found = stage.json(command, accepted=(0, 1))
+    if not found.get("operations"):
+        raise Failed(f"doctor verified no attention: {json.dumps(found.get('gpu'))}")
+    if found["failed"]:
+        failures = {o["name"]: o["failures"] for o in found["operations"] if o["failures"]}
+        raise Failed(f"attention by cuDNN that differs from the reference: {json.dumps(failures)}")
+    cases = sum(operation["cases"] for operation in found["operations"])
+    by_cudnn = found["cases_by_cudnn"]
+    if by_cudnn == 0:
+        raise Failed(f"cuDNN took none of {cases} cases")
+    worst = max(operation["worst"] for operation in found["operations"])
+    return {"result": found, "summary": f"{by_cudnn} of {cases} cases by cuDNN, error {worst:.2f} of its bound"}
+
+
 def train(stage, folder, steps, precision, device, spec, *options):
     """A run in the scratch folder, nothing but its steps and one checkpoint."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -57,10 +86,10 @@ def losses(folder):
     return [record["loss"] for record in records if record["kind"] == "train"]
 
 
-def beside_cpu(stage, precision):
+def beside_cpu(stage, precision, kernels=()):
     spec, steps = ("llama-tiny", 200) if stage.cuda else ("llama-nano", 12)
     ours, cpu = stage.scratch / "device", stage.scratch / "cpu"
-    stage.run(train(stage, ours, steps, precision, stage.device, spec))
+    stage.run(train(stage, ours, steps, precision, stage.device, spec, *kernels))
     # Without a device the other side is one thread, which must give the same bits.
     stage.run(train(stage, cpu, steps, precision, (), spec, *([] if stage.cuda else ["--threads", 1])))
     found, expected = losses(ours), losses(cpu)
@@ -81,12 +110,12 @@ def beside_cpu(stage, precision):
     }  # fmt: skip
 
 
-def equal_bits(stage, precision):
+def equal_bits(stage, precision, kernels=()):
     spec, steps = ("llama-tiny", 50) if stage.cuda else ("llama-nano", 5)
     hashes = []
     for name in ("first", "second"):
         folder = stage.scratch / name
-        stage.run(train(stage, folder, steps, precision, stage.device, spec))
+        stage.run(train(stage, folder, steps, precision, stage.device, spec, *kernels))
         (checkpoint,) = (folder / "checkpoints").glob("step-*")
         files = ("model.safetensors", "optimizer.safetensors")
         hashes.append({file: hashlib.sha256((checkpoint / file).read_bytes()).hexdigest() for file in files})

@@ -141,6 +141,21 @@ class Stage:
             return re.search(rf"^\s+(-\w, )?{option}\b", self.run([self.colac, command, "--help"], 10), re.M) is not None
         return False
 
+    def without_cudnn(self):
+        """Why attention by cuDNN is left out; `None` where it can be had."""
+        if not self.cuda:
+            return "nothing runs on a GPU here"
+        if not self.offers("doctor", "--attention"):
+            return "this colac has no attention by cuDNN"
+        try:
+            report = self.json([self.colac, "doctor", *self.device, "--json"], accepted=(0, 1))
+        except Failed as failure:
+            return str(failure)
+        for library in (report.get("gpu") or {}).get("libraries", []):
+            if library["name"] == "cuDNN":
+                return library["found"].get("Err")
+        return "doctor says nothing of cuDNN"
+
     # --- rows -------------------------------------------------------------------------------------
 
     def left(self):

@@ -46,6 +46,7 @@ impl Device for &mut Collector {
                 self.kernels.insert(launch.kernel());
                 signature::check(&launch).map_err(CudaError::Compiler)
             }
+            Step::Attention(_) => unreachable!("there is no library of attention here"),
         }
     }
 

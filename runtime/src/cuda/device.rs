@@ -2,6 +2,7 @@
 //!
 //! Owns the interface that the real GPU and the tests' CPU shim have in common. Must not know plans.
 
+use crate::cuda::attention::AttentionShape;
 use crate::cuda::error::CudaError;
 use crate::cuda::launch::{Kernel, Step};
 
@@ -33,6 +34,15 @@ pub(crate) trait Device {
     /// # Errors
     /// A text that the compiler refuses, or a compiler that is missing.
     fn compile(&mut self, kernels: &[Kernel]) -> Result<(), CudaError>;
+
+    /// Bytes of workspace with which a library of the device computes an attention; `None` where there is none that was
+    /// asked for, or it does not take this one.
+    ///
+    /// # Errors
+    /// If the library fails.
+    fn attention_workspace(&self, _: &AttentionShape) -> Result<Option<u64>, CudaError> {
+        Ok(None)
+    }
 
     /// Resolves a step. Kernels have been compiled. May run it, and overwrites its results then.
     ///

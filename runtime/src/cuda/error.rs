@@ -32,6 +32,20 @@ pub enum CudaError {
         /// What to do.
         install: &'static str,
     },
+    /// A library of NVIDIA's is older than what is needed.
+    #[error("{name} {found} at {} is too old: {needed} is needed; {install}", path.display())]
+    Outdated {
+        /// What it is called.
+        name: &'static str,
+        /// Where it is.
+        path: PathBuf,
+        /// Its version.
+        found: String,
+        /// The oldest that is used.
+        needed: String,
+        /// What to do.
+        install: &'static str,
+    },
     /// There is a driver, and no such device.
     #[error("there is no GPU {ordinal}: the driver knows {count} of them")]
     NoDevice {
@@ -82,6 +96,14 @@ pub enum CudaError {
     /// cuBLASLt refused or failed.
     #[error("cuBLASLt: {0}")]
     Products(String),
+    /// cuDNN refused or failed.
+    #[error("cuDNN, {doing}: {message}")]
+    Cudnn {
+        /// What was being done.
+        doing: &'static str,
+        /// What the library said.
+        message: String,
+    },
     /// Operands or results do not have the types that the operation's rule gives.
     #[error("operation {path}: {source}")]
     Type {

@@ -3,6 +3,7 @@
 //! Construction allocates all memory, lowers and prepares every operation, and times products; running a program is one
 //! call of the device. Owns how tensors cross between host and device. Must not know drivers.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use colac_plan::op::cost::aligned;
 use colac_plan::program::When;
 use colac_plan::{DType, Op, Plan, ProgramKind, Segment, Tensor, TensorId};
 
+use crate::cuda::attention::{Attention, AttentionKernels, AttentionShape, AttentionUse};
 use crate::cuda::device::Device;
 use crate::cuda::driver::{Gpu, GpuDescription};
 use crate::cuda::error::CudaError;
@@ -41,8 +43,11 @@ pub(crate) struct DeviceExecutor<D: Device> {
     orders: BTreeMap<TensorId, Order>,
     /// Numbers on their way to a tensor of bf16.
     bits: Vec<u16>,
-    /// Everything allocated for the plan and its orders.
+    /// Everything allocated for the plan, its orders, and attention by a library.
     allocated: u64,
+    /// The last of these.
+    attention_workspace: u64,
+    attention: AttentionUse,
     // After the programs, whose steps it made.
     device: D,
 }
@@ -64,7 +69,8 @@ impl<D: Device> DeviceExecutor<D> {
             bytes += aligned(order.bytes());
             orders.insert(ids, order);
         }
-        let arena = device.allocate(bytes, "the plan's tensors")?;
+        let in_arena = bytes;
+        let arena = device.allocate(in_arena, "the plan's tensors")?;
         for address in &mut segments.addresses {
             *address += arena;
         }
@@ -72,20 +78,32 @@ impl<D: Device> DeviceExecutor<D> {
             order.address += arena;
         }
         let places = orders.iter().map(|(ids, order)| (*ids, order.address)).collect();
+        let workspace = Cell::new(0);
+        let takes = |shape: &AttentionShape| {
+            let needed = device.attention_workspace(shape)?;
+            workspace.set(workspace.get().max(needed.unwrap_or(0)));
+            Ok(needed.is_some())
+        };
         let mut lowered = Vec::with_capacity(plan.programs.len());
         for program in &plan.programs {
             let steps = program.operations.iter();
-            let steps = steps.map(|operation| lower(&plan, &segments, &places, operation));
+            let steps = steps.map(|operation| lower(&plan, &segments, &places, operation, &takes));
             lowered.push(steps.collect::<Result<Vec<Vec<Step>>, CudaError>>()?);
         }
+        // One for all attentions: they run one after the other.
+        let workspace = workspace.get();
+        let at = device.allocate(workspace, "the workspace of attention")?;
+        bytes += workspace;
+        attentions(&mut lowered).for_each(|attention| attention.workspace = at);
+        let attention = attention_use(&plan, attentions(&mut lowered).count());
         device.compile(&kernels(&lowered))?;
-        device.fill_with_noise(arena, bytes)?;
+        device.fill_with_noise(arena, in_arena)?;
         let mut programs = Vec::with_capacity(plan.programs.len());
         for (program, lowered) in plan.programs.iter().zip(&lowered) {
             programs.push(prepare(&mut device, program, lowered)?);
         }
         device.prepared()?;
-        device.clear(arena, bytes)?;
+        device.clear(arena, in_arena)?;
         let mut executor = DeviceExecutor {
             plan,
             programs,
@@ -93,6 +111,8 @@ impl<D: Device> DeviceExecutor<D> {
             orders,
             bits: Vec::new(),
             allocated: bytes,
+            attention_workspace: workspace,
+            attention,
             device,
         };
         let ids: Vec<TensorId> = executor.orders.keys().copied().collect();
@@ -103,9 +123,14 @@ impl<D: Device> DeviceExecutor<D> {
         Ok(executor)
     }
 
-    /// Bytes allocated for the plan's segments and the sort orders of ids.
+    /// Bytes allocated for the plan's segments, the sort orders of ids, and attention by a library.
     pub(crate) fn allocated(&self) -> u64 {
         self.allocated
+    }
+
+    /// What computes the plan's attention.
+    pub(crate) fn attention(&self) -> AttentionUse {
+        self.attention
     }
 
     /// The device.
@@ -214,13 +239,30 @@ fn table_rows(plan: &Plan, ids: TensorId) -> u64 {
     rows.max().unwrap_or(0)
 }
 
+/// The attentions that a library computes.
+fn attentions(lowered: &mut [Vec<Vec<Step>>]) -> impl Iterator<Item = &mut Attention> {
+    lowered.iter_mut().flatten().flatten().filter_map(|step| match step {
+        Step::Attention(attention) => Some(attention.as_mut()),
+        Step::Launch(_) | Step::Product(_) => None,
+    })
+}
+
+/// What computes a plan's attention, of which a library has so many operations.
+fn attention_use(plan: &Plan, library: usize) -> AttentionUse {
+    let operations = plan.programs.iter().flat_map(|program| &program.operations);
+    let all = operations
+        .filter(|o| matches!(o.op, Op::Attention { .. } | Op::AttentionBackward { .. }))
+        .count();
+    AttentionUse { library, own: all - library }
+}
+
 /// The distinct kernels of all launches.
 fn kernels(lowered: &[Vec<Vec<Step>>]) -> Vec<Kernel> {
     let steps = lowered.iter().flatten().flatten();
     let kernels: BTreeSet<Kernel> = steps
         .filter_map(|step| match step {
             Step::Launch(launch) => Some(launch.kernel()),
-            Step::Product(_) => None,
+            Step::Product(_) | Step::Attention(_) => None,
         })
         .collect();
     kernels.into_iter().collect()
@@ -361,12 +403,15 @@ fn from_bf16_bits(bits: u16) -> f32 {
 }
 
 /// Executes a plan on an NVIDIA GPU.
-pub struct CudaExecutor(DeviceExecutor<Gpu>);
+pub struct CudaExecutor {
+    executor: DeviceExecutor<Gpu>,
+    kernels: AttentionKernels,
+}
 
 impl CudaExecutor {
     /// Opens the GPU of that number, allocates everything, compiles kernels (or takes them from the cache) and times
     /// products. `choices` is the file in which a run keeps the algorithms of its products: where it is there, they are
-    /// used again, so that a run that goes on has the same bits.
+    /// used again, so that a run that goes on has the same bits. `attention` says whose kernels compute attention.
     ///
     /// # Errors
     /// Without driver, device, libraries or memory; each says what to do.
@@ -374,18 +419,35 @@ impl CudaExecutor {
         plan: Arc<Plan>,
         ordinal: i32,
         choices: Option<&Path>,
+        attention: AttentionKernels,
     ) -> Result<CudaExecutor, CudaError> {
-        Ok(CudaExecutor(DeviceExecutor::new(plan, Gpu::new(ordinal, choices)?)?))
+        let gpu = Gpu::new(ordinal, choices, attention)?;
+        Ok(CudaExecutor { executor: DeviceExecutor::new(plan, gpu)?, kernels: attention })
+    }
+
+    /// Whose kernels were asked for.
+    pub fn kernels(&self) -> AttentionKernels {
+        self.kernels
+    }
+
+    /// What computes the plan's attention: the library may not take all of it.
+    pub fn attention(&self) -> AttentionUse {
+        self.executor.attention()
     }
 
     /// The GPU.
     pub fn description(&self) -> &GpuDescription {
-        self.0.device().description()
+        self.executor.device().description()
     }
 
-    /// Bytes allocated for the plan's segments and the sort orders of ids.
+    /// Bytes allocated for the plan's segments, the sort orders of ids, and attention by a library.
     pub fn allocated(&self) -> u64 {
-        self.0.allocated()
+        self.executor.allocated()
+    }
+
+    /// Bytes of a library's workspace for attention, beside the plan's.
+    pub fn attention_workspace(&self) -> u64 {
+        self.executor.attention_workspace
     }
 
     /// Bytes of the device in use by everybody, and all that it has.
@@ -393,45 +455,45 @@ impl CudaExecutor {
     /// # Errors
     /// If the driver does not say.
     pub fn memory_in_use(&self) -> Result<(u64, u64), CudaError> {
-        self.0.device().memory_in_use()
+        self.executor.device().memory_in_use()
     }
 }
 
 impl Executor for CudaExecutor {
     fn plan(&self) -> &Plan {
-        self.0.plan()
+        self.executor.plan()
     }
 
     fn write_f32(&mut self, tensor: TensorId, values: &[f32]) {
-        self.0.write_f32(tensor, values);
+        self.executor.write_f32(tensor, values);
     }
 
     fn write_i32(&mut self, tensor: TensorId, values: &[i32]) {
-        self.0.write_i32(tensor, values);
+        self.executor.write_i32(tensor, values);
     }
 
     fn read_f32(&self, tensor: TensorId, values: &mut [f32]) {
-        self.0.read_f32(tensor, values);
+        self.executor.read_f32(tensor, values);
     }
 
     fn read_f32_range(&self, tensor: TensorId, first: usize, values: &mut [f32]) {
-        self.0.read_f32_range(tensor, first, values);
+        self.executor.read_f32_range(tensor, first, values);
     }
 
     fn write_f32_range(&mut self, tensor: TensorId, first: usize, values: &[f32]) {
-        self.0.write_f32_range(tensor, first, values);
+        self.executor.write_f32_range(tensor, first, values);
     }
 
     fn read_i32(&self, tensor: TensorId, values: &mut [i32]) {
-        self.0.read_i32(tensor, values);
+        self.executor.read_i32(tensor, values);
     }
 
     fn choices(&self) -> Option<String> {
-        Some(self.0.device().choices())
+        Some(self.executor.device().choices())
     }
 
     fn run(&mut self, program: ProgramKind, last_micro_batch: bool) {
-        self.0.run(program, last_micro_batch);
+        self.executor.run(program, last_micro_batch);
     }
 }
 
@@ -442,6 +504,6 @@ impl TimedExecutor for CudaExecutor {
         last_micro_batch: bool,
         times: &mut [OperationSpan],
     ) {
-        self.0.run_timed(program, last_micro_batch, times);
+        self.executor.run_timed(program, last_micro_batch, times);
     }
 }

@@ -1,9 +1,10 @@
-//! What a device is asked to do: launches of kernels and products.
+//! What a device is asked to do: launches of kernels, products, attention by a library.
 //!
 //! Owns the words between [`crate::cuda::lower`] and the devices. Must not know operations or drivers.
 
 use colac_plan::DType;
 
+use crate::cuda::attention::Attention;
 use crate::cuda::source::Source;
 use crate::cuda::view::Rows;
 
@@ -120,4 +121,6 @@ pub(crate) struct Product {
 pub(crate) enum Step {
     Launch(Launch),
     Product(Product),
+    /// As a whole, by a library that said that it takes it.
+    Attention(Box<Attention>),
 }

@@ -9,7 +9,10 @@ use crate::conformance::Verdict;
 
 #[cfg(any(test, feature = "cuda-shim"))]
 pub mod assembly;
+mod attention;
 mod collect;
+#[cfg(any(test, feature = "cuda-shim"))]
+pub mod described;
 mod device;
 mod driver;
 mod error;
@@ -26,10 +29,12 @@ mod source;
 mod verify;
 mod view;
 
-pub use driver::{GpuDescription, Library, PATH_VARIABLE, libraries_found};
+pub use attention::{AttentionKernels, AttentionUse};
+pub use driver::{GpuDescription, Library, PATH_VARIABLE, cudnn_found, libraries_found};
 pub use error::CudaError;
 pub use executor::CudaExecutor;
 pub(crate) use shared::SharedGpu;
+pub use verify::VerifiedAttention;
 
 /// What is known of a GPU without allocating anything on it.
 ///
@@ -46,6 +51,25 @@ pub fn describe(ordinal: i32) -> Result<GpuDescription, CudaError> {
 /// Without what the executor needs, or if a kernel cannot be compiled.
 pub fn verify(ordinal: i32) -> Result<Vec<Verdict>, CudaError> {
     verify::on_gpu(ordinal)
+}
+
+/// Whether the kernels that are asked for can be had: our own always, cuDNN's where it is installed.
+///
+/// # Errors
+/// Without the library, or with one that is too old.
+pub fn check_attention(kernels: AttentionKernels) -> Result<(), CudaError> {
+    match kernels {
+        AttentionKernels::Own => Ok(()),
+        AttentionKernels::Cudnn => driver::cudnn::available(),
+    }
+}
+
+/// Runs the samples of attention and its derivative by cuDNN, as far as it takes them, and by our own kernels else.
+///
+/// # Errors
+/// Without what the executor needs, or without cuDNN.
+pub fn verify_attention(ordinal: i32) -> Result<VerifiedAttention, CudaError> {
+    verify::attention_on_gpu(ordinal)
 }
 
 /// Bytes of a GPU's memory that nobody uses, less what a context and the library of products take.

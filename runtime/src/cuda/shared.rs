@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use colac_plan::Plan;
 
+use crate::cuda::attention::{AttentionKernels, AttentionShape};
 use crate::cuda::collect::Collector;
 use crate::cuda::device::Device;
 use crate::cuda::driver::{Gpu, Prepared};
@@ -23,6 +24,7 @@ impl SharedGpu {
     /// Opens the GPU of that number and compiles what the plans need.
     pub(crate) fn new(
         ordinal: i32,
+        attention: AttentionKernels,
         plans: impl IntoIterator<Item = Arc<Plan>>,
     ) -> Result<SharedGpu, CudaError> {
         let mut collector = Collector::default();
@@ -30,7 +32,7 @@ impl SharedGpu {
             DeviceExecutor::new(plan, &mut collector)?;
         }
         let kernels: Vec<Kernel> = collector.kernels.into_iter().collect();
-        let mut gpu = Gpu::new(ordinal, None)?;
+        let mut gpu = Gpu::new(ordinal, None, attention)?;
         gpu.compile(&kernels)?;
         Ok(SharedGpu(Rc::new(RefCell::new(gpu))))
     }
@@ -64,6 +66,10 @@ impl Device for SharedGpu {
 
     fn compile(&mut self, kernels: &[Kernel]) -> Result<(), CudaError> {
         self.0.borrow_mut().compile(kernels)
+    }
+
+    fn attention_workspace(&self, shape: &AttentionShape) -> Result<Option<u64>, CudaError> {
+        self.0.borrow().attention_workspace(shape)
     }
 
     fn prepare(&mut self, step: &Step) -> Result<Prepared, CudaError> {

@@ -1,17 +1,53 @@
-//! The conformance suite on a GPU, which serves all cases: plans of one operation each.
+//! The conformance suite on a GPU, which serves all cases: plans of one operation each. Must not know how operations are
+//! computed.
+
+use std::cell::Cell;
+
+use colac_plan::Op;
 
 use crate::conformance::{self, Arithmetic, Verdict};
+use crate::cuda::attention::AttentionKernels;
 use crate::cuda::error::CudaError;
 use crate::cuda::shared::SharedGpu;
 
+/// What the samples of attention came to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct VerifiedAttention {
+    /// Of attention and of its derivative.
+    pub verdicts: Vec<Verdict>,
+    /// Cases that cuDNN computed; our own kernels computed the others.
+    pub by_library: usize,
+}
+
 /// See [`crate::cuda::verify`].
 pub(super) fn on_gpu(ordinal: i32) -> Result<Vec<Verdict>, CudaError> {
-    let gpu = SharedGpu::new(ordinal, conformance::plans(&|_| true))?;
+    Ok(verified(ordinal, AttentionKernels::Own, &|_| true)?.0)
+}
+
+/// See [`crate::cuda::verify_attention`].
+pub(super) fn attention_on_gpu(ordinal: i32) -> Result<VerifiedAttention, CudaError> {
+    let attention = |op: &Op| matches!(op, Op::Attention { .. } | Op::AttentionBackward { .. });
+    let (verdicts, by_library) = verified(ordinal, AttentionKernels::Cudnn, &attention)?;
+    Ok(VerifiedAttention { verdicts, by_library })
+}
+
+/// What the suite says of the operations that are wanted, and how many cases a library computed.
+fn verified(
+    ordinal: i32,
+    attention: AttentionKernels,
+    wanted: &dyn Fn(&Op) -> bool,
+) -> Result<(Vec<Verdict>, usize), CudaError> {
+    let gpu = SharedGpu::new(ordinal, attention, conformance::plans(wanted))?;
+    let by_library = Cell::new(0);
     let make = |plan| -> Box<dyn crate::executor::Executor> {
         match gpu.executor(plan) {
-            Ok(executor) => Box::new(executor),
+            Ok(executor) => {
+                by_library.set(by_library.get() + executor.attention().library);
+                Box::new(executor)
+            }
             Err(error) => panic!("a plan of one operation cannot be prepared: {error}"),
         }
     };
-    Ok(conformance::verify(&make, Arithmetic::Bf16Factors, &|_| true))
+    let verdicts = conformance::verify(&make, Arithmetic::Bf16Factors, wanted);
+    Ok((verdicts, by_library.get()))
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use colac_plan::{DType, Op, Plan, ProgramKind, Shape, TensorType};
 
-use crate::cuda::{CudaError, CudaExecutor, SharedGpu};
+use crate::cuda::{AttentionKernels, CudaError, CudaExecutor, SharedGpu};
 use crate::executor::{Executor, OperationSpan, TimedExecutor};
 use crate::measure::Summary;
 use crate::measure::calibrate::{Effort, Timed};
@@ -34,7 +34,8 @@ const ROUND: f64 = 0.004;
 pub fn product_rate(ordinal: i32, seconds: f64) -> Result<f64, CudaError> {
     let square = || TensorType::new(DType::Bf16, Shape::of(&[EDGE, EDGE]));
     let measured = plan(&Op::Linear, &[square(), square()], COPIES)?;
-    let mut executor = CudaExecutor::new(Arc::clone(&measured.plan), ordinal, None)?;
+    let mut executor =
+        CudaExecutor::new(Arc::clone(&measured.plan), ordinal, None, AttentionKernels::Own)?;
     for id in &measured.inputs {
         fill(&mut executor, *id);
     }
@@ -60,7 +61,7 @@ pub(super) struct GpuClock {
 impl GpuClock {
     /// Opens the GPU of that number and compiles what the plans need ([`plan_of`]).
     pub(super) fn new(ordinal: i32, plans: Vec<Arc<Plan>>) -> Result<GpuClock, CudaError> {
-        Ok(GpuClock { gpu: SharedGpu::new(ordinal, plans)?, overhead: 0.0 })
+        Ok(GpuClock { gpu: SharedGpu::new(ordinal, AttentionKernels::Own, plans)?, overhead: 0.0 })
     }
 
     /// Bytes of the device that are taken before any plan has its own: the context, kernels, workspace of the library of

@@ -11,8 +11,10 @@ use std::ptr;
 
 use cudarc::driver::sys;
 
+use crate::cuda::attention::{AttentionKernels, AttentionShape};
 use crate::cuda::device::Device;
 use crate::cuda::driver::compile::{compile_all, version};
+use crate::cuda::driver::cudnn::{Cudnn, PreparedAttention};
 use crate::cuda::driver::libraries;
 use crate::cuda::driver::product::{PreparedProduct, Products};
 use crate::cuda::error::CudaError;
@@ -150,6 +152,8 @@ pub(crate) struct Gpu {
     graphs: BTreeMap<usize, Graph>,
     staging: Staging,
     products: Option<Products>,
+    /// Where its attention was asked for.
+    cudnn: Option<Cudnn>,
     events: Vec<sys::CUevent>,
 }
 
@@ -164,6 +168,7 @@ enum Graph {
 pub(crate) enum Prepared {
     Kernel(PreparedKernel),
     Product(PreparedProduct),
+    Attention(PreparedAttention),
 }
 
 /// A kernel with its arguments.
@@ -179,11 +184,15 @@ pub(crate) struct PreparedKernel {
 
 impl Gpu {
     /// Opens a GPU: its context, a stream, the library of products. `choices` is the file in which a run keeps the
-    /// algorithms of its products.
+    /// algorithms of its products. cuDNN is opened where its attention is asked for.
     ///
     /// # Errors
     /// Whatever is missing.
-    pub(crate) fn new(ordinal: i32, choices: Option<&Path>) -> Result<Gpu, CudaError> {
+    pub(crate) fn new(
+        ordinal: i32,
+        choices: Option<&Path>,
+        attention: AttentionKernels,
+    ) -> Result<Gpu, CudaError> {
         let (device, description) = probe(ordinal)?;
         version()?;
         libraries::cublaslt()?;
@@ -207,6 +216,7 @@ impl Gpu {
             graphs: BTreeMap::new(),
             staging: Staging { pointer: pointer.cast(), bytes: STAGING, next: 0 },
             products: None,
+            cudnn: None,
             events: Vec::new(),
         };
         let workspace = gpu.allocate(Products::WORKSPACE, "workspace of products")?;
@@ -214,6 +224,9 @@ impl Gpu {
         gpu.write(constants, bytemuck::cast_slice(&Products::constants()));
         gpu.products =
             Some(Products::new(&gpu.description, stream, workspace, constants, choices)?);
+        if attention == AttentionKernels::Cudnn {
+            gpu.cudnn = Some(Cudnn::new(&gpu.description, stream)?);
+        }
         Ok(gpu)
     }
 
@@ -318,6 +331,9 @@ impl Gpu {
             }
             Prepared::Product(product) => {
                 self.products.as_ref().expect("there from the beginning").run(product)
+            }
+            Prepared::Attention(attention) => {
+                self.cudnn.as_ref().expect("it prepared the attention").run(attention)
             }
         }
     }
@@ -432,6 +448,12 @@ impl Device for Gpu {
         Ok(())
     }
 
+    fn attention_workspace(&self, shape: &AttentionShape) -> Result<Option<u64>, CudaError> {
+        let Some(cudnn) = &self.cudnn else { return Ok(None) };
+        self.enter();
+        cudnn.workspace(shape)
+    }
+
     fn prepare(&mut self, step: &Step) -> Result<Prepared, CudaError> {
         self.enter();
         match step {
@@ -444,6 +466,10 @@ impl Device for Gpu {
                 let launch = lower::product::fallback(product);
                 self.compile(&[launch.kernel()])?;
                 Ok(Prepared::Kernel(self.kernel(&launch)?))
+            }
+            Step::Attention(attention) => {
+                let cudnn = self.cudnn.as_ref().expect("it said that it takes the attention");
+                Ok(Prepared::Attention(cudnn.prepare(attention)?))
             }
         }
     }
@@ -560,6 +586,7 @@ impl Drop for Gpu {
                 }
             }
             self.products = None;
+            self.cudnn = None;
             for event in &self.events {
                 let _ = sys::cuEventDestroy_v2(*event);
             }

@@ -1,7 +1,8 @@
 //! Finding NVIDIA's libraries, and saying what is missing.
 //!
-//! Nothing of CUDA is needed to build or start: the driver, NVRTC and cuBLASLt are opened here, by full path where the
-//! loader does not know them, before anything calls them. Owns the places to look. Must not know what they are used for.
+//! Nothing of CUDA is needed to build or start: the driver, NVRTC, cuBLASLt and cuDNN are opened here, by full path where
+//! the loader does not know them, before anything calls them. Owns the places to look. Must not know what they are used
+//! for.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ pub const PATH_VARIABLE: &str = "COLAC_CUDA_LIB_PATH";
 /// A library that was opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Library {
-    /// `CUDA driver`, `NVRTC`, `cuBLASLt`.
+    /// `CUDA driver`, `NVRTC`, `cuBLASLt`, `cuDNN`.
     pub name: &'static str,
     /// Where it was found; the bare name where the system's loader found it.
     pub path: PathBuf,
@@ -109,6 +110,16 @@ const CUBLASLT: Wanted = Wanted {
     functions: &[],
     install: "install it with `pip install nvidia-cublas` or CUDA's toolkit 13, and name its folder in COLAC_CUDA_LIB_PATH if it lies elsewhere",
 };
+/// What to do where cuDNN is missing, or another version than is needed.
+pub(super) const CUDNN_INSTALL: &str = "install it with `pip install nvidia-cudnn-cu13`, and name its folder in COLAC_CUDA_LIB_PATH if it lies elsewhere";
+const CUDNN: Wanted = Wanted {
+    name: "cuDNN",
+    companion: None,
+    files: &["libcudnn.so.9"],
+    // The others are asked for when they are taken.
+    functions: &["cudnnGetVersion"],
+    install: CUDNN_INSTALL,
+};
 
 /// Opens the driver.
 ///
@@ -137,6 +148,35 @@ pub(crate) fn cublaslt() -> Result<&'static Library, CudaError> {
     opened(&CUBLASLT, &FOUND)
 }
 
+/// Opens the library of attention.
+///
+/// # Errors
+/// If it is not installed.
+pub(crate) fn cudnn() -> Result<&'static Library, CudaError> {
+    static FOUND: Found = OnceLock::new();
+    opened(&CUDNN, &FOUND)
+}
+
+/// A function of a library that was opened.
+///
+/// # Errors
+/// If the library has none of that name; `install` says what to do then.
+///
+/// # Safety
+/// `T` is the type of a pointer to that function.
+pub(super) unsafe fn function<T: Copy>(
+    library: &Library,
+    install: &'static str,
+    function: &'static str,
+) -> Result<T, CudaError> {
+    let (name, path) = (library.name, library.path.clone());
+    let incomplete = || CudaError::Incomplete { name, path, function, install };
+    // It stays open, so this opens nothing, and what is taken from it stays valid.
+    let library = open(&library.path).ok_or_else(incomplete.clone())?;
+    // SAFETY: the caller's.
+    unsafe { library.get::<T>(function.as_bytes()) }.map(|found| *found).map_err(|_| incomplete())
+}
+
 /// What came of looking for a library, once for the process.
 type Found = OnceLock<Result<Library, Absent>>;
 
@@ -158,7 +198,7 @@ fn folders() -> &'static [PathBuf] {
             .unwrap_or_default();
         folders.push(PathBuf::new());
         for packages in python_packages() {
-            for folder in ["cu13/lib", "cuda_nvrtc/lib", "cublas/lib"] {
+            for folder in ["cu13/lib", "cuda_nvrtc/lib", "cublas/lib", "cudnn/lib"] {
                 folders.push(packages.join("nvidia").join(folder));
             }
         }

@@ -1,9 +1,10 @@
-//! The real device: NVIDIA's driver, compiler and library of products.
+//! The real device: NVIDIA's driver, compiler, library of products and, where it is asked for, library of attention.
 //!
 //! Owns every call into them. [`Gpu`] is the device that the executor drives: one context, one stream. Must not know
 //! operations or plans.
 
 pub(crate) mod compile;
+pub(crate) mod cudnn;
 mod gpu;
 pub(crate) mod libraries;
 mod product;
@@ -16,12 +17,24 @@ pub use libraries::{Library, PATH_VARIABLE};
 
 use crate::cuda::error::CudaError;
 
-/// Opens every library that the executor needs, and says what each is or why it is not there.
-pub fn libraries_found() -> Vec<(&'static str, Result<String, CudaError>)> {
-    let at = |library: &Library| match library.path.is_absolute() {
+/// Where a library is, in words.
+fn at(library: &Library) -> String {
+    match library.path.is_absolute() {
         true => library.path.display().to_string(),
         false => format!("{} (the system's)", library.path.display()),
-    };
+    }
+}
+
+/// Opens cuDNN, which only [`AttentionKernels::Cudnn`] needs, and says what it is or why it cannot be used.
+///
+/// [`AttentionKernels::Cudnn`]: crate::cuda::AttentionKernels::Cudnn
+pub fn cudnn_found() -> Result<String, CudaError> {
+    let (version, library) = cudnn::described()?;
+    Ok(format!("{version}, {}", at(library)))
+}
+
+/// Opens every library that the executor needs, and says what each is or why it is not there.
+pub fn libraries_found() -> Vec<(&'static str, Result<String, CudaError>)> {
     let nvrtc = || {
         let (major, minor) = compile::version()?;
         Ok(format!("{major}.{minor}, {}", at(libraries::nvrtc()?)))

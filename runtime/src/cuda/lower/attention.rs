@@ -1,7 +1,8 @@
 //! Attention and its derivative.
 //!
-//! Owns which kernels an attention gets, their macros, grids and arguments. bf16 at multiples of 16 bytes with a head
-//! size that the tiles are made for runs on them; all else on kernels that take any width and place.
+//! Owns which kernels an attention gets, their macros, grids and arguments. What a library of the device was asked for and
+//! takes is left to it. bf16 at multiples of 16 bytes with a head size that the tiles are made for runs on them; all else
+//! on kernels that take any width and place.
 
 use std::fmt::Write;
 
@@ -9,6 +10,7 @@ use colac_plan::DType;
 use colac_plan::op::{Mask, Scores, alibi_slope};
 
 use crate::cpu::LayoutProblem;
+use crate::cuda::attention::{Attention, AttentionShape, Pass};
 use crate::cuda::error::CudaError;
 use crate::cuda::launch::{Argument, Launch, Step};
 use crate::cuda::lower::{Lowering, Steps};
@@ -141,9 +143,15 @@ impl Lowering<'_> {
         if shape.is_empty() {
             return Ok(Vec::new());
         }
-        let mut arguments: Vec<Argument> = [&q, &k, &v, &out].into_iter().flat_map(place).collect();
+        let tensors = [&q, &k, &v, &out];
+        if let Some(step) =
+            self.by_library(Pass::Forward, scores, &shape, [&q, &k], &tensors, &lse)?
+        {
+            return Ok(vec![step]);
+        }
+        let mut arguments: Vec<Argument> = tensors.into_iter().flat_map(place).collect();
         arguments.push(Argument::Address(lse.address));
-        if shape.is_tiled(scores, &[&q, &k, &v, &out]) {
+        if shape.is_tiled(scores, &tensors) {
             arguments.extend(tiled_scoring(&shape, scores));
             return Ok(vec![Step::Launch(Launch {
                 source: tiled(&shape, scores),
@@ -178,6 +186,12 @@ impl Lowering<'_> {
         if shape.is_empty() {
             return Ok(Vec::new());
         }
+        let tensors = [&dout, &q, &k, &v, &out, &dq, &dk, &dv];
+        if let Some(step) =
+            self.by_library(Pass::Backward, scores, &shape, [&q, &k], &tensors, &lse)?
+        {
+            return Ok(vec![step]);
+        }
         let sums = Argument::Address(self.workspace(0));
         let mut row_sums: Vec<Argument> = [&dout, &out].into_iter().flat_map(place).collect();
         row_sums.push(sums);
@@ -190,7 +204,7 @@ impl Lowering<'_> {
             arguments
         };
         let &Shape { batch, seq, heads, groups, dim, value_dim, .. } = &shape;
-        if shape.is_tiled(scores, &[&dout, &q, &k, &v, &out, &dq, &dk, &dv]) {
+        if shape.is_tiled(scores, &tensors) {
             let source = tiled(&shape, scores);
             let launch = |entry, grid, threads, shared, arguments| {
                 let source = source.clone();
@@ -249,6 +263,36 @@ impl Lowering<'_> {
                 with(&[&dq], &last),
             ),
         ])
+    }
+
+    /// The whole operation by a library of the device; `None` where it is for our own kernels.
+    fn by_library(
+        &self,
+        pass: Pass,
+        scores: &Scores,
+        shape: &Shape,
+        [q, k]: [&Heads; 2],
+        tensors: &[&Heads],
+        lse: &Rows,
+    ) -> Result<Option<Step>, CudaError> {
+        let plain = scores.softcap.is_none() && !scores.alibi;
+        let regular = shape.dtype == DType::Bf16 && shape.dim == shape.value_dim;
+        if !plain || !regular || !tensors.iter().all(|heads| heads.is_wide()) {
+            return Ok(None);
+        }
+        let shape = AttentionShape::of(pass, scores.mask, q, k, tensors);
+        if !(self.takes)(&shape)? {
+            return Ok(None);
+        }
+        let row_sums = if pass == Pass::Backward { self.workspace(0) } else { 0 };
+        Ok(Some(Step::Attention(Box::new(Attention {
+            shape,
+            scale: scores.scale.get() as f32,
+            heads: tensors.iter().map(|heads| heads.address).collect(),
+            logarithms: lse.address,
+            row_sums,
+            workspace: 0,
+        }))))
     }
 
     /// All tensors have the format of the queries, and the logarithms are f32.

@@ -25,6 +25,7 @@ use colac_plan::tensor::PADDED_TO;
 use colac_plan::{Op, Operation, Plan, Segment, Tensor, TensorId};
 
 use crate::cpu::{LayoutProblem, OperationProblem};
+use crate::cuda::attention::AttentionShape;
 use crate::cuda::error::CudaError;
 use crate::cuda::launch::{Argument, Launch, Step, WriteMode};
 use crate::cuda::source::{Family, Source};
@@ -39,12 +40,18 @@ pub(crate) struct Lowering<'a> {
     pub(crate) results: Vec<&'a Tensor>,
     /// Where the sort orders of ids lie, by the ids' tensor.
     orders: &'a BTreeMap<TensorId, u64>,
+    /// Whether a library of the device computes an attention.
+    takes: &'a Takes<'a>,
 }
+
+/// Asks a device whether a library of its computes an attention.
+pub(crate) type Takes<'a> = dyn Fn(&AttentionShape) -> Result<bool, CudaError> + 'a;
 
 /// Steps of an operation, or why there are none.
 pub(crate) type Steps = Result<Vec<Step>, CudaError>;
 
-/// Lowers an operation. `orders` are the places of the sort orders that embeddings' gradients read.
+/// Lowers an operation. `orders` are the places of the sort orders that embeddings' gradients read; attentions that a
+/// library `takes` are left to it.
 ///
 /// # Errors
 /// An operation that contradicts its definition, or a layout that no kernel takes.
@@ -53,6 +60,7 @@ pub(crate) fn lower(
     segments: &Segments,
     orders: &BTreeMap<TensorId, u64>,
     operation: &Operation,
+    takes: &Takes<'_>,
 ) -> Steps {
     let missing = |name: String| {
         let (path, op) = (operation.path.clone(), operation.op.name());
@@ -65,7 +73,7 @@ pub(crate) fn lower(
     let results = operation.results.iter().enumerate().map(|id| find(id, "result"));
     let (operands, results) =
         (operands.collect::<Result<_, _>>()?, results.collect::<Result<_, _>>()?);
-    let lowering = Lowering { plan, segments, operation, operands, results, orders };
+    let lowering = Lowering { plan, segments, operation, operands, results, orders, takes };
     lowering.check()?;
     let mut steps = lowering.steps()?;
     lowering.clear_padding(&mut steps)?;

@@ -22,7 +22,7 @@ impl Lowering<'_> {
         let steps = self.pointwise(program)?;
         Ok(steps.iter().any(|step| match step {
             Step::Launch(launch) => launch.source.defines.iter().any(|(name, _)| *name == "WIDTH"),
-            Step::Product(_) => false,
+            Step::Product(_) | Step::Attention(_) => false,
         }))
     }
 

@@ -192,6 +192,7 @@ impl Device for Shim {
                 return Ok(Prepared::Product(*product));
             }
             Step::Product(product) => lower::product::fallback(product),
+            Step::Attention(_) => unreachable!("there is no library of attention here"),
         };
         self.compile(&[launch.kernel()])?;
         signature::check(&launch).map_err(CudaError::Compiler)?;
