@@ -204,6 +204,13 @@ fn written(report: &Report) -> String {
             }
         }
     }
+    if report.gpu.as_ref().is_some_and(|gpu| gpu.device.is_ok()) {
+        line(
+            "determinism",
+            "two equal runs give equal bits: nothing adds up in an order that varies, and cuBLASLt and cuDNN are asked for \
+             no algorithm that does",
+        );
+    }
     if !report.operations.is_empty() {
         let _ = writeln!(text, "\n{:<28}{:>8}{:>22}", "operation", "cases", "worst error/bound");
         for verdict in &report.operations {

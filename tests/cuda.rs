@@ -379,20 +379,18 @@ fn prepare_attention_for_described_gpus() {
         assert_eq!((found.attention.library, found.workspace), (0, 0), "{found:?}");
 
         for dim in [32, 64, 128] {
-            for (seq, groups) in [(256, 8), (256, 2), (2048, 8), (2048, 1)] {
-                for mask in [Mask::Full, Mask::Causal, Mask::Window(100)] {
-                    let attention = Joined { batch: 1, seq, heads: 8, groups, dim, mask };
-                    let [forward, backward] = gpu.workspaces(attention).expect("prepared");
-                    assert!(
-                        forward.is_some_and(|bytes| bytes <= 1 << 20),
-                        "{attention:?}: {forward:?}"
-                    );
-                    let pairs = 8 * seq * seq;
-                    assert!(
-                        backward.is_some_and(|bytes| bytes >= 2 * pairs),
-                        "{attention:?}: {backward:?}"
-                    );
-                }
+            for (seq, groups, mask) in [
+                (256, 8, Mask::Full),
+                (256, 2, Mask::Window(100)),
+                (2048, 8, Mask::Causal),
+                (2048, 8, Mask::Window(1)),
+                (2048, 1, Mask::Causal),
+            ] {
+                let attention = Joined { batch: 1, seq, heads: 8, groups, dim, mask };
+                let [forward, backward] = gpu.workspaces(attention).expect("prepared");
+                let (forward, backward) = (forward.expect("taken"), backward.expect("taken"));
+                assert!(forward <= 1 << 20, "{attention:?}: {forward}");
+                assert!(backward >= 2 * 8 * seq * seq, "{attention:?}: {backward}");
             }
         }
         let single = Joined { batch: 1, seq: 1, heads: 8, groups: 8, dim: 64, mask: Mask::Causal };
@@ -400,7 +398,7 @@ fn prepare_attention_for_described_gpus() {
 
         // Samples without gaps in bf16 whose heads are multiples of eight wide; `doctor --verify --attention cudnn` runs them.
         let suite = gpu.attention_of_the_suite().expect("prepared");
-        assert!(suite.attention.library >= 30, "{suite:?}");
-        assert!(suite.attention.own >= 30, "{suite:?}");
+        assert!(suite.attention.library >= 26, "{suite:?}");
+        assert!(suite.attention.own >= 200, "{suite:?}");
     }
 }

@@ -5,6 +5,7 @@
 
 mod bare_plan;
 pub mod conformance;
+mod contract;
 pub mod cpu;
 pub mod cuda;
 pub mod data;

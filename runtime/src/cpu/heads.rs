@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use colac_plan::Tensor;
 
-use crate::cpu::error::LayoutProblem;
+use crate::contract::LayoutProblem;
 use crate::cpu::factor::Factor;
 use crate::cpu::stored::Pointer;
 use crate::cpu::view::{Matrix, Segments};

@@ -36,7 +36,7 @@ mod stored;
 #[cfg(test)]
 mod tests;
 mod vector;
-mod view;
+pub(crate) mod view;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -53,7 +53,8 @@ use crate::cpu::stored::Pointer;
 use crate::cpu::view::Segments;
 use crate::executor::{Executor, OperationSpan, TimedExecutor};
 
-pub use error::{CpuError, LayoutProblem, OperationProblem};
+pub use crate::contract::{LayoutProblem, OperationError, OperationProblem};
+pub use error::CpuError;
 
 /// Where the activation arena is put.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

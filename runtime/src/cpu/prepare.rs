@@ -1,4 +1,4 @@
-//! From an operation of the plan to a kernel: types, places and overlaps are checked, pointers resolved.
+//! From an operation of the plan to a kernel: pointers are resolved of what [`contract`] has checked.
 //!
 //! Owns the one match over [`Op`]. What passes here can be run without any further check: every view lies inside its
 //! segment, and no result shares bytes with another tensor of the operation unless the operation allows it in place.
@@ -7,15 +7,16 @@ use colac_plan::op::LogitTransform;
 use colac_plan::op::cost::{REDUCTION_ROWS, aligned, sum_rows};
 use colac_plan::pointwise::{InputForm, Program};
 use colac_plan::program::Write;
-use colac_plan::{Op, Operation, Plan, Segment, Tensor, TensorId};
+use colac_plan::{Op, Operation, Plan, Segment, Tensor};
 
+use crate::contract::{self, Checked, LayoutProblem, OperationError};
 use crate::cpu::adamw::{AdamW, pieces};
 use crate::cpu::attention::Attention;
 use crate::cpu::attention_backward::AttentionBackward;
 use crate::cpu::copies::{Concat, Shift, Slice};
 use crate::cpu::dropout::Dropout;
 use crate::cpu::embedding::{Embedding, EmbeddingBackward};
-use crate::cpu::error::{CpuError, LayoutProblem, OperationProblem};
+use crate::cpu::error::CpuError;
 use crate::cpu::gemm::Product;
 use crate::cpu::head_loss::{Gradient, HeadLoss, SummedGradient, Transform};
 use crate::cpu::heads::Heads;
@@ -27,7 +28,7 @@ use crate::cpu::reduce::{ColumnSum, GradientNorm, NORM_BLOCK, Partials, Sum};
 use crate::cpu::rope::Rope;
 use crate::cpu::rows::{RowSum, Softmax};
 use crate::cpu::stored::Stored;
-use crate::cpu::view::{Integers, Rows, Segments, disjoint, is_injective};
+use crate::cpu::view::{Integers, Rows, Segments, disjoint};
 
 /// One operation on its way to a kernel.
 struct Preparation<'a> {
@@ -44,103 +45,16 @@ pub(crate) fn prepare(
     segments: &Segments,
     operation: &Operation,
 ) -> Result<Box<dyn Kernel + Sync>, CpuError> {
-    let find = |(i, id): (usize, &TensorId), name: &str| {
-        plan.tensors
-            .get(id.index())
-            .ok_or_else(|| layout(operation, format!("{name} {i}"), LayoutProblem::Missing))
-    };
-    let operands = operation
-        .operands
-        .iter()
-        .enumerate()
-        .map(|id| find(id, "operand"))
-        .collect::<Result<_, _>>()?;
-    let results = operation
-        .results
-        .iter()
-        .enumerate()
-        .map(|id| find(id, "result"))
-        .collect::<Result<_, _>>()?;
+    let Checked { operands, results } = contract::check(plan, operation)?;
     let preparation = Preparation { plan, segments, operation, operands, results };
-    preparation.check_types()?;
-    preparation.check_places()?;
     preparation.kernel()
 }
 
 fn layout(operation: &Operation, operand: String, problem: LayoutProblem) -> CpuError {
-    CpuError::Layout { path: operation.path.clone(), op: operation.op.name(), operand, problem }
+    OperationError::layout(operation, operand, problem).into()
 }
 
 impl Preparation<'_> {
-    fn problem(&self, problem: OperationProblem) -> CpuError {
-        CpuError::Operation {
-            path: self.operation.path.clone(),
-            op: self.operation.op.name(),
-            problem,
-        }
-    }
-
-    fn check_types(&self) -> Result<(), CpuError> {
-        let op = &self.operation.op;
-        let operand_types: Vec<_> = self.operands.iter().map(|t| &t.ty).collect();
-        let result_types: Vec<_> = self.results.iter().map(|t| &t.ty).collect();
-        let inferred = op.infer(&operand_types);
-        let inferred = inferred
-            .map_err(|source| CpuError::Type { path: self.operation.path.clone(), source })?;
-        if inferred.len() != self.results.len() || self.operation.writes.len() != self.results.len()
-        {
-            return Err(self.problem(OperationProblem::ResultCount));
-        }
-        let mut results = inferred.iter().zip(&result_types).enumerate();
-        if !results.all(|(index, (inferred, found))| op.gives(index, inferred, found)) {
-            return Err(self.problem(OperationProblem::ResultType));
-        }
-        for (index, write) in self.operation.writes.iter().enumerate() {
-            if *write != Write::Overwrite && !op.accumulates(index) {
-                return Err(self.problem(OperationProblem::Accumulation));
-            }
-        }
-        let needed = op.workspace_bytes(&operand_types, &result_types);
-        if needed > self.operation.workspace
-            || self.operation.workspace > self.plan.bytes(Segment::Workspace)
-        {
-            return Err(self.problem(OperationProblem::Workspace));
-        }
-        Ok(())
-    }
-
-    /// Proves that no result shares bytes with anything but, in place, the operand it may lie on.
-    fn check_places(&self) -> Result<(), CpuError> {
-        for (index, result) in self.results.iter().enumerate() {
-            if !is_injective(result) {
-                return Err(layout(
-                    self.operation,
-                    format!("result {index}"),
-                    LayoutProblem::Strides,
-                ));
-            }
-            let others = self.results[..index].iter().all(|other| disjoint(result, other));
-            let operands = self.operands.iter().enumerate().all(|(operand, tensor)| {
-                disjoint(result, tensor)
-                    || (self.operation.op.in_place(operand, index) && same_place(result, tensor))
-            });
-            let scalars = self.operation.writes.iter().all(|write| match write {
-                Write::AddIf(id) => {
-                    self.plan.tensors.get(id.index()).is_none_or(|scalar| disjoint(result, scalar))
-                }
-                Write::Overwrite | Write::Add => true,
-            });
-            if !(others && operands && scalars) {
-                return Err(self.problem(OperationProblem::Overlap));
-            }
-        }
-        let scratch = |tensor: &&Tensor| tensor.segment == Segment::Workspace;
-        if self.operation.workspace > 0 && self.operands.iter().chain(&self.results).any(scratch) {
-            return Err(self.problem(OperationProblem::Overlap));
-        }
-        Ok(())
-    }
-
     fn view<V>(
         &self,
         is_result: bool,
@@ -508,15 +422,4 @@ impl Preparation<'_> {
             gradient,
         })
     }
-}
-
-/// Whether two tensors of equal extents hold each element at the same place.
-fn same_place(a: &Tensor, b: &Tensor) -> bool {
-    let steps =
-        |(i, axis): (usize, &colac_plan::Axis)| axis.extent == 1 || a.strides[i] == b.strides[i];
-    a.segment == b.segment
-        && a.offset == b.offset
-        && a.ty.dtype == b.ty.dtype
-        && a.ty.shape.same_extents(&b.ty.shape)
-        && a.ty.shape.0.iter().enumerate().all(steps)
 }

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use colac_plan::{DType, Tensor};
 
-use crate::cpu::error::LayoutProblem;
+use crate::contract::LayoutProblem;
 use crate::cpu::factor::Factor;
 use crate::cpu::vector::{narrow, widen};
 use crate::cpu::view::{Rows, Segments};

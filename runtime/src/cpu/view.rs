@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use colac_plan::{DType, Segment, Tensor};
 
-use crate::cpu::error::LayoutProblem;
+use crate::contract::LayoutProblem;
 
 /// First bytes and sizes of the segments, by [`Segment::index`].
 #[derive(Clone, Copy, Debug)]

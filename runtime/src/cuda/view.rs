@@ -5,7 +5,7 @@
 
 use colac_plan::{DType, Segment, Tensor};
 
-use crate::cpu::LayoutProblem;
+use crate::contract::LayoutProblem;
 
 /// First addresses and sizes of the segments on the device, by [`Segment::index`].
 #[derive(Clone, Copy, Debug)]

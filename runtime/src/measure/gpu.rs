@@ -118,6 +118,5 @@ pub(super) fn plan_of(op: &Op, operands: &[TensorType]) -> Result<Arc<Plan>, Cud
 
 /// The plan of an operation that stands in it several times.
 fn plan(op: &Op, operands: &[TensorType], copies: u64) -> Result<MeasuredPlan, CudaError> {
-    measured(op, operands, copies)
-        .map_err(|source| CudaError::Type { path: "a measured operation".to_owned(), source })
+    Ok(measured(op, operands, copies)?)
 }

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use colac_plan::op::TypeError;
 use colac_plan::op::cost::aligned;
 use colac_plan::program::{Operation, Phase, When, Write};
 use colac_plan::{
@@ -14,6 +13,7 @@ use colac_plan::{
 };
 
 use crate::bare_plan::bare_plan;
+use crate::contract::OperationError;
 use crate::cpu::{CpuError, CpuExecutor, CpuOptions};
 use crate::executor::Executor;
 use crate::measure::Summary;
@@ -43,8 +43,7 @@ impl Single {
         operands: &[TensorType],
         threads: usize,
     ) -> Result<Single, CpuError> {
-        let measured = measured(op, operands, COPIES)
-            .map_err(|source| CpuError::Type { path: "a measured operation".to_owned(), source })?;
+        let measured = measured(op, operands, COPIES)?;
         let options = CpuOptions { threads, ..CpuOptions::default() };
         let mut executor = CpuExecutor::new(Arc::clone(&measured.plan), options)?;
         for id in measured.inputs {
@@ -88,9 +87,12 @@ pub(super) fn measured(
     op: &Op,
     operands: &[TensorType],
     most: u64,
-) -> Result<MeasuredPlan, TypeError> {
+) -> Result<MeasuredPlan, OperationError> {
     let types: Vec<&TensorType> = operands.iter().collect();
-    let results = op.infer(&types)?;
+    let results = op.infer(&types).map_err(|source| OperationError::Type {
+        path: "a measured operation".to_owned(),
+        source,
+    })?;
     let made: Vec<&TensorType> = results.iter().collect();
     let cost = op.cost(&types, &made);
     let each: u64 = operands.iter().chain(&results).map(TensorType::bytes).sum();

@@ -4,7 +4,7 @@ use colac_plan::program::{When, Write};
 use colac_plan::{DType, Op, Plan, ProgramKind, Segment, Shape, Tensor, TensorId, TensorType};
 
 use super::*;
-use crate::cpu::{ArenaPlacement, CpuError, LayoutProblem, OperationProblem};
+use crate::cpu::{ArenaPlacement, CpuError, LayoutProblem, OperationError, OperationProblem};
 
 fn refusal(plan: Plan) -> CpuError {
     match CpuExecutor::new(Arc::new(plan), CpuOptions { threads: 1, ..CpuOptions::default() }) {
@@ -106,7 +106,7 @@ fn plans_that_contradict_themselves_are_refused() {
     let (plan, _) = chain(|plan, [.., y]| plan.operations()[0].results = vec![y, y]);
     assert!(matches!(
         refusal(plan),
-        CpuError::Operation { problem: OperationProblem::ResultCount, .. }
+        CpuError::Operation(OperationError::Whole { problem: OperationProblem::ResultCount, .. })
     ));
     let (plan, _) = chain(|plan, [x, w, ..]| {
         let odd = plan.tensor(Segment::Outputs, DType::F32, &[70, 32]);
@@ -114,17 +114,17 @@ fn plans_that_contradict_themselves_are_refused() {
     });
     assert!(matches!(
         refusal(plan),
-        CpuError::Operation { problem: OperationProblem::ResultType, .. }
+        CpuError::Operation(OperationError::Whole { problem: OperationProblem::ResultType, .. })
     ));
     let (plan, _) = chain(|plan, _| plan.operations()[0].writes = vec![Write::Add]);
     assert!(matches!(
         refusal(plan),
-        CpuError::Operation { problem: OperationProblem::Accumulation, .. }
+        CpuError::Operation(OperationError::Whole { problem: OperationProblem::Accumulation, .. })
     ));
     let (plan, _) = chain(|plan, [x, ..]| plan.operations()[0].results = vec![x]);
     assert!(matches!(
         refusal(plan),
-        CpuError::Operation { problem: OperationProblem::Overlap, .. }
+        CpuError::Operation(OperationError::Whole { problem: OperationProblem::Overlap, .. })
     ));
     let (plan, _) = chain(|plan, [x, ..]| {
         let y = plan.tensor(Segment::Outputs, DType::F32, &[33]);
@@ -133,16 +133,21 @@ fn plans_that_contradict_themselves_are_refused() {
     });
     assert!(matches!(
         refusal(plan),
-        CpuError::Operation { problem: OperationProblem::Workspace, .. }
+        CpuError::Operation(OperationError::Whole { problem: OperationProblem::Workspace, .. })
     ));
     let (mut plan, _) = chain(|_, _| {});
     plan.segment_bytes[Segment::Activations.index()] -= 256;
     let outside = LayoutProblem::OutsideSegment(Segment::Activations);
-    assert!(matches!(refusal(plan), CpuError::Layout { problem, .. } if problem == outside));
+    assert!(
+        matches!(refusal(plan), CpuError::Operation(OperationError::Layout { problem, .. }) if problem == outside)
+    );
     let (plan, _) = chain(|plan, _| plan.operations()[1].operands[1] = TensorId(99));
-    assert!(matches!(refusal(plan), CpuError::Layout { problem: LayoutProblem::Missing, .. }));
+    assert!(matches!(
+        refusal(plan),
+        CpuError::Operation(OperationError::Layout { problem: LayoutProblem::Missing, .. })
+    ));
     let (plan, _) = chain(|plan, [x, ..]| plan.operations()[1].operands = vec![x]);
-    assert!(matches!(refusal(plan), CpuError::Type { .. }));
+    assert!(matches!(refusal(plan), CpuError::Operation(OperationError::Type { .. })));
 }
 
 #[test]

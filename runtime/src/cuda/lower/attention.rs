@@ -9,7 +9,7 @@ use std::fmt::Write;
 use colac_plan::DType;
 use colac_plan::op::{Mask, Scores, alibi_slope};
 
-use crate::cpu::LayoutProblem;
+use crate::contract::LayoutProblem;
 use crate::cuda::attention::{Attention, AttentionShape, Pass};
 use crate::cuda::error::CudaError;
 use crate::cuda::launch::{Argument, Launch, Step};
@@ -275,9 +275,11 @@ impl Lowering<'_> {
         tensors: &[&Heads],
         lse: &Rows,
     ) -> Result<Option<Step>, CudaError> {
-        let plain = scores.softcap.is_none() && !scores.alibi;
+        let scale = scores.scale.get() as f32;
+        let plain = scores.softcap.is_none() && !scores.alibi && scale > 0.0;
         let regular = shape.dtype == DType::Bf16 && shape.dim == shape.value_dim;
-        if !plain || !regular || !tensors.iter().all(|heads| heads.is_wide()) {
+        let wide = lse.address.is_multiple_of(16) && tensors.iter().all(|heads| heads.is_wide());
+        if !plain || !regular || !wide {
             return Ok(None);
         }
         let shape = AttentionShape::of(pass, scores.mask, q, k, tensors);
@@ -287,7 +289,7 @@ impl Lowering<'_> {
         let row_sums = if pass == Pass::Backward { self.workspace(0) } else { 0 };
         Ok(Some(Step::Attention(Box::new(Attention {
             shape,
-            scale: scores.scale.get() as f32,
+            scale,
             heads: tensors.iter().map(|heads| heads.address).collect(),
             logarithms: lse.address,
             row_sums,

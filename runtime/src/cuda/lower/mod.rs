@@ -24,7 +24,7 @@ use colac_plan::program::Write;
 use colac_plan::tensor::PADDED_TO;
 use colac_plan::{Op, Operation, Plan, Segment, Tensor, TensorId};
 
-use crate::cpu::{LayoutProblem, OperationProblem};
+use crate::contract::{self, Checked, LayoutProblem, OperationError};
 use crate::cuda::attention::AttentionShape;
 use crate::cuda::error::CudaError;
 use crate::cuda::launch::{Argument, Launch, Step, WriteMode};
@@ -62,50 +62,14 @@ pub(crate) fn lower(
     operation: &Operation,
     takes: &Takes<'_>,
 ) -> Steps {
-    let missing = |name: String| {
-        let (path, op) = (operation.path.clone(), operation.op.name());
-        CudaError::Layout { path, op, operand: name, problem: LayoutProblem::Missing }
-    };
-    let find = |(i, id): (usize, &TensorId), name: &str| {
-        plan.tensors.get(id.index()).ok_or_else(|| missing(format!("{name} {i}")))
-    };
-    let operands = operation.operands.iter().enumerate().map(|id| find(id, "operand"));
-    let results = operation.results.iter().enumerate().map(|id| find(id, "result"));
-    let (operands, results) =
-        (operands.collect::<Result<_, _>>()?, results.collect::<Result<_, _>>()?);
+    let Checked { operands, results } = contract::check(plan, operation)?;
     let lowering = Lowering { plan, segments, operation, operands, results, orders, takes };
-    lowering.check()?;
     let mut steps = lowering.steps()?;
     lowering.clear_padding(&mut steps)?;
     Ok(steps)
 }
 
 impl Lowering<'_> {
-    /// Types and workspace are what the operation's rules say.
-    fn check(&self) -> Result<(), CudaError> {
-        let op = &self.operation.op;
-        let operand_types: Vec<_> = self.operands.iter().map(|t| &t.ty).collect();
-        let result_types: Vec<_> = self.results.iter().map(|t| &t.ty).collect();
-        let inferred = op
-            .infer(&operand_types)
-            .map_err(|source| CudaError::Type { path: self.operation.path.clone(), source })?;
-        if inferred.len() != self.results.len() || self.operation.writes.len() != self.results.len()
-        {
-            return Err(self.problem(OperationProblem::ResultCount));
-        }
-        let mut results = inferred.iter().zip(&result_types).enumerate();
-        if !results.all(|(index, (inferred, found))| op.gives(index, inferred, found)) {
-            return Err(self.problem(OperationProblem::ResultType));
-        }
-        let needed = op.workspace_bytes(&operand_types, &result_types);
-        if needed > self.operation.workspace
-            || self.operation.workspace > self.plan.bytes(Segment::Workspace)
-        {
-            return Err(self.problem(OperationProblem::Workspace));
-        }
-        Ok(())
-    }
-
     /// The match over all operations.
     fn steps(&self) -> Steps {
         match &self.operation.op {
@@ -150,15 +114,8 @@ impl Lowering<'_> {
         }
     }
 
-    /// A whole operation that the executor does not take.
-    pub(crate) fn problem(&self, problem: OperationProblem) -> CudaError {
-        let (path, op) = (self.operation.path.clone(), self.operation.op.name());
-        CudaError::Operation { path, op, problem }
-    }
-
     fn layout(&self, operand: String, problem: LayoutProblem) -> CudaError {
-        let (path, op) = (self.operation.path.clone(), self.operation.op.name());
-        CudaError::Layout { path, op, operand, problem }
+        OperationError::layout(self.operation, operand, problem).into()
     }
 
     /// The rows of a tensor with what pads them.
