@@ -6,7 +6,6 @@
 use crate::cuda::attention::AttentionShape;
 use crate::cuda::driver::cudnn::graph::{Graph, Layout, Place, Scalar, Value};
 use crate::cuda::driver::cudnn::names;
-use crate::cuda::error::CudaError;
 
 /// The axes of queries and keys among scores.
 const QUERIES: i64 = 2;
@@ -57,7 +56,7 @@ impl<'a> Layouts<'a> {
 }
 
 /// A tensor of heads.
-pub(super) fn heads(graph: &mut Graph, layout: Layout, index: usize) -> Result<Value, CudaError> {
+pub(super) fn heads(graph: &mut Graph, layout: Layout, index: usize) -> Value {
     graph.given(names::DATA_BFLOAT16, layout, Place::Heads(index))
 }
 
@@ -66,43 +65,36 @@ pub(super) fn scaled_products(
     graph: &mut Graph,
     layouts: &Layouts<'_>,
     [q, k, scale]: [Value; 3],
-) -> Result<Value, CudaError> {
-    let products = graph.within(names::DATA_FLOAT, layouts.scores())?;
-    graph.product([q, k], products)?;
-    let scaled = graph.within(names::DATA_FLOAT, layouts.scores())?;
-    graph.binary(names::POINTWISE_MUL, [products, scale], scaled)
+) -> Value {
+    let products = graph.within(names::DATA_FLOAT, layouts.scores());
+    graph.product([q, k], products);
+    let scaled = graph.within(names::DATA_FLOAT, layouts.scores());
+    graph.binary(names::POINTWISE_MUL, [products, scale], scaled);
+    scaled
 }
 
 /// Scores with −∞ where a query does not see a key.
-pub(super) fn masked(
-    graph: &mut Graph,
-    layouts: &Layouts<'_>,
-    mut scores: Value,
-) -> Result<Value, CudaError> {
+pub(super) fn masked(graph: &mut Graph, layouts: &Layouts<'_>, mut scores: Value) -> Value {
     if layouts.shape.causal {
-        let [queries, keys] = both_positions(graph, layouts, scores)?;
-        scores = kept(graph, layouts, scores, names::POINTWISE_CMP_GE, [queries, keys])?;
+        let [queries, keys] = both_positions(graph, layouts, scores);
+        scores = kept(graph, layouts, scores, names::POINTWISE_CMP_GE, [queries, keys]);
     }
     if let Some(window) = layouts.shape.window {
-        let [queries, keys] = both_positions(graph, layouts, scores)?;
-        let window = graph.scalar(Scalar::Value(window as f32))?;
-        let ends = graph.within(names::DATA_FLOAT, layouts.scores())?;
-        graph.add_to_positions(KEYS, [keys, window], ends)?;
-        scores = kept(graph, layouts, scores, names::POINTWISE_CMP_GT, [ends, queries])?;
+        let [queries, keys] = both_positions(graph, layouts, scores);
+        let window = graph.scalar(Scalar::Value(window as f32));
+        let ends = graph.within(names::DATA_FLOAT, layouts.scores());
+        graph.add_to_positions(KEYS, [keys, window], ends);
+        scores = kept(graph, layouts, scores, names::POINTWISE_CMP_GT, [ends, queries]);
     }
-    Ok(scores)
+    scores
 }
 
-fn both_positions(
-    graph: &mut Graph,
-    layouts: &Layouts<'_>,
-    scores: Value,
-) -> Result<[Value; 2], CudaError> {
-    let queries = graph.within(names::DATA_INT32, layouts.scores())?;
-    graph.positions(QUERIES, scores, queries)?;
-    let keys = graph.within(names::DATA_INT32, layouts.scores())?;
-    graph.positions(KEYS, scores, keys)?;
-    Ok([queries, keys])
+fn both_positions(graph: &mut Graph, layouts: &Layouts<'_>, scores: Value) -> [Value; 2] {
+    let queries = graph.within(names::DATA_INT32, layouts.scores());
+    graph.positions(QUERIES, scores, queries);
+    let keys = graph.within(names::DATA_INT32, layouts.scores());
+    graph.positions(KEYS, scores, keys);
+    [queries, keys]
 }
 
 /// Scores where a comparison holds, −∞ elsewhere.
@@ -112,10 +104,11 @@ fn kept(
     scores: Value,
     comparison: i32,
     sides: [Value; 2],
-) -> Result<Value, CudaError> {
-    let holds = graph.within(names::DATA_BOOLEAN, layouts.scores())?;
-    graph.compare(comparison, sides, holds)?;
-    let hidden = graph.scalar(Scalar::Value(f32::NEG_INFINITY))?;
-    let masked = graph.within(names::DATA_FLOAT, layouts.scores())?;
-    graph.select([scores, hidden, holds], masked)
+) -> Value {
+    let holds = graph.within(names::DATA_BOOLEAN, layouts.scores());
+    graph.compare(comparison, sides, holds);
+    let hidden = graph.scalar(Scalar::Value(f32::NEG_INFINITY));
+    let masked = graph.within(names::DATA_FLOAT, layouts.scores());
+    graph.select([scores, hidden, holds], masked);
+    masked
 }

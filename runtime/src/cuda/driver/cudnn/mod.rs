@@ -1,12 +1,15 @@
 //! Attention by cuDNN: graphs of its backend, without its C++ layer.
 //!
-//! `attention`, `forward` and `backward` describe the graphs, `plan` has the library choose how to run one, and what is here
-//! keeps a plan for each shape and runs it. The library is opened only where it is asked for. Owns every call of it, and
+//! `attention`, `forward` and `backward` make the graphs, `describe` hands one to the library, `plan` has it choose how to
+//! run it, and what is here keeps a plan for each shape and runs it. The library is opened only where it is asked for. Owns every call of it, and
 //! which attentions it is given. Must not know plans of models.
 
 mod attention;
 mod backward;
+mod describe;
 mod descriptor;
+#[cfg(test)]
+mod evaluate;
 mod forward;
 mod graph;
 mod library;
@@ -198,10 +201,10 @@ fn plan_of(
     target: Target<'_>,
 ) -> Result<Option<Plan>, CudaError> {
     let graph = match shape.pass {
-        Pass::Forward => forward::graph(functions, shape)?,
-        Pass::Backward => backward::graph(functions, shape)?,
+        Pass::Forward => forward::graph(shape),
+        Pass::Backward => backward::graph(shape),
     };
-    plan::plan(graph, target)
+    plan::plan(functions, &graph, target)
 }
 
 /// What lies behind each tensor of a plan.

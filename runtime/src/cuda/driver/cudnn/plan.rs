@@ -4,9 +4,10 @@
 //! say of itself that it is not deterministic is taken. They look at shapes, the device and the library's version alone, so
 //! the same one is taken every time. Must not know what is computed.
 
+use crate::cuda::driver::cudnn::describe::{Described, described};
 use crate::cuda::driver::cudnn::descriptor::Descriptor;
-use crate::cuda::driver::cudnn::graph::{Finished, Place};
-use crate::cuda::driver::cudnn::library::Raw;
+use crate::cuda::driver::cudnn::graph::{Graph, Place};
+use crate::cuda::driver::cudnn::library::{Functions, Raw};
 use crate::cuda::driver::cudnn::names;
 use crate::cuda::error::CudaError;
 
@@ -31,17 +32,21 @@ pub(super) struct Plan {
 }
 
 /// The plan of a graph; `None` where the library has no engine for it, or only ones that are not deterministic.
-pub(super) fn plan(graph: Finished, target: Target<'_>) -> Result<Option<Plan>, CudaError> {
-    let Finished { functions, mut parts, operations, places } = graph;
-    let mut described = Descriptor::new(functions, names::BACKEND_OPERATIONGRAPH_DESCRIPTOR)?
+pub(super) fn plan(
+    functions: &'static Functions,
+    graph: &Graph,
+    target: Target<'_>,
+) -> Result<Option<Plan>, CudaError> {
+    let Described { mut parts, operations, places } = described(functions, graph)?;
+    let mut graph = Descriptor::new(functions, names::BACKEND_OPERATIONGRAPH_DESCRIPTOR)?
         .parts(names::ATTR_OPERATIONGRAPH_OPS, &operations)?;
     if let Target::Handle(handle) = target {
-        described = described.handle(names::ATTR_OPERATIONGRAPH_HANDLE, handle)?;
+        graph = graph.handle(names::ATTR_OPERATIONGRAPH_HANDLE, handle)?;
     }
     // What the library does not support shows here and below; it says so by statuses that differ from version to version.
-    let Ok(described) = described.finalized("checking a graph") else { return Ok(None) };
+    let Ok(graph) = graph.finalized("checking a graph") else { return Ok(None) };
     let heuristics = Descriptor::new(functions, names::BACKEND_ENGINEHEUR_DESCRIPTOR)?
-        .part(names::ATTR_ENGINEHEUR_OPERATION_GRAPH, &described)?
+        .part(names::ATTR_ENGINEHEUR_OPERATION_GRAPH, &graph)?
         .choice(names::ATTR_ENGINEHEUR_MODE, names::TYPE_HEUR_MODE, names::HEUR_MODE_A)?;
     let heuristics = match target {
         Target::Handle(_) => heuristics,
@@ -67,7 +72,7 @@ pub(super) fn plan(graph: Finished, target: Target<'_>) -> Result<Option<Plan>, 
         let Ok(plan) = plan.finalized("preparing an engine") else { continue };
         let workspace = plan.number(names::ATTR_EXECUTION_PLAN_WORKSPACE_SIZE)?;
         let workspace = u64::try_from(workspace).unwrap_or(0);
-        parts.extend([described, heuristics, engine]);
+        parts.extend([graph, heuristics, engine]);
         return Ok(Some(Plan { plan, workspace, places, _parts: parts }));
     }
     Ok(None)

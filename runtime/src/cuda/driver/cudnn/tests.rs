@@ -1,16 +1,20 @@
-//! Numbers and layouts, where no device is needed. Graphs are prepared in `tests/cuda.rs`, for plans of shipped specs.
+//! Numbers, layouts and what the graphs compute, where no device is needed. The library prepares the graphs in
+//! `tests/cuda.rs`, for plans of shipped specs.
 
 use std::path::PathBuf;
 
-use colac_plan::DType;
-use colac_plan::op::Mask;
+use colac_plan::op::{Mask, Scores};
+use colac_plan::{DType, Op, Real, Shape};
 
 use super::attention::Layouts;
+use super::evaluate::{Memory, evaluate};
 use super::graph::Layout;
 use super::{is_known, names};
+use crate::conformance::samples::draw;
 use crate::cuda::attention::{AttentionShape, Pass, forward};
 use crate::cuda::driver::libraries;
 use crate::cuda::view::Heads;
+use crate::reference::{Value, evaluate as evaluate_op};
 use crate::skip::skip;
 
 /// The header of the library that is installed, where packages have it.
@@ -111,4 +115,93 @@ fn only_what_the_graphs_are_made_for_is_asked_for() {
     assert!(!known(&|shape| shape.seq = 1, (9, 0)), "a single position");
     assert!(!known(&|shape| shape.groups = 3, (9, 0)), "heads that cannot be shared");
     assert!(!known(&|shape| shape.window = Some(0), (9, 0)), "a window that shows nothing");
+}
+
+/// Batch, positions, heads, heads of keys and values, width: small, and no two alike.
+const SMALL: [(u64, u64, u64, u64, u64); 2] = [(2, 5, 6, 2, 8), (2, 7, 3, 3, 16)];
+
+/// What a tensor of heads holds in a row of several, `[batch, seq, heads, dim]` from `start` on.
+fn parts(rows: &[f64], row: usize, start: usize, width: usize) -> Vec<f64> {
+    rows.chunks(row).flat_map(|row| row[start..start + width].to_vec()).collect()
+}
+
+/// Both graphs compute what the reference does, from queries, keys and values that lie in the same rows, and write
+/// gradients into such rows: operands that change places, a stride or a factor that is wrong would show.
+#[test]
+fn graphs_compute_attention_and_its_derivative() {
+    for (batch, seq, heads, groups, dim) in SMALL {
+        for mask in [Mask::Full, Mask::Causal, Mask::Window(1), Mask::Window(3)] {
+            let row = ((heads + 2 * groups) * dim) as usize;
+            let (wide, narrow) = ((heads * dim) as usize, (groups * dim) as usize);
+            let positions = (batch * seq) as usize;
+            let starts = [0, wide, wide + narrow];
+            let joined = draw("q k v", positions * row, 1.0);
+            let dout = draw("dout", positions * wide, 1.0);
+
+            let scores = Scores::new(mask, Real::new(0.375));
+            let value =
+                |values: Vec<f64>, heads| Value::new(&Shape::of(&[batch, seq, heads, dim]), values);
+            let qkv = [
+                value(parts(&joined, row, starts[0], wide), heads),
+                value(parts(&joined, row, starts[1], narrow), groups),
+                value(parts(&joined, row, starts[2], narrow), groups),
+            ];
+            let expected = evaluate_op(&Op::Attention { scores }, &qkv, &[]);
+
+            let of = |heads, row: usize| Heads {
+                address: 0,
+                dtype: DType::Bf16,
+                batch,
+                seq,
+                heads,
+                dim,
+                strides: [seq * row as u64, row as u64, dim],
+            };
+            let (q, k, out) = (of(heads, row), of(groups, row), of(heads, wide));
+            let shape = AttentionShape::of(Pass::Forward, mask, &q, &k, &[&q, &k, &k, &out]);
+            let at = |buffer| starts.map(|start| (buffer, start));
+            let [q_at, k_at, v_at] = at(0);
+            let mut memory = Memory::new(
+                vec![q_at, k_at, v_at, (1, 0)],
+                vec![joined.clone(), vec![f64::NAN; positions * wide]],
+                positions * heads as usize,
+            );
+            memory.scale = 0.375;
+            evaluate(&super::forward::graph(&shape), &mut memory);
+            near(&memory.buffers[1], &expected[0], "out");
+            near(&memory.logarithms, &expected[1], "logarithms");
+
+            let operands: Vec<Value> = [value(dout.clone(), heads)]
+                .into_iter()
+                .chain(qkv)
+                .chain([
+                    value(expected[0].clone(), heads),
+                    Value::new(&Shape::of(&[batch, heads, seq]), expected[1].clone()),
+                ])
+                .collect();
+            let gradients = evaluate_op(&Op::AttentionBackward { scores }, &operands, &[]);
+            let tensors = [&out, &q, &k, &k, &out, &q, &k, &k];
+            let shape = AttentionShape::of(Pass::Backward, mask, &q, &k, &tensors);
+            let [dq_at, dk_at, dv_at] = at(3);
+            let mut memory = Memory::new(
+                vec![(2, 0), q_at, k_at, v_at, (1, 0), dq_at, dk_at, dv_at],
+                vec![joined, expected[0].clone(), dout, vec![f64::NAN; positions * row]],
+                positions * heads as usize,
+            );
+            (memory.scale, memory.logarithms) = (0.375, expected[1].clone());
+            evaluate(&super::backward::graph(&shape), &mut memory);
+            let found = &memory.buffers[3];
+            near(&parts(found, row, starts[0], wide), &gradients[0], "dq");
+            near(&parts(found, row, starts[1], narrow), &gradients[1], "dk");
+            near(&parts(found, row, starts[2], narrow), &gradients[2], "dv");
+        }
+    }
+}
+
+fn near(found: &[f64], expected: &[f64], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let off = (found - expected).abs();
+        assert!(off <= 1e-9 * (1.0 + expected.abs()), "{what} {i}: {found}, not {expected}");
+    }
 }
