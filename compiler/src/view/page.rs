@@ -14,8 +14,8 @@ const STYLE: &str = include_str!("page/page.css");
 
 /// Plain scripts that share one scope, in the order in which they need each other.
 const SCRIPTS: [&str; 15] = [
-    include_str!("page/format.js"),
     include_str!("page/dom.js"),
+    include_str!("page/format.js"),
     include_str!("page/model.js"),
     include_str!("page/layout.js"),
     include_str!("page/scene.js"),

@@ -105,8 +105,8 @@ impl<'p> Boxes<'p> {
                     }
                     outer.insert(path.clone());
                 }
-                // A parameter lies in what reads it, and makes no box of a norm or an embedding.
-                if depth + 1 < parts.len() && node.kind != NodeKind::Parameter {
+                // What is only read makes no box: neither of a norm that has a weight, nor of a program that has inputs.
+                if depth + 1 < parts.len() && !is_supplied(node.kind) {
                     outer.insert(path.clone());
                 }
             }
@@ -248,6 +248,11 @@ impl<'p> Boxes<'p> {
         });
         self.boxes.len() - 1
     }
+}
+
+/// Whether a node is there without being computed.
+fn is_supplied(kind: NodeKind) -> bool {
+    matches!(kind, NodeKind::Parameter | NodeKind::Input | NodeKind::Constant)
 }
 
 /// A node's name in its box: what is left of its path, or what it does.

@@ -2,7 +2,8 @@
 //!
 //! Every operation of every program and every tensor is drafted exactly once. A tensor that no operation makes gets a
 //! node of its own: a parameter with what belongs to it, an input, a table, state, a view. It stands before the first
-//! operation that touches it. Must not know graphs, boxes or folding.
+//! operation that reads it; so does a join of values that are made side by side in it, behind all that makes them. Must
+//! not know graphs, boxes or folding.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +22,7 @@ pub(super) fn draft(plan: &Plan) -> Draft {
     let mut drafting = Drafting::new(plan);
     for program in &plan.programs {
         for (position, operation) in program.operations.iter().enumerate() {
-            for &tensor in operation.operands.iter().chain(&operation.results) {
+            for &tensor in &operation.operands {
                 drafting.supply(tensor, Some((program, operation)));
             }
             drafting.operation(program, position, operation);
@@ -48,14 +49,25 @@ fn turns(plan: &Plan) -> Vec<Turn> {
     turns
 }
 
+/// The life of a tensor in the arena.
+#[derive(Clone, Copy)]
+struct Life<'p> {
+    /// The program, and the operation that touches it first.
+    born: (&'p Program, &'p Operation),
+    first: usize,
+    last: usize,
+    /// Whether it waits for the backward pass.
+    kept: bool,
+}
+
 struct Drafting<'p> {
     plan: &'p Plan,
     /// By tensor: the value that shows it, once it is drafted.
     values: Vec<Option<usize>>,
     /// By tensor: whether an operation makes it.
     made: Vec<bool>,
-    /// By tensor: its life in the arena, and whether it waits for the backward pass.
-    lives: Vec<Option<(usize, usize, bool)>>,
+    /// By tensor: its life in the arena.
+    lives: Vec<Option<Life<'p>>>,
     parameters: BTreeMap<TensorId, usize>,
     draft: Draft,
 }
@@ -69,8 +81,9 @@ impl<'p> Drafting<'p> {
                 made[result.index()] = true;
             }
             for life in lifetimes(plan, program) {
-                let kept = is_kept(program, &life);
-                lives[life.root.index()] = Some((life.first, life.last, kept));
+                let born = (program, &program.operations[life.first]);
+                let (first, last, kept) = (life.first, life.last, is_kept(program, &life));
+                lives[life.root.index()] = Some(Life { born, first, last, kept });
             }
         }
         let parameters = plan.parameters.iter().enumerate().map(|(i, p)| (p.tensor, i)).collect();
@@ -79,17 +92,14 @@ impl<'p> Drafting<'p> {
         Drafting { plan, values, made, lives, parameters, draft }
     }
 
-    /// Drafts a tensor that no operation makes, and what it lies in, before the first operation that touches it.
-    fn supply(&mut self, id: TensorId, toucher: Option<(&Program, &Operation)>) {
+    /// Drafts a tensor that no operation makes, and what it lies in, before the first operation that reads it.
+    fn supply(&mut self, id: TensorId, reader: Option<(&Program, &Operation)>) {
         let plan = self.plan;
-        let tensor = plan.tensor(id);
-        let in_arena = tensor.segment == Segment::Activations;
-        if let Some(parent) = tensor.parent.filter(|_| in_arena) {
-            self.supply(parent, toucher);
-        }
         if self.made[id.index()] || self.values[id.index()].is_some() {
             return;
         }
+        let tensor = plan.tensor(id);
+        let in_arena = tensor.segment == Segment::Activations;
         let (mut op, mut kind, mut parameters) = ("state", NodeKind::Memory, 0);
         let mut operands = Vec::new();
         let mut results = vec![id];
@@ -106,21 +116,26 @@ impl<'p> Drafting<'p> {
             (Segment::Gradients | Segment::Optimizer, Some(_)) => op = "slice",
             (_, Some(parent)) => {
                 (op, kind) = ("view", NodeKind::View);
-                self.supply(parent, toucher);
+                self.supply(parent, reader);
                 operands.extend(self.values[parent.index()].map(Use::plain));
             }
-            (Segment::Activations, None) => (op, kind) = ("join", NodeKind::View),
+            (Segment::Activations, None) => {
+                (op, kind) = ("join", NodeKind::View);
+                operands = self.parts(id);
+            }
             (Segment::Inputs | Segment::Scalars, None) => (op, kind) = ("input", NodeKind::Input),
             (Segment::Constants, None) => (op, kind) = ("constant", NodeKind::Constant),
             (_, None) => {}
         }
+        // What has bytes of its own belongs where they are first written.
+        let born = self.lives[id.index()].map(|life| life.born);
+        let place = born.or(reader).filter(|_| in_arena);
         let turn = match in_arena {
-            true => toucher.and_then(|(_, operation)| operation.scope).map(|scope| scope as usize),
+            true => place.and_then(|(_, operation)| operation.scope).map(|scope| scope as usize),
             false => self.draft.turn_of(&tensor.name),
         };
         let at = self.draft.nodes.len();
         let results = results.into_iter().map(|id| self.value(id, at)).collect();
-        let toucher = toucher.filter(|_| in_arena);
         self.draft.nodes.push(Drafted {
             turn,
             node: Node {
@@ -129,9 +144,9 @@ impl<'p> Drafting<'p> {
                 label: String::new(),
                 path: tensor.name.clone(),
                 kind,
-                phase: toucher.map_or("forward", |(_, operation)| phase_name(operation.phase)),
+                phase: place.map_or("forward", |(_, operation)| phase_name(operation.phase)),
                 region: None,
-                program: toucher.map(|(program, _)| program.kind.name()),
+                program: place.map(|(program, _)| program.kind.name()),
                 position: None,
                 pass: None,
                 line: None,
@@ -161,6 +176,13 @@ impl<'p> Drafting<'p> {
             .collect()
     }
 
+    /// What operations have made in a join.
+    fn parts(&self, join: TensorId) -> Vec<Use> {
+        let tensors = self.plan.tensors.iter().zip(&self.values).zip(&self.made);
+        let parts = tensors.filter(|((tensor, _), made)| tensor.parent == Some(join) && **made);
+        parts.filter_map(|((_, value), _)| value.map(Use::plain)).collect()
+    }
+
     fn value(&mut self, id: TensorId, node: usize) -> usize {
         if let Some(value) = self.values[id.index()] {
             return value;
@@ -170,8 +192,8 @@ impl<'p> Drafting<'p> {
         value.segment = Some(tensor.segment.name());
         let root = colac_plan::verify::root(self.plan, id);
         let life = self.lives[root.index()];
-        value.kept = root == id && life.is_some_and(|(_, _, kept)| kept);
-        let (first, last) = (life.map(|(first, ..)| first), life.map(|(_, last, _)| last));
+        value.kept = root == id && life.is_some_and(|life| life.kept);
+        let (first, last) = (life.map(|life| life.first), life.map(|life| life.last));
         value.places = vec![Place(tensor.offset, first, last)];
         let index = self.draft.values.len();
         self.draft.values.push(value);
