@@ -14,7 +14,9 @@ export function program() {
   for (const name of names) {
     try {
       return execFileSync("sh", ["-c", 'command -v "$1"', "sh", name], { encoding: "utf8" }).trim();
-    } catch { /* The next one. */ }
+    } catch {
+      /* The next one. */
+    }
   }
   return null;
 }
@@ -30,11 +32,19 @@ export async function launch() {
 export async function open(browser, path, { width = 1280, height = 900, scheme = "light" } = {}) {
   const context = await browser.newContext({ viewport: { width, height }, colorScheme: scheme, reducedMotion: "reduce" });
   const page = await context.newPage();
-  const url = pathToFileURL(path).href, complaints = [];
-  page.on("console", (message) => { if (["error", "warning"].includes(message.type())) complaints.push(message.text()); });
+  const url = pathToFileURL(path).href,
+    complaints = [];
+  page.on("console", (message) => {
+    if (["error", "warning"].includes(message.type())) complaints.push(message.text());
+  });
   page.on("pageerror", (error) => complaints.push(error.stack ?? String(error)));
-  page.on("request", (request) => { if (request.url().split("#")[0] !== url) complaints.push(`asked for ${request.url()}`); });
-  page.on("dialog", (dialog) => { complaints.push(`dialog: ${dialog.message()}`); dialog.dismiss(); });
+  page.on("request", (request) => {
+    if (request.url().split("#")[0] !== url) complaints.push(`asked for ${request.url()}`);
+  });
+  page.on("dialog", (dialog) => {
+    complaints.push(`dialog: ${dialog.message()}`);
+    dialog.dismiss();
+  });
   const start = performance.now();
   await page.goto(url);
   await page.locator(".card").first().waitFor();
@@ -49,7 +59,9 @@ export function picture(path) {
 
 // A page with another picture in it.
 export function withPicture(path, changed) {
-  const text = readFileSync(path, "utf8"), open = '<script type="application/json" id="picture">';
-  const [before, rest] = text.split(open), end = rest.indexOf("</script>");
+  const text = readFileSync(path, "utf8"),
+    open = '<script type="application/json" id="picture">';
+  const [before, rest] = text.split(open),
+    end = rest.indexOf("</script>");
   return before + open + JSON.stringify(changed).replaceAll("<", "\\u003c") + rest.slice(end);
 }

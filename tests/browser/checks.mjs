@@ -25,7 +25,13 @@ const text = async (locator) => (await locator.innerText()).replace(/\s+/g, " ")
 
 // Counts the clicks of a reader, who has no keyboard.
 function clicker() {
-  const clicks = { count: 0, on: async (locator) => { clicks.count++; await locator.click(); } };
+  const clicks = {
+    count: 0,
+    on: async (locator) => {
+      clicks.count++;
+      await locator.click();
+    },
+  };
   return clicks;
 }
 
@@ -54,7 +60,10 @@ const checks = {
 
   async "a block opens and closes with a click and with Enter"(browser, { page }) {
     for (const name of ["layers", "self_attn"]) {
-      const box = page.locator(".card.box.phase-forward").filter({ has: page.locator(".head b, .title b", { hasText: name }) }).first();
+      const box = page
+        .locator(".card.box.phase-forward")
+        .filter({ has: page.locator(".head b, .title b", { hasText: name }) })
+        .first();
       const path = await box.getAttribute("data-path");
       const before = await card(page, path).getAttribute("aria-expanded");
       await heading(page, path).click();
@@ -72,8 +81,13 @@ const checks = {
     for (const { name, title } of data.stages) {
       await stage(page, name).click();
       assert.equal(await text(page.locator(".stage-title")), title);
-      const opened = await page.locator(".card.box.phase-forward.open").evaluateAll((cards) => cards.map((one) => one.dataset.path));
-      assert.ok(opened.some((path) => path.endsWith("mlp.down_proj")), `closed in ${name}: ${opened}`);
+      const opened = await page
+        .locator(".card.box.phase-forward.open")
+        .evaluateAll((cards) => cards.map((one) => one.dataset.path));
+      assert.ok(
+        opened.some((path) => path.endsWith("mlp.down_proj")),
+        `closed in ${name}: ${opened}`,
+      );
       assert.match(await text(page.locator(".inspector h2")), /mlp\.down_proj$/);
     }
     assert.equal(await page.locator(".columns .column").count(), 2);
@@ -87,7 +101,10 @@ const checks = {
     const saved = Math.round(100 * (1 - box.pair.parameters / box.pair.dense_parameters));
     assert.match(await text(card(page, box.path)), new RegExp(`−${saved}`));
     // The waist is drawn to scale.
-    const widths = await card(page, box.path).evaluate((one) => ({ r: one.querySelector(".act").getBBox().width, ends: one.querySelector(".ghost").getBBox().width }));
+    const widths = await card(page, box.path).evaluate((one) => ({
+      r: one.querySelector(".act").getBBox().width,
+      ends: one.querySelector(".ghost").getBBox().width,
+    }));
     const expected = box.pair.rank / Math.max(box.pair.inputs, box.pair.outputs);
     assert.ok(Math.abs(widths.r / widths.ends - expected) < 0.02, JSON.stringify(widths));
     await stage(page, "forward").click();
@@ -100,26 +117,53 @@ const checks = {
     for (const one of data.stages) {
       await stage(page, one.name).click();
       await page.getByRole("button", { name: "Open every box" }).click();
-      const shown = await page.locator(".choice.program [aria-checked=true]").getAttribute("data-choice").catch(() => null, { timeout: 100 });
+      const shown = await page
+        .locator(".choice.program [aria-checked=true]")
+        .getAttribute("data-choice")
+        .catch(() => null, { timeout: 100 });
       const program = shown?.split(":")[1];
-      const drawn = await page.locator(".card").evaluateAll((cards) => cards.map((node) => ({
-        node: node.classList.contains("node"), path: node.dataset.path, level: Number(node.getAttribute("aria-level")), phase: node.dataset.key.split("/")[0],
-        x: node.offsetLeft, y: node.offsetTop, w: node.offsetWidth, h: node.offsetHeight,
-      })));
-      const wanted = one.nodes.filter((node) => !["parameter", "constant"].includes(node.kind) && (node.operands.length || !["input", "memory"].includes(node.kind)) && (!program || !node.program || node.program === program));
+      const drawn = await page.locator(".card").evaluateAll((cards) =>
+        cards.map((node) => ({
+          node: node.classList.contains("node"),
+          path: node.dataset.path,
+          level: Number(node.getAttribute("aria-level")),
+          phase: node.dataset.key.split("/")[0],
+          x: node.offsetLeft,
+          y: node.offsetTop,
+          w: node.offsetWidth,
+          h: node.offsetHeight,
+        })),
+      );
+      const wanted = one.nodes.filter(
+        (node) =>
+          !["parameter", "constant"].includes(node.kind) &&
+          (node.operands.length || !["input", "memory"].includes(node.kind)) &&
+          (!program || !node.program || node.program === program),
+      );
       const counts = (list) => list.reduce((map, path) => map.set(path, (map.get(path) ?? 0) + 1), new Map());
       const [have, want] = [counts(drawn.filter((at) => at.node).map((at) => at.path)), counts(wanted.map((node) => node.path))];
       for (const [path, count] of want) assert.equal(have.get(path), count, `${one.name}: ${path}`);
       // The list is in the order of a tree: the parent is the last one before that is one level up.
-      const parents = [], siblings = new Map();
+      const parents = [],
+        siblings = new Map();
       for (const at of drawn) {
         parents[at.level] = at;
         const parent = parents[at.level - 1];
         if (!parent || at.level === 1) continue;
-        assert.ok(at.x >= parent.x - 1 && at.y >= parent.y - 1 && at.x + at.w <= parent.x + parent.w + 1 && at.y + at.h <= parent.y + parent.h + 1, `${one.name}: ${at.path} is not inside ${parent.path}`);
+        assert.ok(
+          at.x >= parent.x - 1 &&
+            at.y >= parent.y - 1 &&
+            at.x + at.w <= parent.x + parent.w + 1 &&
+            at.y + at.h <= parent.y + parent.h + 1,
+          `${one.name}: ${at.path} is not inside ${parent.path}`,
+        );
         if (!siblings.has(parent)) siblings.set(parent, []);
         for (const other of siblings.get(parent)) {
-          const apart = at.x + at.w <= other.x + 1 || other.x + other.w <= at.x + 1 || at.y + at.h <= other.y + 1 || other.y + other.h <= at.y + 1;
+          const apart =
+            at.x + at.w <= other.x + 1 ||
+            other.x + other.w <= at.x + 1 ||
+            at.y + at.h <= other.y + 1 ||
+            other.y + other.h <= at.y + 1;
           assert.ok(apart, `${one.name}: ${at.path} lies over ${other.path}`);
         }
         siblings.get(parent).push(at);
@@ -131,12 +175,24 @@ const checks = {
     await stage(page, "plan").click();
     await page.getByRole("button", { name: "Open every box" }).click();
     const plan = stageOf(picture(file("60m.html")), "plan");
-    const node = plan.nodes.find((one) => one.kind === "product" && one.line && one.spec_line && one.phase === "forward" && one.path.startsWith("layers.") && (plan.values[one.results[0]].places ?? []).length);
+    const node = plan.nodes.find(
+      (one) =>
+        one.kind === "product" &&
+        one.line &&
+        one.spec_line &&
+        one.phase === "forward" &&
+        one.path.startsWith("layers.") &&
+        (plan.values[one.results[0]].places ?? []).length,
+    );
     await page.locator(`.card.node[data-path="${node.path}"]`).first().click();
     const body = page.locator(".inspector");
-    for (const title of ["Reads", "Result", "Read by", `line ${node.line}`, `line ${node.spec_line}`]) assert.ok(await body.getByText(title, { exact: false }).count(), title);
+    for (const title of ["Reads", "Result", "Read by", `line ${node.line}`, `line ${node.spec_line}`])
+      assert.ok(await body.getByText(title, { exact: false }).count(), title);
     const data = picture(file("60m.html"));
-    assert.equal(await text(body.locator(".excerpt .this").first()), data.architecture.text.split("\n")[node.line - 1].replace(/\s+/g, " ").trim());
+    assert.equal(
+      await text(body.locator(".excerpt .this").first()),
+      data.architecture.text.split("\n")[node.line - 1].replace(/\s+/g, " ").trim(),
+    );
     const [offset] = plan.values[node.results[0]].places[0];
     assert.match((await text(body.locator(".tensor"))).replaceAll(",", ""), new RegExp(`\\b${offset}\\b`));
     // An operand leads to where it is made.
@@ -150,12 +206,19 @@ const checks = {
     const data = picture(file("60m.html"));
     data.name = evil;
     data.spec.name = data.architecture.name = evil;
-    data.spec.text = data.spec.text.split("\n").map(() => evil).join("\n");
-    data.architecture.text = data.architecture.text.split("\n").map(() => evil).join("\n");
+    data.spec.text = data.spec.text
+      .split("\n")
+      .map(() => evil)
+      .join("\n");
+    data.architecture.text = data.architecture.text
+      .split("\n")
+      .map(() => evil)
+      .join("\n");
     for (const linear of data.linears) Object.assign(linear, { reason: evil, path: linear.path + evil });
     for (const one of data.stages) {
       one.title = evil;
-      for (const thing of [...one.boxes.slice(1), ...one.nodes]) Object.assign(thing, { label: thing.label + evil, path: thing.path + evil });
+      for (const thing of [...one.boxes.slice(1), ...one.nodes])
+        Object.assign(thing, { label: thing.label + evil, path: thing.path + evil });
       for (const node of one.nodes) node.detail = evil;
       for (const value of one.values) Object.assign(value, { name: evil, shape: `[${evil}]` });
     }
@@ -187,7 +250,10 @@ const checks = {
     await page.keyboard.press("Enter");
     assert.match(await text(page.locator(".inspector h2")), /^layers\.0–6\.mlp\.up_proj$/);
     assert.match(await text(page.locator(".inspector .note")), /turn 3 is one of 7/);
-    const seen = await card(page, "layers.0.mlp.up_proj").evaluate((one) => { const [a, b] = [one.getBoundingClientRect(), one.closest(".canvas").getBoundingClientRect()]; return a.top >= b.top && a.left >= b.left && a.right <= b.right && a.top < b.bottom; });
+    const seen = await card(page, "layers.0.mlp.up_proj").evaluate((one) => {
+      const [a, b] = [one.getBoundingClientRect(), one.closest(".canvas").getBoundingClientRect()];
+      return a.top >= b.top && a.left >= b.left && a.right <= b.right && a.top < b.bottom;
+    });
     assert.ok(seen, "the box that was found is out of sight");
     await page.keyboard.press("/");
     await page.keyboard.type("no.such.path");
@@ -202,7 +268,9 @@ const checks = {
     const own = memory.tensors.filter((tensor) => tensor[1] === program.name);
     assert.equal(await page.locator(".tensors rect").count(), own.length);
     assert.equal(await page.locator(".peak-list tbody tr").count(), Math.min(40, program.peak.tensors.length));
-    const largest = own.reduce((best, tensor) => tensor[3] * (tensor[5] - tensor[4]) > best[3] * (best[5] - best[4]) ? tensor : best);
+    const largest = own.reduce((best, tensor) =>
+      tensor[3] * (tensor[5] - tensor[4]) > best[3] * (best[5] - best[4]) ? tensor : best,
+    );
     const rectangle = page.locator(`.tensors rect[data-tensor="${memory.tensors.indexOf(largest)}"]`);
     const at = await rectangle.boundingBox();
     await page.mouse.move(at.x + at.width / 2, at.y + at.height / 2);
@@ -219,19 +287,35 @@ const checks = {
 
   async "the cost table sorts by any column"(browser, _, { page }) {
     await tab(page, "costs").click();
-    const numbers = (column) => page.locator(".costs tbody tr").evaluateAll((rows, column) => rows.map((row) => Number((row.children[column].title || "0").replaceAll(",", ""))), column);
+    const numbers = (column) =>
+      page
+        .locator(".costs tbody tr")
+        .evaluateAll(
+          (rows, column) => rows.map((row) => Number((row.children[column].title || "0").replaceAll(",", ""))),
+          column,
+        );
     await page.locator('.costs [data-choice="by:op"]').click();
     for (const key of ["forward", "bytes"]) {
       await page.locator(`[data-sort="${key}"]`).click();
       const heads = await page.locator(".costs thead button").evaluateAll((buttons) => buttons.map((one) => one.dataset.sort));
       const down = await numbers(heads.indexOf(key));
-      assert.deepEqual(down, [...down].sort((a, b) => b - a));
+      assert.deepEqual(
+        down,
+        [...down].sort((a, b) => b - a),
+      );
       assert.equal(await page.locator(`th:has([data-sort="${key}"])`).getAttribute("aria-sort"), "descending");
       await page.keyboard.press("Enter");
       const up = await numbers(heads.indexOf(key));
-      assert.deepEqual(up, [...up].sort((a, b) => a - b));
+      assert.deepEqual(
+        up,
+        [...up].sort((a, b) => a - b),
+      );
     }
-    const sum = (await page.locator(".costs tbody .share-cell").evaluateAll((cells) => cells.map((cell) => parseFloat(getComputedStyle(cell).getPropertyValue("--share"))))).reduce((a, b) => a + b, 0);
+    const sum = (
+      await page
+        .locator(".costs tbody .share-cell")
+        .evaluateAll((cells) => cells.map((cell) => parseFloat(getComputedStyle(cell).getPropertyValue("--share"))))
+    ).reduce((a, b) => a + b, 0);
     assert.ok(Math.abs(sum - 100) < 1, `the shares add up to ${sum} %`);
   },
 
@@ -256,8 +340,11 @@ const checks = {
     await page.keyboard.press("End");
     assert.notEqual(await path(), first);
     const roles = await page.evaluate(() => ({
-      tree: document.querySelectorAll('[role="tree"] > [role="treeitem"][aria-level][aria-label]').length, cards: document.querySelectorAll(".card").length,
-      nameless: [...document.querySelectorAll("button, input, [role=tab], [role=radio]")].filter((one) => !(one.textContent.trim() || one.getAttribute("aria-label"))).length,
+      tree: document.querySelectorAll('[role="tree"] > [role="treeitem"][aria-level][aria-label]').length,
+      cards: document.querySelectorAll(".card").length,
+      nameless: [...document.querySelectorAll("button, input, [role=tab], [role=radio]")].filter(
+        (one) => !(one.textContent.trim() || one.getAttribute("aria-label")),
+      ).length,
     }));
     assert.equal(roles.tree, roles.cards);
     assert.equal(roles.nameless, 0);
@@ -282,8 +369,19 @@ const checks = {
       const { page, complaints, close } = await open(browser, file(name), { width: 390, height: 844 });
       for (const at of await page.locator('[role="tab"]').all()) {
         await at.click();
-        assert.ok(await page.evaluate(() => document.documentElement.scrollWidth) <= 390, `${name}: ${await at.innerText()} is wider than the screen`);
-        const outside = await page.locator('.tabs button, #search, .theme, h1, .headline').evaluateAll((all) => all.filter((one) => one.offsetParent && (one.getBoundingClientRect().right > 390 || one.getBoundingClientRect().left < 0)).map((one) => one.outerHTML.slice(0, 80)));
+        assert.ok(
+          (await page.evaluate(() => document.documentElement.scrollWidth)) <= 390,
+          `${name}: ${await at.innerText()} is wider than the screen`,
+        );
+        const outside = await page
+          .locator(".tabs button, #search, .theme, h1, .headline")
+          .evaluateAll((all) =>
+            all
+              .filter(
+                (one) => one.offsetParent && (one.getBoundingClientRect().right > 390 || one.getBoundingClientRect().left < 0),
+              )
+              .map((one) => one.outerHTML.slice(0, 80)),
+          );
         assert.deepEqual(outside, []);
       }
       assert.deepEqual(complaints, []);
@@ -295,7 +393,12 @@ const checks = {
     const { page, complaints, close } = await open(browser, file("against.html"));
     assert.equal(await page.locator('[role="tree"]').count(), 2);
     const [left, right] = [page.locator('[role="tree"]').nth(0), page.locator('[role="tree"]').nth(1)];
-    const states = (tree) => tree.locator(".card.box").evaluateAll((cards) => cards.filter((one) => one.classList.contains("is-module")).map((one) => one.getAttribute("aria-expanded")));
+    const states = (tree) =>
+      tree
+        .locator(".card.box")
+        .evaluateAll((cards) =>
+          cards.filter((one) => one.classList.contains("is-module")).map((one) => one.getAttribute("aria-expanded")),
+        );
     const before = await states(right);
     await left.locator(".card.is-module").first().locator(".head, .title").first().click();
     assert.notDeepEqual(await states(right), before);
@@ -305,7 +408,9 @@ const checks = {
     assert.match(await text(page.locator(".about")), /[−+]\d/);
     await tab(page, "differences").click();
     const data = picture(file("against.html"));
-    const alike = new Set(data.differences.map(({ path, what, a, b }) => JSON.stringify([(path ?? "").replace(/\.\d+\./, ".*."), what, a, b])));
+    const alike = new Set(
+      data.differences.map(({ path, what, a, b }) => JSON.stringify([(path ?? "").replace(/\.\d+\./, ".*."), what, a, b])),
+    );
     assert.equal(await page.locator("#panel-differences tbody tr").count(), alike.size);
     for (const name of ["memory", "costs"]) await tab(page, name).click();
     assert.deepEqual(complaints, []);
@@ -338,15 +443,17 @@ const questions = {
 
   async "which tensor makes the peak, and when"(page, clicks, data) {
     await clicks.on(tab(page, "memory"));
-    const { peak } = data.memory.programs[0], line = await text(page.locator(".peak-line"));
+    const { peak } = data.memory.programs[0],
+      line = await text(page.locator(".peak-line"));
     assert.ok(line.includes(data.memory.tensors[peak.tensors[0]][0]), line);
     assert.ok(line.replaceAll(",", "").includes(`operation ${peak.position} `), line);
   },
 
   async "the share of lm_head in the FLOPs"(page, clicks, data) {
     await clicks.on(tab(page, "costs"));
-    const { boxes } = stageOf(data, "plan"), all = (box) => box.total.forward + box.total.backward + box.total.recompute;
-    const share = 100 * all(boxes.find((box) => box.path === "lm_head")) / all(boxes[0]);
+    const { boxes } = stageOf(data, "plan"),
+      all = (box) => box.total.forward + box.total.backward + box.total.recompute;
+    const share = (100 * all(boxes.find((box) => box.path === "lm_head"))) / all(boxes[0]);
     const row = page.locator('.costs tr[data-path="lm_head"] .share-cell');
     assert.ok(await row.isVisible());
     assert.ok(Math.abs(parseFloat(await text(row)) - share) < 0.06, `${await text(row)} is not ${share}`);
@@ -378,24 +485,31 @@ async function run(name, check) {
     console.log(`FAILED  ${name}\n        ${String(error.stack ?? error).replaceAll("\n", "\n        ")}`);
   }
 }
-for (const [name, check] of Object.entries(checks)) await run(name, async () => {
-  const opened = [];
-  if (check.length > 1) opened.push(await open(browser, file("60m.html")));
-  if (check.length > 2) opened.push(await open(browser, file("7b.html")));
-  for (const { page } of opened) page.setDefaultTimeout(5000);
-  await check(browser, ...opened);
-  assert.deepEqual(opened.flatMap(({ complaints }) => complaints), [], "errors in the page");
-  for (const one of opened) await one.close();
-});
+for (const [name, check] of Object.entries(checks))
+  await run(name, async () => {
+    const opened = [];
+    if (check.length > 1) opened.push(await open(browser, file("60m.html")));
+    if (check.length > 2) opened.push(await open(browser, file("7b.html")));
+    for (const { page } of opened) page.setDefaultTimeout(5000);
+    await check(browser, ...opened);
+    assert.deepEqual(
+      opened.flatMap(({ complaints }) => complaints),
+      [],
+      "errors in the page",
+    );
+    for (const one of opened) await one.close();
+  });
 const data = picture(file("7b.html"));
-for (const [name, answer] of Object.entries(questions)) await run(`by clicks: ${name}`, async () => {
-  const opened = await open(browser, file("7b.html")), clicks = clicker();
-  opened.page.setDefaultTimeout(5000);
-  await answer(opened.page, clicks, data);
-  assert.ok(clicks.count <= 3, `${clicks.count} clicks`);
-  assert.deepEqual(opened.complaints, [], "errors in the page");
-  await opened.close();
-});
+for (const [name, answer] of Object.entries(questions))
+  await run(`by clicks: ${name}`, async () => {
+    const opened = await open(browser, file("7b.html")),
+      clicks = clicker();
+    opened.page.setDefaultTimeout(5000);
+    await answer(opened.page, clicks, data);
+    assert.ok(clicks.count <= 3, `${clicks.count} clicks`);
+    assert.deepEqual(opened.complaints, [], "errors in the page");
+    await opened.close();
+  });
 await browser.close();
 console.log(failed ? `${failed} failed` : "all passed");
 process.exit(failed ? 1 : 0);

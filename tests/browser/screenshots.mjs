@@ -6,7 +6,10 @@ import { launch, open } from "./browser.mjs";
 const [, , path, folder] = process.argv;
 const browser = await launch();
 for (const scheme of ["light", "dark"]) {
-  for (const [width, height] of [[1280, 1000], [390, 844]]) {
+  for (const [width, height] of [
+    [1280, 1000],
+    [390, 844],
+  ]) {
     const { page, complaints, close } = await open(browser, path, { width, height, scheme });
     // A pair of the MLP shows the waist best; the inspector tells what it saved.
     await page.keyboard.press("/");

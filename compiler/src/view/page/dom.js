@@ -24,10 +24,21 @@ function filled(element, attributes, children) {
 
 // Buttons of which one is pressed, moved through with the arrow keys. `choices`: [[value, label, help], …].
 function choice(name, label, choices, chosen, choose) {
-  const buttons = choices.map(([value, text, help]) => make("button", {
-    type: "button", role: "radio", "aria-checked": String(value === chosen), tabindex: value === chosen ? "0" : "-1",
-    "data-choice": `${name}:${value}`, title: help, onclick: () => pick(value),
-  }, text));
+  const buttons = choices.map(([value, text, help]) =>
+    make(
+      "button",
+      {
+        type: "button",
+        role: "radio",
+        "aria-checked": String(value === chosen),
+        tabindex: value === chosen ? "0" : "-1",
+        "data-choice": `${name}:${value}`,
+        title: help,
+        onclick: () => pick(value),
+      },
+      text,
+    ),
+  );
   const pick = (value) => {
     choices.forEach(([other], i) => {
       buttons[i].setAttribute("aria-checked", String(other === value));
@@ -35,15 +46,24 @@ function choice(name, label, choices, chosen, choose) {
     });
     choose(value);
   };
-  return make("div", { class: `choice ${name}`, role: "radiogroup", "aria-label": label, onkeydown: (event) => {
-    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-    const at = buttons.indexOf(document.activeElement);
-    if (!step || at < 0) return;
-    event.preventDefault();
-    const next = (at + step + buttons.length) % buttons.length;
-    buttons[next].focus();
-    pick(choices[next][0]);
-  } }, buttons);
+  return make(
+    "div",
+    {
+      class: `choice ${name}`,
+      role: "radiogroup",
+      "aria-label": label,
+      onkeydown: (event) => {
+        const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+        const at = buttons.indexOf(document.activeElement);
+        if (!step || at < 0) return;
+        event.preventDefault();
+        const next = (at + step + buttons.length) % buttons.length;
+        buttons[next].focus();
+        pick(choices[next][0]);
+      },
+    },
+    buttons,
+  );
 }
 
 // The width of a text on the page in one of the fonts that the layout needs to know.

@@ -1,8 +1,26 @@
 // How numbers are written.
 
-const DECIMAL = [[1e18, "E"], [1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]];
-const COUNTS = [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]];
-const BINARY = [[2 ** 50, "Pi"], [2 ** 40, "Ti"], [2 ** 30, "Gi"], [2 ** 20, "Mi"], [2 ** 10, "Ki"]];
+const DECIMAL = [
+  [1e18, "E"],
+  [1e15, "P"],
+  [1e12, "T"],
+  [1e9, "G"],
+  [1e6, "M"],
+  [1e3, "k"],
+];
+const COUNTS = [
+  [1e12, "T"],
+  [1e9, "B"],
+  [1e6, "M"],
+  [1e3, "k"],
+];
+const BINARY = [
+  [2 ** 50, "Pi"],
+  [2 ** 40, "Ti"],
+  [2 ** 30, "Gi"],
+  [2 ** 20, "Mi"],
+  [2 ** 10, "Ki"],
+];
 
 // Three significant digits, as people say them.
 function scaled(value, prefixes) {
@@ -13,8 +31,14 @@ function scaled(value, prefixes) {
 }
 
 const count = (value) => scaled(value, COUNTS).join(" ").trim();
-const flops = (value) => { const [number, prefix] = scaled(value, DECIMAL); return `${number} ${prefix}FLOP`; };
-const bytes = (value) => { const [number, prefix] = scaled(value, BINARY); return `${number} ${prefix}B`; };
+const flops = (value) => {
+  const [number, prefix] = scaled(value, DECIMAL);
+  return `${number} ${prefix}FLOP`;
+};
+const bytes = (value) => {
+  const [number, prefix] = scaled(value, BINARY);
+  return `${number} ${prefix}B`;
+};
 const exact = (value) => String(value).replace(/\B(?=(\d{3})+$)/g, ",");
 
 function percent(share) {

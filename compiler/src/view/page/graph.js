@@ -19,20 +19,22 @@ class Graph {
     this.openAtFirst(options.shallow ?? window.innerWidth < 700);
     this.canvas = new Canvas({ toggle: (box, phase) => this.toggle(box, phase), select: (thing) => this.select(thing) });
     this.root = make("div", { class: "graph colour-kind" }, this.canvas.pane);
-    this.observer = new ResizeObserver(() => { if (this.canvas.scene && this.canvas.pane.clientWidth) this.canvas.size(); });
+    this.observer = new ResizeObserver(() => {
+      if (this.canvas.scene && this.canvas.pane.clientWidth) this.canvas.size();
+    });
     this.observer.observe(this.canvas.pane);
   }
 
   firstProgram() {
     const { programs } = this.stage;
-    return programs.length > 1 ? programs.find((name) => name.includes("backward")) ?? programs[0] : null;
+    return programs.length > 1 ? (programs.find((name) => name.includes("backward")) ?? programs[0]) : null;
   }
 
   // The model, and the repeat that holds the most of it, as far as attention and MLP.
   openAtFirst(shallow) {
     this.open.add(this.stage.model.key);
     const repeats = this.stage.model.children.filter((box) => box.kind === "fold" || box.kind === "turn");
-    const most = repeats.reduce((best, box) => !best || box.times > best.times ? box : best, null);
+    const most = repeats.reduce((best, box) => (!best || box.times > best.times ? box : best), null);
     if (!most) return;
     this.open.add(most.key);
     if (!shallow) for (const box of most.children) if (box.kind === "module" && box.children.length > 1) this.open.add(box.key);
@@ -41,20 +43,29 @@ class Graph {
 
   draw() {
     const phases = phasesOf(this.stage, this.program).filter((phase) => !this.hidden.has(phase.name));
-    const drawn = scene(this.stage, { open: this.open, phases: new Set(phases.map((phase) => phase.name)), program: this.program, reshapes: this.reshapes });
-    this.canvas.show(this.stage, drawn, { selected: this.selected, differs: this.differs && ((thing, open) => this.differs(this.stage, thing, open)) });
+    const drawn = scene(this.stage, {
+      open: this.open,
+      phases: new Set(phases.map((phase) => phase.name)),
+      program: this.program,
+      reshapes: this.reshapes,
+    });
+    this.canvas.show(this.stage, drawn, {
+      selected: this.selected,
+      differs: this.differs && ((thing, open) => this.differs(this.stage, thing, open)),
+    });
   }
 
   // Switches the stage and keeps what is open and chosen, as far as the new stage has it.
   setStage(name) {
-    const before = this.stage, next = this.stages.find((stage) => stage.name === name);
+    const before = this.stage,
+      next = this.stages.find((stage) => stage.name === name);
     if (!next || next === before) return;
     const open = new Set([next.model.key]);
     for (const box of before.boxes) {
       if (!this.open.has(box.key)) continue;
       // Of several boxes in the place of one the one that speaks for most turns is opened, not all of them.
       const there = next.matching(box);
-      if (there.length) open.add(there.reduce((best, other) => other.times > best.times ? other : best).key);
+      if (there.length) open.add(there.reduce((best, other) => (other.times > best.times ? other : best)).key);
     }
     openGroups(next, open);
     this.stage = next;
@@ -63,8 +74,8 @@ class Graph {
     if (this.selected) {
       const { selected } = this;
       this.selected = selected.operands
-        ? next.nodes.find((node) => node.key === selected.key) ?? next.matching(selected.home)[0] ?? null
-        : next.matching(selected)[0] ?? null;
+        ? (next.nodes.find((node) => node.key === selected.key) ?? next.matching(selected.home)[0] ?? null)
+        : (next.matching(selected)[0] ?? null);
     }
     this.canvas.glide();
     this.draw();
@@ -83,7 +94,8 @@ class Graph {
   // Opens a closed box and closes an open one; either way it is what the inspector tells about.
   toggle(box, phase) {
     const now = !this.open.has(box.key);
-    if (now) this.open.add(box.key); else this.open.delete(box.key);
+    if (now) this.open.add(box.key);
+    else this.open.delete(box.key);
     if (now) openGroups(this.stage, this.open);
     this.selected = box;
     this.note = "";
@@ -95,8 +107,9 @@ class Graph {
 
   // Draws again with the card that was clicked under the pointer where it was.
   redrawAround(card) {
-    const { pane } = this.canvas, z = this.canvas.zoom;
-    const place = (of) => [this.canvas.left + of.x * z + (of.open ? of.w * z / 2 : of.w * z / 2), this.canvas.top + of.y * z];
+    const { pane } = this.canvas,
+      z = this.canvas.zoom;
+    const place = (of) => [this.canvas.left + (of.x + of.w / 2) * z, this.canvas.top + of.y * z];
     const [x0, y0] = card ? place(card) : [0, 0];
     this.draw();
     const again = card && this.canvas.scene.cards.find((other) => other.key === card.key);
@@ -142,56 +155,160 @@ function openGroups(stage, open) {
 }
 
 const KINDS = {
-  product: "product", attention: "attention", norm: "norm", pointwise: "pointwise", embedding: "embedding", loss: "loss",
-  memory: "memory", optimizer: "optimizer", input: "input", view: "reshape",
+  product: "product",
+  attention: "attention",
+  norm: "norm",
+  pointwise: "pointwise",
+  embedding: "embedding",
+  loss: "loss",
+  memory: "memory",
+  optimizer: "optimizer",
+  input: "input",
+  view: "reshape",
 };
 
-// The stages as steps, with what each changed.
+// The stages as steps.
 function stageSteps(graph, choose) {
-  const { stages } = graph;
-  const steps = choice("stages", "Stage of compilation", stages.map((stage) => [stage.name, stage.name, stage.title]), graph.stage.name, choose);
-  return steps;
+  return choice(
+    "stages",
+    "Stage of compilation",
+    graph.stages.map(({ name, title }) => [name, name, title]),
+    graph.stage.name,
+    choose,
+  );
 }
 
 // What the stage is, and its figures with the change from the stage before.
 function stageFacts(graph) {
   const { stages, stage } = graph;
-  const at = stages.indexOf(stage), now = stage.model.total, before = at > 0 ? stages[at - 1].model.total : null;
+  const at = stages.indexOf(stage),
+    now = stage.model.total,
+    before = at > 0 ? stages[at - 1].model.total : null;
   const fact = (name, value, key) => {
     const moved = before && before[key] && before[key] !== now[key] ? change(before[key], now[key]) : "";
-    return now[key] ? make("div", { class: "fact", title: `${exact(now[key])}${before ? `; one stage earlier ${exact(before[key] ?? 0)}` : ""}` },
-      make("dt", {}, name), make("dd", {}, value(now[key]), moved && make("em", { class: moved.startsWith("−") ? "less" : "more" }, moved))) : null;
+    return now[key]
+      ? make(
+          "div",
+          { class: "fact", title: `${exact(now[key])}${before ? `; one stage earlier ${exact(before[key] ?? 0)}` : ""}` },
+          make("dt", {}, name),
+          make("dd", {}, value(now[key]), moved && make("em", { class: moved.startsWith("−") ? "less" : "more" }, moved)),
+        )
+      : null;
   };
-  return make("div", { class: "facts" }, make("p", { class: "stage-title" }, stage.title), make("dl", {},
-    fact("parameters", count, "parameters"), fact("forward", flops, "forward"), fact("backward", flops, "backward"),
-    fact("recompute", flops, "recompute"), fact("kept", bytes, "kept"), fact("moved", bytes, "bytes"), fact("operations", exact, "operations")));
+  return make(
+    "div",
+    { class: "facts" },
+    make("p", { class: "stage-title" }, stage.title),
+    make(
+      "dl",
+      {},
+      fact("parameters", count, "parameters"),
+      fact("forward", flops, "forward"),
+      fact("backward", flops, "backward"),
+      fact("recompute", flops, "recompute"),
+      fact("kept", bytes, "kept"),
+      fact("moved", bytes, "bytes"),
+      fact("operations", exact, "operations"),
+    ),
+  );
 }
 
 // Everything that changes how graphs look, of one or of two beside each other; the first says how it is now.
 function toolbar(graphs, redraw) {
   const [graph] = graphs;
-  const all = (act) => { graphs.forEach(act); redraw(); };
+  const all = (act) => {
+    graphs.forEach(act);
+    redraw();
+  };
   // The first is changed last: the others are measured by it.
   const zoom = (act) => [...graphs].reverse().forEach(act);
   const phases = PHASES.filter((phase) => graphs.some((one) => phasesOf(one.stage, one.program).includes(phase)));
-  const kinds = Object.keys(KINDS).filter((kind) => graph.stage.nodes.some((node) => node.kind === kind && (kind !== "view" || graph.reshapes)));
-  const button = (label, text, act) => make("button", { type: "button", class: "tool", "aria-label": label, title: label, onclick: act }, text);
-  const press = (label, on, act, className = "") => make("button", { type: "button", class: `toggle ${className}`, "aria-pressed": String(on), onclick: act }, label);
-  return make("div", { class: "toolbar" },
-    graph.stage.programs.length > 1 && choice("program", "Program", graph.stage.programs.map((name) => [name, name.replaceAll("_", " ")]), graph.program,
-      (name) => all((one) => { one.program = name; })),
-    phases.length > 1 && make("div", { class: "group", role: "group", "aria-label": "Phases" }, phases.map((phase) => press(phase.name, !graph.hidden.has(phase.name), () => {
-      const hide = !graph.hidden.has(phase.name);
-      all((one) => { if (hide) one.hidden.add(phase.name); else one.hidden.delete(phase.name); });
-    }, phase.name))),
-    make("div", { class: "group labelled" }, make("span", {}, "colour"), choice("colour", "Colour by", [["kind", "kind"], ["cost", "cost"]], graph.colour, (colour) => all((one) => one.setColour(colour)))),
-    press("reshapes", graph.reshapes, () => { const shown = !graph.reshapes; all((one) => { one.reshapes = shown; }); }),
-    make("div", { class: "group" }, button("Open every box", "open all", () => all((one) => one.openAll(true))), button("Close every box", "close all", () => all((one) => one.openAll(false)))),
-    make("div", { class: "group zoom" }, button("Zoom out", "−", () => zoom((one) => one.canvas.setZoom(graph.canvas.zoom / 1.25))),
-      button("Fit the width", "fit", () => zoom((one) => one.canvas.fit())), button("Zoom in", "+", () => zoom((one) => one.canvas.setZoom(graph.canvas.zoom * 1.25)))),
-    make("div", { class: "legend", "aria-hidden": "true" }, graph.colour === "kind"
-      ? [kinds.map((kind) => make("span", { class: `kind-${kind}` }, KINDS[kind])),
-        graph.stage.values.some((value) => value.kept) && make("span", { class: "key" }, make("i", { class: "kept" }), "kept for backward"),
-        phases.some((phase) => phase.name === "recompute") && make("span", { class: "key" }, make("i", { class: "again" }, "↻"), "made again")]
-      : make("span", { class: "ramp" }, "fewer FLOPs", make("i"), "more")));
+  const kinds = Object.keys(KINDS).filter((kind) =>
+    graph.stage.nodes.some((node) => node.kind === kind && (kind !== "view" || graph.reshapes)),
+  );
+  const button = (label, text, act) =>
+    make("button", { type: "button", class: "tool", "aria-label": label, title: label, onclick: act }, text);
+  const press = (label, on, act, className = "") =>
+    make("button", { type: "button", class: `toggle ${className}`, "aria-pressed": String(on), onclick: act }, label);
+  return make(
+    "div",
+    { class: "toolbar" },
+    graph.stage.programs.length > 1 &&
+      choice(
+        "program",
+        "Program",
+        graph.stage.programs.map((name) => [name, name.replaceAll("_", " ")]),
+        graph.program,
+        (name) =>
+          all((one) => {
+            one.program = name;
+          }),
+      ),
+    phases.length > 1 &&
+      make(
+        "div",
+        { class: "group", role: "group", "aria-label": "Phases" },
+        phases.map((phase) =>
+          press(
+            phase.name,
+            !graph.hidden.has(phase.name),
+            () => {
+              const hide = !graph.hidden.has(phase.name);
+              all((one) => {
+                if (hide) one.hidden.add(phase.name);
+                else one.hidden.delete(phase.name);
+              });
+            },
+            phase.name,
+          ),
+        ),
+      ),
+    make(
+      "div",
+      { class: "group labelled" },
+      make("span", {}, "colour"),
+      choice(
+        "colour",
+        "Colour by",
+        [
+          ["kind", "kind"],
+          ["cost", "cost"],
+        ],
+        graph.colour,
+        (colour) => all((one) => one.setColour(colour)),
+      ),
+    ),
+    press("reshapes", graph.reshapes, () => {
+      const shown = !graph.reshapes;
+      all((one) => {
+        one.reshapes = shown;
+      });
+    }),
+    make(
+      "div",
+      { class: "group" },
+      button("Open every box", "open all", () => all((one) => one.openAll(true))),
+      button("Close every box", "close all", () => all((one) => one.openAll(false))),
+    ),
+    make(
+      "div",
+      { class: "group zoom" },
+      button("Zoom out", "−", () => zoom((one) => one.canvas.setZoom(graph.canvas.zoom / 1.25))),
+      button("Fit the width", "fit", () => zoom((one) => one.canvas.fit())),
+      button("Zoom in", "+", () => zoom((one) => one.canvas.setZoom(graph.canvas.zoom * 1.25))),
+    ),
+    make(
+      "div",
+      { class: "legend", "aria-hidden": "true" },
+      graph.colour === "kind"
+        ? [
+            kinds.map((kind) => make("span", { class: `kind-${kind}` }, KINDS[kind])),
+            graph.stage.values.some((value) => value.kept) &&
+              make("span", { class: "key" }, make("i", { class: "kept" }), "kept for backward"),
+            phases.some((phase) => phase.name === "recompute") &&
+              make("span", { class: "key" }, make("i", { class: "again" }, "↻"), "made again"),
+          ]
+        : make("span", { class: "ramp" }, "fewer FLOPs", make("i"), "more"),
+    ),
+  );
 }

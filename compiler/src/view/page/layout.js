@@ -1,7 +1,10 @@
 // Places items in layers so that values flow one way: ranks by the longest path, order by medians, horizontal places by
 // least squares. Knows items by their sizes and edges by their ends; nothing of models.
 
-const GAP_X = 20, GAP_Y = 30, LANE = 14, ROW_WIDTH = 700;
+const GAP_X = 20,
+  GAP_Y = 30,
+  LANE = 14,
+  ROW_WIDTH = 700;
 
 // `items`: [{w, h, inX(value), outX(value)}] in program order; inX and outX give where inside an item a value arrives and
 // leaves, or null. `edges`: [{from, to, value}], item numbers, or "in" and "out" for values that cross the border.
@@ -9,7 +12,7 @@ const GAP_X = 20, GAP_Y = 30, LANE = 14, ROW_WIDTH = 700;
 function layered(items, edges) {
   const graph = ranked(items, edges);
   // Where a link meets a cell, from its left edge.
-  graph.attach = (cell, value, side) => cell.item === undefined ? cell.w / 2 : items[cell.item][side](value) ?? cell.w / 2;
+  graph.attach = (cell, value, side) => (cell.item === undefined ? cell.w / 2 : (items[cell.item][side](value) ?? cell.w / 2));
   const layers = orderedLayers(graph);
   placeAcross(layers, graph);
   straighten(layers, graph);
@@ -22,7 +25,8 @@ function ranked(items, edges) {
   const ahead = (edge) => edge.from === "in" || edge.to === "out" || place[edge.from] < place[edge.to];
   const forward = edges.filter((edge) => edge.from !== "in" && edge.to !== "out" && ahead(edge));
   const rank = items.map(() => 0);
-  const after = items.map(() => []), fed = items.map(() => false);
+  const after = items.map(() => []),
+    fed = items.map(() => false);
   for (const edge of forward) after[edge.from].push(edge.to);
   for (const edge of edges) if (edge.to !== "out" && ahead(edge)) fed[edge.to] = true;
   const inOrder = items.map((_, i) => i).sort((a, b) => place[a] - place[b]);
@@ -34,7 +38,9 @@ function ranked(items, edges) {
   const last = items.length ? Math.max(...rank) : -1;
 
   const cells = items.map((item, i) => ({ item: i, w: item.w, rank: rank[i] + 1, up: [], down: [] }));
-  const all = [...cells], chains = new Map(), ports = { in: new Map(), out: new Map() };
+  const all = [...cells],
+    chains = new Map(),
+    ports = { in: new Map(), out: new Map() };
   const port = (side, value) => {
     if (!ports[side].has(value)) {
       const cell = { port: side, value, w: 0, rank: side === "in" ? 0 : last + 2, up: [], down: [] };
@@ -48,7 +54,9 @@ function ranked(items, edges) {
     above.down.push({ cell: below, value });
     below.up.push({ cell: above, value });
   };
-  const sorted = [...edges].sort((a, b) => (a.to === "out" ? Infinity : rank[a.to]) - (b.to === "out" ? Infinity : rank[b.to]) || 0);
+  const sorted = [...edges].sort(
+    (a, b) => (a.to === "out" ? Infinity : rank[a.to]) - (b.to === "out" ? Infinity : rank[b.to]) || 0,
+  );
   for (const edge of sorted) {
     if (!ahead(edge)) continue;
     const source = edge.from === "in" ? port("in", edge.value) : cells[edge.from];
@@ -71,7 +79,9 @@ function ranked(items, edges) {
 
 // The place of each item in an order in which values flow forwards; where boxes feed each other, the earlier comes first.
 function topological(items, edges) {
-  const waits = items.map(() => new Set()), place = items.map(() => 0), left = new Set(items.map((_, i) => i));
+  const waits = items.map(() => new Set()),
+    place = items.map(() => 0),
+    left = new Set(items.map((_, i) => i));
   for (const edge of edges) if (edge.from !== "in" && edge.to !== "out") waits[edge.to].add(edge.from);
   for (let next = 0; left.size; next++) {
     const ready = [...left].find((i) => ![...waits[i]].some((from) => left.has(from))) ?? Math.min(...left);
@@ -83,34 +93,58 @@ function topological(items, edges) {
 
 // Parts that have nothing to do with each other stand beside each other as long as there is room, then below.
 function spreadApart(items, edges, rank) {
-  const group = items.map((_, i) => i), byValue = new Map();
-  const root = (i) => { while (group[i] !== i) i = group[i]; return i; };
-  const unite = (a, b) => { const [x, y] = [root(a), root(b)]; group[Math.max(x, y)] = Math.min(x, y); };
+  const group = items.map((_, i) => i),
+    byValue = new Map();
+  const root = (i) => {
+    while (group[i] !== i) i = group[i];
+    return i;
+  };
+  const unite = (a, b) => {
+    const [x, y] = [root(a), root(b)];
+    group[Math.max(x, y)] = Math.min(x, y);
+  };
   for (const edge of edges) {
     const ends = [edge.from, edge.to].filter((end) => typeof end === "number");
     if (ends.length === 2) unite(...ends);
-    if (byValue.has(edge.value)) unite(byValue.get(edge.value), ends[0]); else byValue.set(edge.value, ends[0]);
+    if (byValue.has(edge.value)) unite(byValue.get(edge.value), ends[0]);
+    else byValue.set(edge.value, ends[0]);
   }
-  let shift = 0, next = 0, width = 0;
+  let shift = 0,
+    next = 0,
+    width = 0;
   for (const first of new Set(items.map((_, i) => root(i)))) {
     const members = items.map((_, i) => i).filter((i) => root(i) === first);
-    const wide = Math.max(...[...new Set(members.map((i) => rank[i]))].map((r) => members.filter((i) => rank[i] === r).reduce((sum, i) => sum + items[i].w + GAP_X, 0)));
-    if (width && width + wide > ROW_WIDTH) { shift = next; width = 0; }
+    const wide = Math.max(
+      ...[...new Set(members.map((i) => rank[i]))].map((r) =>
+        members.filter((i) => rank[i] === r).reduce((sum, i) => sum + items[i].w + GAP_X, 0),
+      ),
+    );
+    if (width && width + wide > ROW_WIDTH) {
+      shift = next;
+      width = 0;
+    }
     width += wide;
     const lowest = Math.min(...members.map((i) => rank[i]));
-    for (const i of members) { rank[i] += shift - lowest; next = Math.max(next, rank[i] + 1); }
+    for (const i of members) {
+      rank[i] += shift - lowest;
+      next = Math.max(next, rank[i] + 1);
+    }
   }
 }
 
 // The order within each layer: swept up and down by the mean place of neighbours, the one with fewest crossings kept.
 function orderedLayers(graph) {
   let layers = Array.from({ length: graph.ranks }, () => []);
-  graph.all.forEach((cell, i) => { cell.first = cell.item ?? i; layers[cell.rank].push(cell); });
+  graph.all.forEach((cell, i) => {
+    cell.first = cell.item ?? i;
+    layers[cell.rank].push(cell);
+  });
   for (const layer of layers) number(layer);
-  let best = layers.map((layer) => [...layer]), fewest = crossings(layers);
+  let best = layers.map((layer) => [...layer]),
+    fewest = crossings(layers);
   for (let sweep = 0; sweep < 16 && fewest > 0; sweep++) {
     const side = sweep % 2 ? "down" : "up";
-    const order = layers.map((_, i) => sweep % 2 ? layers.length - 1 - i : i);
+    const order = layers.map((_, i) => (sweep % 2 ? layers.length - 1 - i : i));
     for (const r of order) {
       for (const cell of layers[r]) {
         const near = cell[side];
@@ -120,14 +154,20 @@ function orderedLayers(graph) {
       number(layers[r]);
     }
     const now = crossings(layers);
-    if (now < fewest) { fewest = now; best = layers.map((layer) => [...layer]); }
+    if (now < fewest) {
+      fewest = now;
+      best = layers.map((layer) => [...layer]);
+    }
   }
   for (const layer of best) number(layer);
   return best;
 }
 
 function number(layer) {
-  layer.forEach((cell, i) => { cell.at = layer.length === 1 ? 0.5 : i / (layer.length - 1); cell.index = i; });
+  layer.forEach((cell, i) => {
+    cell.at = layer.length === 1 ? 0.5 : i / (layer.length - 1);
+    cell.index = i;
+  });
 }
 
 function crossings(layers) {
@@ -135,8 +175,7 @@ function crossings(layers) {
   for (const layer of layers) {
     const links = layer.flatMap((cell) => cell.down.map((link) => [cell.index, link.cell.index]));
     for (let i = 0; i < links.length; i++)
-      for (let j = i + 1; j < links.length; j++)
-        if ((links[i][0] - links[j][0]) * (links[i][1] - links[j][1]) < 0) sum++;
+      for (let j = i + 1; j < links.length; j++) if ((links[i][0] - links[j][0]) * (links[i][1] - links[j][1]) < 0) sum++;
   }
   return sum;
 }
@@ -144,11 +183,15 @@ function crossings(layers) {
 function placeAcross(layers, graph) {
   for (const layer of layers) {
     let x = 0;
-    for (const cell of layer) { cell.x = x; x += cell.w + GAP_X; }
+    for (const cell of layer) {
+      cell.x = x;
+      x += cell.w + GAP_X;
+    }
     for (const cell of layer) cell.x -= x / 2;
   }
   const pull = (cell, sides) => {
-    let sum = 0, weights = 0;
+    let sum = 0,
+      weights = 0;
     for (const side of sides)
       for (const { cell: other, value } of cell[side]) {
         const [mine, theirs] = side === "up" ? ["inX", "outX"] : ["outX", "inX"];
@@ -164,7 +207,11 @@ function placeAcross(layers, graph) {
   for (let sweep = 0; sweep < 48; sweep++) {
     const sides = sweep >= 20 ? ["up", "down"] : sweep % 2 ? ["down"] : ["up"];
     const order = sweep % 2 ? [...layers].reverse() : layers;
-    for (const layer of order) settle(layer, layer.map((cell) => pull(cell, sides)));
+    for (const layer of order)
+      settle(
+        layer,
+        layer.map((cell) => pull(cell, sides)),
+      );
   }
 }
 
@@ -172,18 +219,24 @@ function placeAcross(layers, graph) {
 function straighten(layers, graph) {
   const fits = (layer, i, x) => {
     const [before, after, cell] = [layer[i - 1], layer[i + 1], layer[i]];
-    return (!before || before.x + before.w + (before.way || cell.way ? LANE : GAP_X) <= x + 0.5) && (!after || x + cell.w + (after.way || cell.way ? LANE : GAP_X) <= after.x + 0.5);
+    return (
+      (!before || before.x + before.w + (before.way || cell.way ? LANE : GAP_X) <= x + 0.5) &&
+      (!after || x + cell.w + (after.way || cell.way ? LANE : GAP_X) <= after.x + 0.5)
+    );
   };
-  const snap = (layer, side) => layer.forEach((cell, i) => {
-    const [mine, theirs, back] = side === "up" ? ["inX", "outX", "down"] : ["outX", "inX", "up"];
-    const links = cell.long ? cell[side].filter(({ cell: other }) => other.way) : cell[side].filter(({ cell: other }) => !other.long);
-    if (!links.length) return;
-    const wish = (link) => link.cell.x + graph.attach(link.cell, link.value, theirs) - graph.attach(cell, link.value, mine);
-    const x = links.reduce((sum, link) => sum + wish(link), 0) / links.length;
-    // A cell that only these lead to is theirs; others are moved a little at most.
-    const own = links.every((link) => link.cell[back].length === 1);
-    if (Math.abs(x - cell.x) < (own ? 120 : 28) && fits(layer, i, x)) cell.x = x;
-  });
+  const snap = (layer, side) =>
+    layer.forEach((cell, i) => {
+      const [mine, theirs, back] = side === "up" ? ["inX", "outX", "down"] : ["outX", "inX", "up"];
+      const links = cell.long
+        ? cell[side].filter(({ cell: other }) => other.way)
+        : cell[side].filter(({ cell: other }) => !other.long);
+      if (!links.length) return;
+      const wish = (link) => link.cell.x + graph.attach(link.cell, link.value, theirs) - graph.attach(cell, link.value, mine);
+      const x = links.reduce((sum, link) => sum + wish(link), 0) / links.length;
+      // A cell that only these lead to is theirs; others are moved a little at most.
+      const own = links.every((link) => link.cell[back].length === 1);
+      if (Math.abs(x - cell.x) < (own ? 120 : 28) && fits(layer, i, x)) cell.x = x;
+    });
   for (const layer of layers.slice(1)) snap(layer, "up");
   snap(layers[0], "down");
 }
@@ -207,19 +260,23 @@ function settle(layer, wishes) {
     }
   });
   let i = 0;
-  for (const block of blocks)
-    for (let n = 0; n < block.count; n++, i++) layer[i].x = block.sum / block.weight + offsets[i];
+  for (const block of blocks) for (let n = 0; n < block.count; n++, i++) layer[i].x = block.sum / block.weight + offsets[i];
 }
 
 function routed(items, edges, graph, layers) {
-  let left = Infinity, right = -Infinity;
-  for (const cell of graph.all) { left = Math.min(left, cell.x); right = Math.max(right, cell.x + cell.w); }
+  let left = Infinity,
+    right = -Infinity;
+  for (const cell of graph.all) {
+    left = Math.min(left, cell.x);
+    right = Math.max(right, cell.x + cell.w);
+  }
   if (!graph.all.length) left = right = 0;
   // Ranks of ports have no height: their gap to the border is that of the box.
-  const tops = [], bottoms = [];
+  const tops = [],
+    bottoms = [];
   let y = 0;
   layers.forEach((layer, r) => {
-    const height = Math.max(0, ...layer.map((cell) => cell.item === undefined ? 0 : items[cell.item].h));
+    const height = Math.max(0, ...layer.map((cell) => (cell.item === undefined ? 0 : items[cell.item].h)));
     tops.push(y);
     bottoms.push(y + height);
     const inner = r > 0 && r < layers.length - 2;
@@ -228,14 +285,19 @@ function routed(items, edges, graph, layers) {
   const h = (bottoms[layers.length - 2] ?? 0) + 14;
   tops[layers.length - 1] = bottoms[layers.length - 1] = h;
   const places = graph.cells.map((cell, i) => ({
-    x: cell.x - left, y: (tops[cell.rank] + bottoms[cell.rank] - items[i].h) / 2,
+    x: cell.x - left,
+    y: (tops[cell.rank] + bottoms[cell.rank] - items[i].h) / 2,
   }));
-  const routes = [], arrivals = new Map();
+  const routes = [],
+    arrivals = new Map();
   for (const edge of edges) {
     const source = edge.from === "in" ? graph.ports.in.get(edge.value) : graph.cells[edge.from];
     const target = edge.to === "out" ? graph.ports.out.get(edge.value) : graph.cells[edge.to];
     if (!source || !target) continue;
-    const start = [source.x - left + graph.attach(source, edge.value, "outX"), edge.from === "in" ? 0 : places[edge.from].y + items[edge.from].h];
+    const start = [
+      source.x - left + graph.attach(source, edge.value, "outX"),
+      edge.from === "in" ? 0 : places[edge.from].y + items[edge.from].h,
+    ];
     const end = [target.x - left + graph.attach(target, edge.value, "inX"), edge.to === "out" ? h : places[edge.to].y];
     const route = { ...edge, target, points: [start] };
     const chain = graph.chains.get(`${edge.from}:${edge.value}`);
@@ -264,11 +326,19 @@ function routed(items, edges, graph, layers) {
     list.sort((a, b) => from(a) - from(b));
     const gap = Math.min(22, (items[item].w - 24) / list.length);
     // One that comes straight from above arrives in the middle, the others beside it.
-    const middle = places[item].x + items[item].w / 2, straight = list.findIndex((route) => Math.abs(from(route) - middle) < 12);
-    const centre = straight >= 0 && Math.max(straight, list.length - 1 - straight) * gap < items[item].w / 2 - 8 ? straight : (list.length - 1) / 2;
+    const middle = places[item].x + items[item].w / 2,
+      straight = list.findIndex((route) => Math.abs(from(route) - middle) < 12);
+    const centre =
+      straight >= 0 && Math.max(straight, list.length - 1 - straight) * gap < items[item].w / 2 - 8
+        ? straight
+        : (list.length - 1) / 2;
     list.forEach((route, i) => {
       const shift = gap * (i - centre);
-      for (const n of [1, 2]) route.points[route.points.length - n] = [route.points[route.points.length - n][0] + shift, route.points[route.points.length - n][1]];
+      for (const n of [1, 2])
+        route.points[route.points.length - n] = [
+          route.points[route.points.length - n][0] + shift,
+          route.points[route.points.length - n][1],
+        ];
     });
   }
   const across = (ports) => new Map([...ports].map(([value, cell]) => [value, cell.x - left]));
@@ -280,7 +350,8 @@ function curve(points) {
   const round = (value) => Math.round(value * 10) / 10;
   let path = `M${round(points[0][0])} ${round(points[0][1])}`;
   for (let i = 1; i < points.length; i++) {
-    const [x0, y0] = points[i - 1], [x1, y1] = points[i];
+    const [x0, y0] = points[i - 1],
+      [x1, y1] = points[i];
     if (Math.abs(x0 - x1) < 0.5) path += `L${round(x1)} ${round(y1)}`;
     else {
       const middle = (y0 + y1) / 2;

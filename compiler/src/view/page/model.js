@@ -21,7 +21,9 @@ class Stage {
     this.linears = new Map(picture.linears.map((linear) => [linear.path, linear]));
     this.programs = [...new Set(this.nodes.map((node) => node.program).filter(Boolean))];
     // Of a plan's programs those that a training step runs: totals are theirs.
-    this.training = new Set(this.nodes.filter((node) => node.phase === "backward" || node.phase === "update").map((node) => node.program));
+    this.training = new Set(
+      this.nodes.filter((node) => node.phase === "backward" || node.phase === "update").map((node) => node.program),
+    );
     this.link();
   }
 
@@ -30,8 +32,9 @@ class Stage {
       const parent = box.parent === null || box.parent === undefined ? null : this.boxes[box.parent];
       // The turn that stands for all of a fold is not shown beside the fold: what is in it is in the fold.
       // Nor is what a whole program owns: it is the model's.
-      box.shown = (box.kind === "turn" && parent?.kind === "fold") || (parent && this.programs.includes(box.path)) ? parent.shown : box;
-      box.above = box.shown === box ? parent?.shown ?? null : box.shown.above;
+      box.shown =
+        (box.kind === "turn" && parent?.kind === "fold") || (parent && this.programs.includes(box.path)) ? parent.shown : box;
+      box.above = box.shown === box ? (parent?.shown ?? null) : box.shown.above;
       box.span = span(box, parent);
       box.depth = box.above ? box.above.depth + 1 : 0;
       if (box.shown === box && box.above) box.above.children.push(box);
@@ -54,11 +57,12 @@ class Stage {
     this.model.label = this.picture.name;
     // A group of linears that are one product is named by its members.
     // What comes from outside belongs to the pass that reads it.
-    for (const node of this.nodes) if (node.kind === "input" || (node.kind === "memory" && !node.operands.length)) {
-      node.outside = true;
-      const readers = node.results.flatMap((index) => this.values[index].readers);
-      if (readers.length && !readers.some((reader) => reader.phase === node.phase)) node.phase = readers[0].phase;
-    }
+    for (const node of this.nodes)
+      if (node.kind === "input" || (node.kind === "memory" && !node.operands.length)) {
+        node.outside = true;
+        const readers = node.results.flatMap((index) => this.values[index].readers);
+        if (readers.length && !readers.some((reader) => reader.phase === node.phase)) node.phase = readers[0].phase;
+      }
     for (const box of this.boxes) {
       box.key = `box:${box.path}`;
       if (box.kind === "group") box.label = box.label.replace(/^\{|\}$/g, "").replaceAll(",", ", ");
@@ -124,7 +128,9 @@ function meets(a, b) {
 
 // A path as people read it: "layers.0–6.self_attn".
 function spanText(parts) {
-  return parts.map((part) => !Array.isArray(part) ? part : part[0] === part[1] ? String(part[0]) : `${part[0]}–${part[1]}`).join(".");
+  return parts
+    .map((part) => (!Array.isArray(part) ? part : part[0] === part[1] ? String(part[0]) : `${part[0]}–${part[1]}`))
+    .join(".");
 }
 
 function boxTitle(box) {
@@ -140,11 +146,15 @@ function nodeName(node, path = nodePath(node)) {
 // A joined program is named by what it computes, where that is short.
 function nodeTitle(node) {
   const program = (node.detail ?? "").replace(/^\{\s*|\s*\}$/g, "");
-  return node.kind === "pointwise" && node.label === node.op && program && program.length <= 26 && !program.includes("\n") ? program : node.label;
+  return node.kind === "pointwise" && node.label === node.op && program && program.length <= 26 && !program.includes("\n")
+    ? program
+    : node.label;
 }
 
 // The path of a node with the turns of all folds around it.
 function nodePath(node) {
   const parts = node.path.split(".");
-  return spanText(parts.map((part, i) => Array.isArray(node.home.span[i]) && /^\d+(-\d+)?$/.test(part) ? node.home.span[i] : part));
+  return spanText(
+    parts.map((part, i) => (Array.isArray(node.home.span[i]) && /^\d+(-\d+)?$/.test(part) ? node.home.span[i] : part)),
+  );
 }
