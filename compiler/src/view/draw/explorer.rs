@@ -14,22 +14,6 @@ use crate::view::picture::model::{Node, Picture, Stage, Use};
 /// Most nodes directly in one namespace.
 pub const LEVEL: usize = 1000;
 
-/// A collection of graphs.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Collection<'a> {
-    label: String,
-    graphs: Vec<Graph<'a>>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Graph<'a> {
-    id: &'static str,
-    nodes: Vec<GraphNode<'a>>,
-    group_node_attributes: BTreeMap<String, BTreeMap<&'static str, String>>,
-}
-
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct GraphNode<'a> {
@@ -61,16 +45,18 @@ struct Metadata {
     attrs: Vec<Attribute>,
 }
 
-/// The file of a picture.
+/// The file of a picture, one node a line.
 pub fn json(picture: &Picture) -> String {
-    let collection = Collection {
-        label: format!("{} ({}) {SIGNATURE}", picture.name, picture.form),
-        graphs: picture.stages.iter().map(|stage| graph(picture, stage)).collect(),
-    };
-    serde_json::to_string_pretty(&collection).expect("a picture has a JSON form") + "\n"
+    let label = format!("{} ({}) {SIGNATURE}", picture.name, picture.form);
+    let graphs: Vec<String> = picture.stages.iter().map(|stage| graph(picture, stage)).collect();
+    format!("{{\"label\": {}, \"graphs\": [\n{}\n]}}\n", line(&label), graphs.join(",\n"))
 }
 
-fn graph<'a>(picture: &Picture, stage: &'a Stage) -> Graph<'a> {
+fn line(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("a picture has a JSON form")
+}
+
+fn graph(picture: &Picture, stage: &Stage) -> String {
     let namespaces = namespaces(stage);
     let mut groups: BTreeMap<String, BTreeMap<&'static str, String>> = BTreeMap::new();
     for (one, namespace) in stage.boxes.iter().zip(&namespaces) {
@@ -113,17 +99,22 @@ fn graph<'a>(picture: &Picture, stage: &'a Stage) -> Graph<'a> {
             namespace = joined(&namespace, &part);
         }
         *number += 1;
-        GraphNode {
+        line(&GraphNode {
             id: format!("n{index}"),
             label: &node.label,
             namespace,
             attrs: attributes(node),
             incoming_edges: edges(stage, node),
             outputs_metadata: outputs(stage, node),
-        }
+        })
     });
-    let nodes = nodes.collect();
-    Graph { id: stage.name, nodes, group_node_attributes: groups }
+    let nodes: Vec<String> = nodes.collect();
+    format!(
+        "{{\"id\": {}, \"nodes\": [\n{}\n],\n\"groupNodeAttributes\": {}}}",
+        line(&stage.name),
+        nodes.join(",\n"),
+        line(&groups)
+    )
 }
 
 /// The namespace of every box: what stands on it and on those around it.
