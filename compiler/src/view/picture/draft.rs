@@ -12,7 +12,7 @@ use super::model::{Box, BoxKind, Node, NodeKind, Pair, Stage, Total, Value};
 /// One turn of a repeat.
 #[derive(Clone, Debug)]
 pub(super) struct Turn {
-    /// What its nodes' paths begin with: `layers.3`.
+    /// Its path: `layers.3`. Nodes of turns that share their parameters have paths without the number.
     pub(super) path: String,
     /// Which turn, from 0.
     pub(super) index: u64,
@@ -77,6 +77,8 @@ fn is_within(path: &str, outer: &str) -> bool {
 /// The boxes of a stage while they are made.
 struct Boxes<'p> {
     turns: Vec<Turn>,
+    /// By turn: what the paths of its nodes begin with.
+    bases: Vec<String>,
     linears: BTreeMap<&'p str, &'p LinearReport>,
     rewritten: bool,
     positions: u64,
@@ -124,6 +126,7 @@ impl<'p> Boxes<'p> {
             total: Total::default(),
         };
         Boxes {
+            bases: bases(draft),
             turns: draft.turns.clone(),
             linears: by_path.collect(),
             rewritten: linears.rewritten,
@@ -137,11 +140,11 @@ impl<'p> Boxes<'p> {
 
     /// The box of a node and its name in it.
     fn place(&mut self, turn: Option<usize>, node: &Node) -> (usize, String) {
-        let base = turn.map_or(String::new(), |turn| self.turns[turn].path.clone());
+        let base = turn.map_or(String::new(), |turn| self.bases[turn].clone());
         let mut inside = turn.map_or(0, |turn| self.turn(turn));
         let foreign = match turn {
             Some(_) => !is_within(&node.path, &base),
-            None => self.turns.iter().any(|turn| is_within(&node.path, &turn.path)),
+            None => self.bases.iter().any(|base| is_within(&node.path, base)),
         };
         // What is computed in a turn and named after something outside of it, or the reverse, stays where it is computed.
         if foreign {
@@ -167,14 +170,20 @@ impl<'p> Boxes<'p> {
         if let Some(&known) = self.known.get(&key) {
             return known;
         }
-        let around = parent.map_or(0, |parent| self.turn(parent));
-        // Turns that share their parameters share the path, too.
-        let path = match path.ends_with(&format!(".{index}")) {
-            true => path,
-            false => format!("{path}[{index}]"),
-        };
-        let within = parent.map_or(0, |parent| self.turns[parent].path.len());
-        let label = path[within..].trim_start_matches('.').to_owned();
+        let mut around = parent.map_or(0, |parent| self.turn(parent));
+        let outer = parent.map_or(String::new(), |parent| self.turns[parent].path.clone());
+        let own = path[outer.len()..].trim_start_matches('.').to_owned();
+        // A repeat may stand in a labelled part.
+        let mut inside = parent.map_or(String::new(), |parent| self.bases[parent].clone());
+        let all = parts(&own);
+        let (labels, turn_label) = all.split_at(all.len().saturating_sub(2));
+        for part in labels {
+            inside = below(&inside, part);
+            if self.outer.contains(&inside) {
+                around = self.module(parent, inside.clone(), around, part);
+            }
+        }
+        let label = turn_label.join(".");
         let made = self.push(path, label, around, BoxKind::Turn);
         (self.boxes[made].first, self.boxes[made].last) = (Some(index), Some(index));
         self.known.insert(key, made);
@@ -188,7 +197,7 @@ impl<'p> Boxes<'p> {
         }
         let around = match self.groups.get(&path).cloned() {
             Some(group) => {
-                let base = turn.map_or(0, |turn| self.turns[turn].path.len());
+                let base = turn.map_or(0, |turn| self.bases[turn].len());
                 let label = group[base..].trim_start_matches('.').rsplit_once(".{");
                 let label = label.map_or_else(
                     || group[base..].trim_start_matches('.').to_owned(),
@@ -248,6 +257,32 @@ impl<'p> Boxes<'p> {
         });
         self.boxes.len() - 1
     }
+}
+
+/// What the paths of a turn's nodes begin with: the turn's path, or where turns share their parameters and with them the
+/// paths of nodes, that of the repeat.
+fn bases(draft: &Draft) -> Vec<String> {
+    let mut bases: Vec<String> = Vec::with_capacity(draft.turns.len());
+    for (index, turn) in draft.turns.iter().enumerate() {
+        let (outer, base) = match turn.parent {
+            Some(parent) => (draft.turns[parent].path.as_str(), bases[parent].as_str()),
+            None => ("", ""),
+        };
+        let numbered = below(base, turn.path[outer.len()..].trim_start_matches('.'));
+        let shared = numbered.rsplit_once('.').map_or("", |(repeat, _)| repeat).to_owned();
+        let is_inside = |mut inner: usize| loop {
+            match draft.turns[inner].parent {
+                _ if inner == index => break true,
+                Some(parent) => inner = parent,
+                None => break false,
+            }
+        };
+        let own = draft.nodes.iter().filter(|drafted| drafted.turn.is_some_and(is_inside));
+        let bears_number =
+            own.map(|drafted| &drafted.node.path).any(|path| is_within(path, &numbered));
+        bases.push(if bears_number { numbered } else { shared });
+    }
+    bases
 }
 
 /// Whether a node is there without being computed.

@@ -231,20 +231,19 @@ impl Folding {
                 one.parent.and_then(|parent| position(content, parent))
             };
             (p.kind, &p.pair, &p.reason, p.total) == (q.kind, &q.pair, &q.reason, q.total)
-                && (x == a || (p.first == q.first && relative(&p.path, &q.path)))
+                && (x == a || (p.first == q.first && p.label == q.label))
                 && around(of_a, p) == around(of_b, q)
         };
         let same_node = |(&x, &y): (&usize, &usize)| {
             let (p, q) = (&nodes[x], &nodes[y]);
             work(p) == work(q)
-                && relative(&p.path, &q.path)
+                && relative(&p.label, &q.label)
                 && position(of_a, p.parent) == position(of_b, q.parent)
         };
         let same_value = |(&x, &y): (&usize, &usize)| {
             let (p, q) = (&values[x], &values[y]);
             (&p.shape, p.dtype, p.bytes, p.kept, p.segment)
                 == (&q.shape, q.dtype, q.bytes, q.kept, q.segment)
-                && relative(&p.name, &q.name)
         };
         of_a.boxes.len() == of_b.boxes.len()
             && of_a.nodes.len() == of_b.nodes.len()
@@ -404,10 +403,7 @@ impl Folding {
         let last = &self.stage.boxes[run.turns[run.turns.len() - 1]];
         let name = repeat(&turn.path);
         let (first, last) = (turn.first.unwrap_or(0), last.last.unwrap_or(0));
-        let path = match turn.path[name.len()..].starts_with('[') {
-            true => format!("{name}[{first}-{last}]"),
-            false => format!("{name}.{first}-{last}"),
-        };
+        let path = format!("{name}.{first}-{last}");
         let label = name.rsplit_once('.').map_or(name, |(_, label)| label);
         Box {
             label: format!("{label} × {}", run.turns.len()),
@@ -422,7 +418,7 @@ impl Folding {
 
 /// The path of a repeat: that of a turn without its number.
 fn repeat(path: &str) -> &str {
-    path.rfind(['.', '[']).map_or(path, |end| &path[..end])
+    path.rsplit_once('.').map_or(path, |(name, _)| name)
 }
 
 /// A path as seen from a turn: how many turns of the same repeat away it lies, and what is left of it. The gradient of a
@@ -430,9 +426,6 @@ fn repeat(path: &str) -> &str {
 fn seen_from<'p>(path: &'p str, turn: &Box) -> Option<(i64, &'p str)> {
     let name = repeat(&turn.path);
     let rest = path.strip_prefix(name)?;
-    if turn.path[name.len()..].starts_with('[') {
-        return (rest.is_empty() || rest.starts_with('.')).then_some((0, rest));
-    }
     let rest = rest.strip_prefix('.')?;
     let number = &rest[..rest.find('.').unwrap_or(rest.len())];
     let away = number.parse::<i64>().ok()? - turn.first? as i64;
@@ -441,7 +434,7 @@ fn seen_from<'p>(path: &'p str, turn: &Box) -> Option<(i64, &'p str)> {
 
 /// Everything by which two nodes can differ that is not a place.
 fn work(node: &Node) -> impl PartialEq + '_ {
-    let what = (node.op, &node.label, node.kind, node.phase, node.program, node.pass, &node.detail);
+    let what = (node.op, node.kind, node.phase, node.program, node.pass, &node.detail);
     let from = (node.line, node.spec_line, node.operands.len(), node.results.len());
     let costs = (node.flops, node.forward_flops, node.bytes, node.parameters, node.workspace);
     (what, from, costs)

@@ -109,8 +109,13 @@ impl Drafting<'_> {
                 && read_later(graph, made);
             self.draft.values.push(value);
         }
+        // A parameter that turns share is of none of them.
+        let turn = match source.kind {
+            graph::NodeKind::Parameter(_) => self.draft.turn_of(&path),
+            _ => source.scope.map(|scope| scope.0 as usize),
+        };
         self.draft.nodes.push(Drafted {
-            turn: source.scope.map(|scope| scope.0 as usize),
+            turn,
             node: Node {
                 parent: 0,
                 op,

@@ -41,9 +41,7 @@ fn turns(plan: &Plan) -> Vec<Turn> {
         let inside = |turn: &Turn| path.starts_with(&format!("{}.", turn.path));
         let parent = turns.iter().rposition(inside);
         let number = path.rsplit_once('.').and_then(|(_, number)| number.parse().ok());
-        // Turns that share their parameters share the path, too, and are numbered by their order.
-        let earlier = || turns.iter().filter(|t| t.path == *path && t.parent == parent).count();
-        let index = number.unwrap_or_else(|| earlier() as u64);
+        let index = number.unwrap_or(0);
         turns.push(Turn { path: path.clone(), index, parent });
     }
     turns

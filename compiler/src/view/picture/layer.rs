@@ -12,7 +12,7 @@ use super::totals;
 pub(super) fn only(stage: &Stage, number: u64) -> Option<Stage> {
     let mut inside = vec![false; stage.boxes.len()];
     for (index, one) in stage.boxes.iter().enumerate() {
-        let outermost = one.parent == Some(0) && one.kind == BoxKind::Turn;
+        let outermost = one.kind == BoxKind::Turn && is_outermost(stage, index);
         let around = one.parent.is_some_and(|parent| inside[parent]);
         inside[index] = around || (outermost && one.first == Some(number));
     }
@@ -23,6 +23,7 @@ pub(super) fn only(stage: &Stage, number: u64) -> Option<Stage> {
     let mut boxes = vec![stage.boxes[0].clone()];
     for (index, one) in stage.boxes.iter().enumerate().filter(|(index, _)| inside[*index]) {
         let mut one = one.clone();
+        // What is around the turn is left out, down to the model.
         one.parent = one.parent.map(|parent| index_of_box[parent]);
         index_of_box[index] = boxes.len();
         boxes.push(one);
@@ -61,6 +62,18 @@ pub(super) fn only(stage: &Stage, number: u64) -> Option<Stage> {
     }
     totals::fill(&mut left);
     Some(left)
+}
+
+/// Whether no turn is around a box.
+pub(super) fn is_outermost(stage: &Stage, index: usize) -> bool {
+    let mut around = stage.boxes[index].parent;
+    while let Some(outer) = around {
+        if stage.boxes[outer].kind == BoxKind::Turn {
+            return false;
+        }
+        around = stage.boxes[outer].parent;
+    }
+    true
 }
 
 /// A node in place of one that stands elsewhere: without work, beside the turn.

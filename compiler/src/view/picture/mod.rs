@@ -201,8 +201,8 @@ impl Picture {
 }
 
 fn no_turn(stage: &Stage, number: u64) -> NoTurn {
-    let outermost = stage.boxes.iter().filter(|one| one.parent == Some(0));
-    match outermost.filter_map(|one| one.last).max() {
+    let outermost = (0..stage.boxes.len()).filter(|&index| layer::is_outermost(stage, index));
+    match outermost.filter_map(|index| stage.boxes[index].last).max() {
         Some(last) => NoTurn::Beyond { number, last },
         None => NoTurn::NothingRepeats(number),
     }

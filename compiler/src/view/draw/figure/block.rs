@@ -93,6 +93,10 @@ fn part(stage: &Stage, index: usize, depth: Depth) -> Option<Item> {
     let card = |stacked: bool| Shape::Card { stacked, note: parameters() };
     let shape = match (depth, one.kind, &one.pair) {
         (Depth::Cards, BoxKind::Fold, _) => card(true),
+        // A part with layers in it opens, so that they are seen.
+        (Depth::Cards, BoxKind::Module, _) if has_turns(stage, index) => {
+            Shape::Frame(block(stage, index, depth)?)
+        }
         (Depth::Cards, ..) => card(false),
         (Depth::All, BoxKind::Pair, Some(pair)) => Shape::Pair {
             inputs: pair.inputs,
@@ -116,6 +120,15 @@ fn part(stage: &Stage, index: usize, depth: Depth) -> Option<Item> {
         _ => one.label.clone(),
     };
     Some(Item { name, shape })
+}
+
+/// Whether something repeats directly in a box or in a labelled part of it.
+fn has_turns(stage: &Stage, index: usize) -> bool {
+    inner(stage, index).any(|one| match stage.boxes[one].kind {
+        BoxKind::Fold | BoxKind::Turn => true,
+        BoxKind::Module => has_turns(stage, one),
+        _ => false,
+    })
 }
 
 /// Whether a fold stands for only some turns of its repeat.

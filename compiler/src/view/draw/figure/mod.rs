@@ -51,14 +51,20 @@ pub fn svg(picture: &Picture, stage: &Stage) -> String {
     svg + &body + "</svg>\n"
 }
 
-/// The box that is shown large: what stands for the first layers; of several, that which has most operations.
+/// The box that is shown large: of all layers, or groups of layers that are the same, that in which most is done.
 fn large(stage: &Stage) -> Option<usize> {
-    let candidates = inner(stage, 0)
-        .filter(|&index| matches!(stage.boxes[index].kind, BoxKind::Fold | BoxKind::Turn));
-    candidates.max_by_key(|&index| {
-        let one = &stage.boxes[index];
-        (one.times, std::cmp::Reverse(index))
-    })
+    let is_layer =
+        |index: &usize| matches!(stage.boxes[*index].kind, BoxKind::Fold | BoxKind::Turn);
+    let mut candidates: Vec<usize> = (0..stage.boxes.len()).filter(is_layer).collect();
+    candidates.retain(|&index| {
+        let mut around = stage.boxes[index].parent;
+        while let Some(outer) = around.filter(|outer| !is_layer(outer)) {
+            around = stage.boxes[outer].parent;
+        }
+        around.is_none()
+    });
+    let size = |index: &usize| (stage.boxes[*index].total.operations, std::cmp::Reverse(*index));
+    candidates.into_iter().max_by_key(size)
 }
 
 /// The model as cards, and beside it one of its layers.
