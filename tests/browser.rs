@@ -79,3 +79,32 @@ fn pages_of_graphs() {
         String::from_utf8_lossy(&output.stderr)
     );
 }
+
+/// Names come from specs of others: what is shown of them is text, and no page asks for anything.
+#[test]
+fn scripts_make_no_markup_of_names_and_load_nothing() {
+    let folder = repository("compiler/src/view/page");
+    let mut scripts = 0;
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|ending| ending != "js") {
+            continue;
+        }
+        scripts += 1;
+        let text = fs::read_to_string(&path).unwrap();
+        let text = text.replace("http://www.w3.org/2000/svg", "");
+        for word in [
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "fetch(",
+            "import ",
+            "://",
+        ] {
+            assert!(!text.contains(word), "{} has {word}", path.display());
+        }
+    }
+    assert!(scripts > 10, "{} scripts in {}", scripts, folder.display());
+}

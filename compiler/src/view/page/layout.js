@@ -327,9 +327,10 @@ function routed(items, edges, graph, layers) {
     const gap = Math.min(22, (items[item].w - 24) / list.length);
     // One that comes straight from above arrives in the middle, the others beside it.
     const middle = places[item].x + items[item].w / 2,
-      straight = list.findIndex((route) => Math.abs(from(route) - middle) < 12);
+      above = list.filter((route) => Math.abs(from(route) - middle) < 12),
+      straight = list.indexOf(above[0]);
     const centre =
-      straight >= 0 && Math.max(straight, list.length - 1 - straight) * gap < items[item].w / 2 - 8
+      above.length === 1 && Math.max(straight, list.length - 1 - straight) * gap < items[item].w / 2 - 8
         ? straight
         : (list.length - 1) / 2;
     list.forEach((route, i) => {
