@@ -60,6 +60,9 @@ class Stage {
     for (const node of this.nodes)
       if (node.kind === "input" || (node.kind === "memory" && !node.operands.length)) {
         node.outside = true;
+        // Which program it is an input of is said beside the graph.
+        const owner = this.programs.find((program) => node.label.startsWith(`${program}.`));
+        if (owner) node.label = node.label.slice(owner.length + 1);
         const readers = node.results.flatMap((index) => this.values[index].readers);
         if (readers.length && !readers.some((reader) => reader.phase === node.phase)) node.phase = readers[0].phase;
       }
