@@ -55,7 +55,6 @@ class Stage {
     }
     this.model = this.boxes[0];
     this.model.label = this.picture.name;
-    // A group of linears that are one product is named by its members.
     // What comes from outside belongs to the pass that reads it.
     for (const node of this.nodes)
       if (node.kind === "input" || (node.kind === "memory" && !node.operands.length)) {
@@ -66,6 +65,7 @@ class Stage {
         const readers = node.results.flatMap((index) => this.values[index].readers);
         if (readers.length && !readers.some((reader) => reader.phase === node.phase)) node.phase = readers[0].phase;
       }
+    // A group of linears that are one product is named by its members.
     for (const box of this.boxes) {
       box.key = `box:${box.path}`;
       if (box.kind === "group") box.label = box.label.replace(/^\{|\}$/g, "").replaceAll(",", ", ");
