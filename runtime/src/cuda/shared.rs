@@ -21,7 +21,8 @@ use crate::cuda::launch::{Kernel, Step};
 pub(crate) struct SharedGpu(Rc<RefCell<Gpu>>);
 
 impl SharedGpu {
-    /// Opens the GPU of that number and compiles what the plans need.
+    /// Opens the GPU of that number and compiles what the plans need, our own attention too where a library is asked
+    /// for: it may not take all.
     pub(crate) fn new(
         ordinal: i32,
         attention: AttentionKernels,

@@ -47,7 +47,7 @@ struct Description {
 }
 
 impl Description {
-    fn new(&self, kind: i32) -> Result<Descriptor, CudaError> {
+    fn made(&self, kind: i32) -> Result<Descriptor, CudaError> {
         Descriptor::new(self.functions, kind)
     }
 
@@ -55,7 +55,7 @@ impl Description {
         let &Tensor { format, layout, place } = tensor;
         let by_value = matches!(place, Some(Place::Scalar(_)));
         let tensor = self
-            .new(names::BACKEND_TENSOR_DESCRIPTOR)?
+            .made(names::BACKEND_TENSOR_DESCRIPTOR)?
             .numbers(names::ATTR_TENSOR_UNIQUE_ID, &[number])?
             .format(names::ATTR_TENSOR_DATA_TYPE, format)?
             .numbers(names::ATTR_TENSOR_DIMENSIONS, &layout.extents)?
@@ -72,7 +72,7 @@ impl Description {
         match *operation {
             Operation::Pointwise { mode, precision, axis, x, b, t, y } => {
                 let mut what = self
-                    .new(names::BACKEND_POINTWISE_DESCRIPTOR)?
+                    .made(names::BACKEND_POINTWISE_DESCRIPTOR)?
                     .choice(names::ATTR_POINTWISE_MODE, names::TYPE_POINTWISE_MODE, mode)?
                     .format(names::ATTR_POINTWISE_MATH_PREC, precision)?;
                 if let Some(axis) = axis {
@@ -88,7 +88,7 @@ impl Description {
             }
             Operation::Product { a, b, y } => {
                 let what = self
-                    .new(names::BACKEND_MATMUL_DESCRIPTOR)?
+                    .made(names::BACKEND_MATMUL_DESCRIPTOR)?
                     .format(names::ATTR_MATMUL_COMP_TYPE, names::DATA_FLOAT)?;
                 let parts = [
                     (names::ATTR_OPERATION_MATMUL_ADESC, a),
@@ -102,7 +102,7 @@ impl Description {
             Operation::Reduction { operator, x, y } => {
                 let ty = names::TYPE_REDUCTION_OPERATOR_TYPE;
                 let what = self
-                    .new(names::BACKEND_REDUCTION_DESCRIPTOR)?
+                    .made(names::BACKEND_REDUCTION_DESCRIPTOR)?
                     .choice(names::ATTR_REDUCTION_OPERATOR, ty, operator)?
                     .format(names::ATTR_REDUCTION_COMP_TYPE, names::DATA_FLOAT)?;
                 let parts = [
@@ -132,7 +132,7 @@ impl Description {
         tensors: &[(i32, Value)],
         doing: &'static str,
     ) -> Result<(), CudaError> {
-        let mut operation = self.new(kind)?;
+        let mut operation = self.made(kind)?;
         if let Some((attribute, what)) = what {
             let what = what.finalized(doing)?;
             operation = operation.part(attribute, &what)?;
