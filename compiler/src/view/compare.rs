@@ -46,6 +46,9 @@ impl Comparison {
     }
 }
 
+/// What a number of a total is called, and which it is.
+type Number = (&'static str, fn(&Total) -> u64);
+
 #[derive(Default)]
 struct Differences(Vec<Difference>);
 
@@ -84,7 +87,7 @@ impl Differences {
     fn totals(&mut self, a: &Picture, b: &Picture) {
         let last = |picture: &Picture| picture.stages.last().map(|stage| stage.boxes[0].total);
         let (Some(old), Some(new)) = (last(a), last(b)) else { return };
-        let numbers: [(&str, fn(&Total) -> u64); 7] = [
+        let numbers: [Number; 7] = [
             ("parameters", |total| total.parameters),
             ("forward FLOPs", |total| total.forward),
             ("backward FLOPs", |total| total.backward),

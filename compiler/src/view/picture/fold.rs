@@ -277,8 +277,10 @@ impl Folding {
             self.stage.boxes[inner].times *= turns.len() as u64;
         }
         for (number, (&node, &end)) in first.nodes.iter().zip(&last.nodes).enumerate() {
-            for operand in 0..self.stage.nodes[node].operands.len() {
-                let neighbour = match (sources[0][number][operand], sources[1][number][operand]) {
+            let count = self.stage.nodes[node].operands.len();
+            let seen = sources[0][number].iter().zip(&sources[1][number]).take(count);
+            for (operand, (&of_first, &of_second)) in seen.enumerate() {
+                let neighbour = match (of_first, of_second) {
                     (_, Source::Before(value)) => {
                         Neighbour { run, turn: -1, value: first.values[value], end: node }
                     }

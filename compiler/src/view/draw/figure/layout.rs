@@ -161,7 +161,7 @@ fn bend(parts: &mut Vec<Part>, edges: &[(usize, usize)]) -> Vec<Vec<usize>> {
 /// The parts of every layer from left to right: below what they read, bends behind parts.
 fn order(parts: &[Part], links: &[(usize, usize)]) -> Vec<Vec<usize>> {
     let depth = parts.iter().map(|part| part.layer + 1).max().unwrap_or(0);
-    let mut rows: Vec<Vec<usize>> = vec![Vec::new(); depth];
+    let mut rows: Vec<Vec<usize>> = Vec::with_capacity(depth);
     let mut position = vec![0.0; parts.len()];
     for layer in 0..depth {
         let mut row: Vec<usize> =
@@ -182,7 +182,7 @@ fn order(parts: &[Part], links: &[(usize, usize)]) -> Vec<Vec<usize>> {
         for (number, &index) in row.iter().enumerate() {
             position[index] = number as f64;
         }
-        rows[layer] = row;
+        rows.push(row);
     }
     rows
 }

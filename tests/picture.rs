@@ -1,9 +1,10 @@
 //! Pictures hold everything once, add up, and fold only what is the same.
 
-#![expect(clippy::unwrap_used, reason = "a test may end where something is not as it must be")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
+
+mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 
 use colac_compiler::compile::{Request, compile};
 use colac_compiler::diagnostics::Sources;
@@ -33,13 +34,9 @@ fn picture(spec: &str, settings: &[&str]) -> Picture {
     stages.picture(&StageName::ALL, None).unwrap()
 }
 
-fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
-}
-
 /// Architectures that do not ship: other norms, shared turns, repeats in repeats, several inputs of a block.
 fn foreign() -> Vec<(String, Plan)> {
-    let folder = repository("tests/cases/architectures");
+    let folder = common::repository("tests/cases/architectures");
     let mut names: Vec<String> = std::fs::read_dir(&folder)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
