@@ -4,8 +4,6 @@
 
 mod command_line;
 mod common;
-#[path = "common/skip.rs"]
-mod skip;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -127,7 +125,7 @@ fn what_cannot_be_drawn_is_refused_in_one_line() {
 fn graphviz_accepts_dot() {
     let installed = Command::new("dot").arg("-V").stderr(Stdio::null()).status();
     if !installed.is_ok_and(|status| status.success()) {
-        return skip::skip("graphviz_accepts_dot", "Graphviz is not installed");
+        return common::skip("graphviz_accepts_dot", "Graphviz is not installed");
     }
     let folder = Folder::new();
     for spec in SPECS {
