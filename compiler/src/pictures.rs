@@ -9,8 +9,9 @@ use colac_plan::Plan;
 
 use crate::compile::recompile_keeping_graphs;
 use crate::diagnostics::{Diagnostics, Sources, Span};
-use crate::graph::Graph;
+use crate::graph::{Graph, Output};
 use crate::language::selector::Selector;
+use crate::passes::simplify;
 use crate::spec::{Cola, Spec, SpecInput};
 use crate::view::picture::{Lines, NoTurn, Picture, Source, StageName, model, unfolded};
 
@@ -30,7 +31,7 @@ impl Stages {
     pub fn new(plan: &Plan) -> Result<Stages, (Diagnostics, Sources)> {
         let mut sources = Sources::default();
         let graphs = match recompile_keeping_graphs(plan, &mut sources) {
-            Ok(compiled) => compiled.graphs,
+            Ok(compiled) => compiled.graphs.into_iter().map(of_training).collect(),
             Err(diagnostics) => return Err((diagnostics, sources)),
         };
         let input = SpecInput::Text {
@@ -76,6 +77,16 @@ impl Stages {
         };
         draw(&Lines { architecture: &architecture, decisions: &self.decisions })
     }
+}
+
+/// The graph after a pass as far as training needs it. Before programs are split off it gives logits, too, by the product
+/// that the loss contains: counted with it, the head would seem twice as dear as it is.
+fn of_training((pass, mut graph): (&'static str, Graph)) -> (&'static str, Graph) {
+    if graph.outputs().iter().any(|&(output, _)| output == Output::Logits) {
+        graph.retain_outputs(|output| output != Output::Logits);
+        simplify::remove_dead(&mut graph);
+    }
+    (pass, graph)
 }
 
 /// The line that a place begins in, counted from 1.
