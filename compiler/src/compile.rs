@@ -56,7 +56,7 @@ pub struct Request {
     pub settings: Vec<String>,
     /// Ignore `[cola]`.
     pub full_rank: bool,
-    /// The stage of [`PASSES`] after which the graph is printed.
+    /// The stage of [`passes::PASSES`] after which the graph is printed.
     pub dump: Option<Dump>,
 }
 

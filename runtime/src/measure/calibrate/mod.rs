@@ -1,7 +1,7 @@
 //! The rates of a device, for its profile: this machine's CPU, or a GPU.
 //!
-//! Owns what is made of the times. What is measured is in [`tasks`], how a device takes the time of one operation in
-//! [`crate::measure::single`] and [`crate::measure::gpu`]. Must not know how a profile is kept or printed.
+//! Owns what is made of the times. What is measured is in `tasks`, how a device takes the time of one operation in
+//! `measure::single` and `measure::gpu`. Must not know how a profile is kept or printed.
 
 mod tasks;
 
