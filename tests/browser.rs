@@ -37,10 +37,6 @@ fn missing() -> Option<&'static str> {
     None
 }
 
-/// The 7b spec as a reader of its page would want it: CoLA-M, and one linear with a rank of its own.
-const OVERRIDDEN: &str = "extends = \"llama-7b\"\nname = \"llama-7b\"\n\n[recompute]\npolicy = \"cola-m\"\n\n\
-                          [[cola.override]]\ntargets = \"layers.7.self_attn.v_proj\"\nrank = 256\n";
-
 #[test]
 fn pages_of_graphs() {
     if let Some(reason) = missing() {
@@ -48,9 +44,9 @@ fn pages_of_graphs() {
         return;
     }
     let folder = Folder::new();
-    fs::write(folder.path("7b.toml"), OVERRIDDEN).unwrap();
+    let large = repository("tests/browser/llama-7b.toml");
     folder.run(&["graph", "llama-60m", "--format", "html", "-o", "60m.html"]).succeeds();
-    folder.run(&["graph", "7b.toml", "--format", "html", "-o", "7b.html"]).succeeds();
+    folder.run(&["graph", large.to_str().unwrap(), "-o", "7b.html"]).succeeds();
     folder.run(&["compile", "llama-60m", "--full-rank", "-o", "full.plan"]).succeeds();
     folder.run(&["compile", "llama-60m", "-o", "cola.plan"]).succeeds();
     folder

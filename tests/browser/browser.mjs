@@ -1,12 +1,13 @@
 // A browser without a window, and pages from the disk in it. tests/browser/install puts playwright-core where this looks.
 
 import { execFileSync } from "node:child_process";
+import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, resolve } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
-const repository = resolve(dirname(fileURLToPath(import.meta.url)), "../..");
+export const repository = resolve(dirname(fileURLToPath(import.meta.url)), "../..");
 
 // The browser's program: COLAC_BROWSER, else what Debian and others call it.
 export function program() {
@@ -49,6 +50,11 @@ export async function open(browser, path, { width = 1280, height = 900, scheme =
   await page.goto(url);
   await page.locator(".card").first().waitFor();
   return { page, complaints, seconds: (performance.now() - start) / 1000, close: () => context.close() };
+}
+
+// The SHA-256 of a file, in hexadecimal.
+export function digest(path) {
+  return createHash("sha256").update(readFileSync(path)).digest("hex");
 }
 
 // The picture that a page holds.

@@ -6,9 +6,9 @@
 // check and ends with 1 if one failed. tests/browser.rs makes the pages and runs this.
 
 import assert from "node:assert/strict";
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { launch, open, picture, withPicture } from "./browser.mjs";
+import { digest, launch, open, picture, repository, withPicture } from "./browser.mjs";
 
 const folder = process.argv[2];
 const file = (name) => join(folder, name);
@@ -47,6 +47,11 @@ function inside(one, index, path) {
 // ---- checks
 
 const checks = {
+  async "the pictures in docs/figures are of this page"() {
+    const drawn = readFileSync(join(repository, "docs/figures/graph.sha256"), "utf8").trim();
+    assert.equal(digest(file("7b.html")), drawn, "tests/browser/screenshots draws them again");
+  },
+
   async "the 7b page opens in under two seconds"(browser) {
     // The quickest of three: the machine may be doing other things.
     const seconds = [];

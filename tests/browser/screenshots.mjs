@@ -1,7 +1,8 @@
 // Draws the pictures that stand in docs/figures: `node tests/browser/screenshots.mjs PAGE FOLDER`.
 
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { launch, open } from "./browser.mjs";
+import { digest, launch, open } from "./browser.mjs";
 
 const [, , path, folder] = process.argv;
 const browser = await launch();
@@ -23,3 +24,4 @@ for (const scheme of ["light", "dark"]) {
   }
 }
 await browser.close();
+writeFileSync(join(folder, "graph.sha256"), `${digest(path)}\n`);
