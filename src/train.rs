@@ -183,8 +183,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     ));
 
     let identity = data.training.identity();
-    let (threads, attention) = (machine.threads().get(), executor.attention());
-    let session = OpenSession::begin(&run_dir, &plan, resumed, identity, threads, attention)?;
+    let computer = executor.computer(machine.threads());
+    let session = OpenSession::begin(&run_dir, &plan, resumed, identity, computer)?;
     // Training takes the lock itself.
     drop(lock);
     let options = Options {

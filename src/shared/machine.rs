@@ -17,6 +17,7 @@ use colac_runtime::executor::TimedExecutor;
 use colac_runtime::train::checkpoint::{self, CHOICES_FILE};
 
 use crate::shared::failure::Failure;
+use crate::shared::run_record::Computer;
 
 /// Options of every command that works with several threads.
 #[derive(Args, Clone, Copy, Debug)]
@@ -116,6 +117,15 @@ impl MachineExecutor {
                 self.attention().map_or_else(|| name.clone(), |how| format!("{name}, {how}"))
             }
         }
+    }
+
+    /// What computes, for the record of a run.
+    pub(crate) fn computer(&self, threads: NonZeroUsize) -> Computer {
+        let device = match self {
+            MachineExecutor::Cpu(_) => "cpu".to_owned(),
+            MachineExecutor::Cuda(executor) => executor.description().name.clone(),
+        };
+        Computer { device, threads: threads.get(), attention: self.attention() }
     }
 
     /// What computes attention where cuDNN was asked for, in words: it may take some operations and not others.

@@ -12,6 +12,7 @@ use colac_runtime::train::error::TrainError;
 use colac_runtime::train::options::{Outcome, Summary};
 use serde::{Deserialize, Serialize};
 
+use crate::shared::console;
 use crate::shared::failure::Failure;
 use crate::shared::run_folder::write_atomically;
 
@@ -59,11 +60,49 @@ struct Session {
     compiler_version: String,
     /// Identity of the training rows.
     data: String,
-    threads: usize,
+    #[serde(flatten)]
+    computer: Computer,
+    machine: Machine,
+}
+
+/// What computed, as far as the bits of a run depend on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Computer {
+    /// `cpu`, or the GPU as its driver calls it.
+    #[serde(default = "cpu")]
+    pub(crate) device: String,
+    /// Of the CPU; no bit depends on how many.
+    pub(crate) threads: usize,
     /// What computed attention, where that was chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    attention: Option<String>,
-    machine: Machine,
+    pub(crate) attention: Option<String>,
+}
+
+/// What computed before there was a choice.
+fn cpu() -> String {
+    "cpu".to_owned()
+}
+
+impl Computer {
+    /// In words.
+    fn described(&self) -> String {
+        match &self.attention {
+            Some(attention) => format!("{} ({attention})", self.device),
+            None => self.device.clone(),
+        }
+    }
+
+    /// What to tell a user whose run was on `earlier` last, if that makes a difference to its numbers.
+    fn difference(&self, earlier: &Computer) -> Option<String> {
+        let same = (&self.device, &self.attention) == (&earlier.device, &earlier.attention);
+        (!same).then(|| {
+            format!(
+                "the run was on {} and goes on on {}: its numbers may differ in their last bits from those of a run that stayed",
+                earlier.described(),
+                self.described()
+            )
+        })
+    }
 }
 
 /// Where it ran, as far as the system tells.
@@ -133,19 +172,22 @@ pub(crate) struct OpenSession<'a> {
 }
 
 impl<'a> OpenSession<'a> {
-    /// Adds a session to the record of a run, or begins one. Call it only while holding the run's lock.
+    /// Adds a session to the record of a run, or begins one; says so where another device goes on with the run. Call it only while holding the run's lock.
     pub(crate) fn begin(
         run_dir: &'a Path,
         plan: &Plan,
         resumed: bool,
         data: String,
-        threads: usize,
-        attention: Option<String>,
+        computer: Computer,
     ) -> Result<OpenSession<'a>, Failure> {
         let hashes = hash::hashes(plan);
         let earlier = fs::read(run_dir.join(RECORD_FILE)).ok().filter(|_| resumed);
         let earlier = earlier.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
-        let mut sessions = earlier.map_or_else(Vec::new, |record| record.sessions);
+        let mut sessions: Vec<Session> = earlier.map_or_else(Vec::new, |record| record.sessions);
+        let last = sessions.last().map(|session| &session.computer);
+        if let Some(difference) = last.and_then(|last| computer.difference(last)) {
+            console::alert(difference);
+        }
         sessions.push(Session {
             started: now(),
             stopped: None,
@@ -158,8 +200,7 @@ impl<'a> OpenSession<'a> {
             commit: option_env!("COLAC_COMMIT").map(str::to_owned),
             compiler_version: plan.origin.compiler_version.clone(),
             data,
-            threads,
-            attention,
+            computer,
             machine: Machine::this(),
         });
         let record = Record {
@@ -248,6 +289,26 @@ fn utc(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Threads make no difference to numbers; the device and whose attention it is do. What older records do not say was
+    /// computed on the CPU.
+    #[test]
+    fn another_device_makes_a_difference() {
+        let old: Computer = serde_json::from_str("{\"threads\": 2}").unwrap();
+        let computer = |device: &str, threads, attention: Option<&str>| Computer {
+            device: device.to_owned(),
+            threads,
+            attention: attention.map(str::to_owned),
+        };
+        assert_eq!(old, computer("cpu", 2, None));
+        assert_eq!(computer("cpu", 8, None).difference(&old), None);
+        let gpu = computer("GPU", 2, None);
+        let moved = gpu.difference(&old).unwrap();
+        assert!(moved.starts_with("the run was on cpu and goes on on GPU: "), "{moved}");
+        let other = computer("GPU", 2, Some("attention by cuDNN"));
+        assert!(other.difference(&gpu).unwrap().contains("GPU (attention by cuDNN)"));
+        assert_eq!(other.difference(&other), None);
+    }
 
     /// As `date -u -d @SECONDS` says.
     #[test]
