@@ -174,7 +174,7 @@ fn compile_with(
         precision: spec.precision.value,
         linears,
         recompute: spec.recompute.policy.value.name().to_owned(),
-        numerics: Hash::NONE,
+        computation: Hash::NONE,
         recipe: spec.recipe.clone(),
         origin: Origin {
             spec: spec.text.to_string(),
@@ -192,7 +192,7 @@ fn compile_with(
     };
     // Policies and joins change no bit of training: a run may go on under others than it was begun with.
     let kept = emit(training.clone(), details.clone())?;
-    details.numerics = hash::training_numerics(&kept);
+    details.computation = hash::computation(&kept);
     match spec.recompute.budget {
         None => {
             passes::recompute::run(&mut training, &spec.recompute, &mut diagnostics);

@@ -70,7 +70,7 @@ pub(crate) fn bare_plan(
         scopes: Vec::new(),
         linears: Vec::new(),
         recompute: String::new(),
-        numerics: Hash::NONE,
+        computation: Hash::NONE,
         recipe: recipe(),
         origin: Origin {
             spec: String::new(),

@@ -51,8 +51,8 @@ pub struct Details {
     pub linears: Vec<LinearReport>,
     /// What lives from the forward to the backward pass, in words.
     pub recompute: String,
-    /// What decides the numbers of training ([`Plan::numerics`]).
-    pub numerics: Hash,
+    /// What a step computes ([`Plan::computation`]).
+    pub computation: Hash,
     /// The run.
     pub recipe: Recipe,
     /// Where it came from.
@@ -149,7 +149,7 @@ pub fn run(programs: &[Scheduled], details: Details) -> Result<Plan, VerifyError
         scopes,
         linears: details.linears,
         recompute: details.recompute,
-        numerics: details.numerics,
+        computation: details.computation,
         recipe: details.recipe,
         origin: details.origin,
     };

@@ -102,16 +102,29 @@ pub fn file(plan: &Plan) -> Hash {
     Hash(*blake3::hash(&plan_file::encode(plan)).as_bytes())
 }
 
-/// Hash of everything that decides the numbers of training, as the compiler took it: by [`training_numerics`] of the plan
-/// in which every value is kept and nothing is joined, whatever this plan makes again and joins.
+/// Hash of everything that decides the numbers of training: [`Plan::computation`], and of the recipe what reaches a weight.
 pub fn numerics(plan: &Plan) -> Hash {
-    plan.numerics
+    let recipe = &plan.recipe;
+    let parts = Numerics {
+        computation: plan.computation,
+        recipe: RecipePart {
+            sequence_length: recipe.sequence_length,
+            micro_batch: recipe.micro_batch,
+            global_batch: recipe.global_batch,
+            seed: recipe.seed,
+            loss_normalization: recipe.loss_normalization,
+            schedule: &recipe.schedule,
+            optimizer: &recipe.optimizer,
+            mode: recipe.data.mode,
+        },
+    };
+    digest("colac plan 4: numerics", &parts)
 }
 
-/// Hash of everything that decides the numbers of training: the operations of `forward_backward` and `update` with
-/// the types, strides and slices of their tensors, the layout of parameters, the constants, and of the recipe what
-/// reaches a weight. Tensors are numbered by their first appearance, so that tensors of other programs do not count.
-pub fn training_numerics(plan: &Plan) -> Hash {
+/// Hash of what a step computes: the operations of `forward_backward` and `update` with the types, strides and slices of
+/// their tensors, the layout of parameters, and the constants. Tensors are numbered by their first appearance, so that
+/// tensors of other programs do not count.
+pub fn computation(plan: &Plan) -> Hash {
     let mut tensors = Numbering { plan, numbers: vec![None; plan.tensors.len()], seen: Vec::new() };
     let parameters: Vec<_> = plan.parameters.iter().map(|p| parameter(&mut tensors, p)).collect();
     let mut operations = Vec::new();
@@ -137,39 +150,32 @@ pub fn training_numerics(plan: &Plan) -> Hash {
             Some((tensors.numbers[tensor.index()]?, content))
         })
         .collect();
-    let recipe = &plan.recipe;
-    let recipe = RecipePart {
-        sequence_length: recipe.sequence_length,
-        micro_batch: recipe.micro_batch,
-        global_batch: recipe.global_batch,
-        seed: recipe.seed,
-        loss_normalization: recipe.loss_normalization,
-        schedule: &recipe.schedule,
-        optimizer: &recipe.optimizer,
-        mode: recipe.data.mode,
-    };
     let tensors = tensors.seen;
-    let parts = Numerics {
+    let parts = Computation {
         vocab_size: plan.vocab_size,
         parameters,
         operations,
         inputs,
         constants,
         tensors,
-        recipe,
     };
-    digest("colac plan 4: numerics", &parts)
+    digest("colac plan 4: computation", &parts)
 }
 
 #[derive(Serialize)]
 struct Numerics<'a> {
+    computation: Hash,
+    recipe: RecipePart<'a>,
+}
+
+#[derive(Serialize)]
+struct Computation<'a> {
     vocab_size: u64,
     parameters: Vec<ParameterPart<'a>>,
     operations: Vec<OperationPart<'a>>,
     inputs: Vec<u32>,
     constants: Vec<(u32, &'a ConstantContent)>,
     tensors: Vec<TensorPart<'a>>,
-    recipe: RecipePart<'a>,
 }
 
 #[derive(Serialize)]

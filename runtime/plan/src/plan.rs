@@ -57,9 +57,9 @@ pub struct Plan {
     pub linears: Vec<LinearReport>,
     /// What lives from the forward to the backward pass: the policy, or what was chosen for a memory.
     pub recompute: String,
-    /// What decides the numbers of training, taken before recompute policies and joins, which change none of them
-    /// ([`crate::hash::training_numerics`]).
-    pub numerics: Hash,
+    /// What a step computes, taken before recompute policies and joins, which change no number
+    /// ([`crate::hash::computation`]).
+    pub computation: Hash,
     /// The run.
     pub recipe: Recipe,
     /// Where all of this came from.

@@ -193,7 +193,7 @@ pub(crate) fn plan_of(
         scopes: Vec::new(),
         linears: Vec::new(),
         recompute: String::new(),
-        numerics: Hash::NONE,
+        computation: Hash::NONE,
         recipe: Recipe {
             sequence_length: SEQUENCE as u32,
             micro_batch,
@@ -253,10 +253,10 @@ pub(crate) struct Bigram {
 }
 
 impl Bigram {
-    /// Memory starts as signalling values, so that whatever is read before it is written shows. The hash of the numbers is
-    /// taken here, since tests change plans.
+    /// Memory starts as signalling values, so that whatever is read before it is written shows. The hash of what is
+    /// computed is taken here, since tests change plans.
     pub(crate) fn new(mut plan: Plan) -> Bigram {
-        plan.numerics = hash::training_numerics(&plan);
+        plan.computation = hash::computation(&plan);
         let memory =
             plan.segment_bytes.iter().map(|&bytes| vec![0x7fa0_0000; bytes as usize / 4]).collect();
         Bigram { plan, poison: None, choices: None, memory, runs: Vec::new() }

@@ -461,7 +461,7 @@ pub(crate) fn plan() -> Plan {
         ],
         scopes: vec!["layers.0".into()],
         recompute: "none".into(),
-        numerics: Hash::NONE,
+        computation: Hash::NONE,
         linears: vec![
             LinearReport {
                 path: "layers.0.gate".into(),
