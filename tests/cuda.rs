@@ -162,18 +162,25 @@ fn built(place: &Path, library: &str, source: &str, options: &[&str]) -> bool {
     compiler.is_ok_and(|status| status.success())
 }
 
+/// Exit code and both outputs of a command that finds libraries in a folder beside those of the system.
+fn with_libraries(
+    folder: &Folder,
+    libraries: Option<&Path>,
+    arguments: &[&str],
+) -> (Option<i32>, String, String) {
+    let mut command = folder.command(arguments);
+    command.env_remove("COLAC_CUDA_LIB_PATH");
+    if let Some(libraries) = libraries {
+        command.env("COLAC_CUDA_LIB_PATH", libraries);
+    }
+    let output = command.output().expect("the program was built");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
 /// What `doctor` and `train` say with libraries from a folder: the same line, with exit code 1 and nothing begun.
 fn both_say(folder: &Folder, libraries: Option<&Path>, line: &str) {
-    let run = |arguments: &[&str]| {
-        let mut command = folder.command(arguments);
-        command.env_remove("COLAC_CUDA_LIB_PATH");
-        if let Some(libraries) = libraries {
-            command.env("COLAC_CUDA_LIB_PATH", libraries);
-        }
-        let output = command.output().expect("the program was built");
-        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-        (output.status.code(), text(output.stdout), text(output.stderr))
-    };
+    let run = |arguments: &[&str]| with_libraries(folder, libraries, arguments);
     let (code, out, err) = run(&["doctor", "--device", "cuda"]);
     assert_eq!((code, err.as_str()), (Some(1), ""), "{out}");
     let gpu = out.lines().find(|line| line.starts_with("GPU 0 ")).expect("a line for the GPU");
@@ -229,16 +236,7 @@ fn a_driver_that_is_too_old_says_so() {
 
 /// What `doctor` and `train` say of cuDNN with libraries from a folder: the same line.
 fn both_say_of_cudnn(folder: &Folder, libraries: Option<&Path>, line: &str) {
-    let run = |arguments: &[&str]| {
-        let mut command = folder.command(arguments);
-        command.env_remove("COLAC_CUDA_LIB_PATH");
-        if let Some(libraries) = libraries {
-            command.env("COLAC_CUDA_LIB_PATH", libraries);
-        }
-        let output = command.output().expect("the program was built");
-        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-        (output.status.code(), text(output.stdout), text(output.stderr))
-    };
+    let run = |arguments: &[&str]| with_libraries(folder, libraries, arguments);
     let (_, out, _) = run(&["doctor", "--device", "cuda"]);
     let cudnn = out.lines().find(|line| line.starts_with("cuDNN ")).expect("a line for cuDNN");
     assert!(cudnn.contains(line) && cudnn.ends_with("; only --attention cudnn needs it"), "{out}");

@@ -1,8 +1,8 @@
 //! Attention by cuDNN: graphs of its backend, without its C++ layer.
 //!
 //! `attention`, `forward` and `backward` make the graphs, `describe` hands one to the library, `plan` has it choose how to
-//! run it, and what is here keeps a plan for each shape and runs it. The library is opened only where it is asked for. Owns every call of it, and
-//! which attentions it is given. Must not know plans of models.
+//! run it, and what is here keeps a plan for each shape and runs it. The library is opened only where it is asked for.
+//! Owns every call of it, and which attentions it is given. Must not know plans of models.
 
 mod attention;
 mod backward;
