@@ -544,7 +544,20 @@ fn head_loss_with_gradient() -> Vec<Sample> {
         results.extend(operands.get(4).map(|bias| bias.ty.clone()));
         Sample::new(forward.name, op, operands, results)
     };
-    head_loss().into_iter().map(sample).collect()
+    head_loss().into_iter().chain([infinite_loss(9), infinite_loss(264)]).map(sample).collect()
+}
+
+/// A token that cannot be predicted is a label: the loss of its row is infinite, and what has to do with it in the
+/// gradient is not a number, though every derivative of a logit is one.
+fn infinite_loss(vocab: u64) -> Sample {
+    let (name, mut operands) = head_operands(&([2, 5, 8, vocab], 4, 1.0));
+    let never = operands[2].values[6];
+    let mut bias = real("b", &[vocab], 2.0);
+    bias.values[never as usize] = f64::NEG_INFINITY;
+    operands.push(bias);
+    let op = Op::HeadLoss { chunk: 4, bias: true, transform: None };
+    let results = vec![TensorType::f32(&operands[0].ty.shape.extents()[..1])];
+    Sample::new(format!("{name}, an infinite loss"), op, operands, results)
 }
 
 fn gradient_norm() -> Vec<Sample> {

@@ -240,7 +240,8 @@ impl HeadLoss {
             *loss = f64::from(largest) + f64::from(sum).ln() - f64::from(target);
             if let Some(factor) = factor {
                 scale(logits, factor / sum);
-                logits[label] -= factor;
+                // An infinite loss says so by its gradient.
+                logits[label] -= if target.is_finite() { factor } else { f32::NAN };
             }
             if let Some(derivative) = self.transform.as_ref().and_then(|t| t.derivative.as_ref()) {
                 // SAFETY: as above; the slice of the logits is not used any more.

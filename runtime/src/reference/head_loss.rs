@@ -54,7 +54,7 @@ pub(super) fn forward(
 }
 
 /// dx, dw and, with a bias, db of `scale · Σ loss`: with `dz = scale · (softmax(z) - onehot(label))`, 0 where ignored, and
-/// `dp = dz · f'(p)` at `p = x wᵀ + b`, `dx = dp w`, `dw = dpᵀ x`, `db = Σ dp`.
+/// `dp = dz · f'(p)` at `p = x wᵀ + b`, `dx = dp w`, `dw = dpᵀ x`, `db = Σ dp`. Not a number where the loss is infinite.
 pub(super) fn gradient(
     x: &Value,
     w: &Value,
@@ -72,7 +72,12 @@ pub(super) fn gradient(
         let logits = transformed(&products, transform.map(|t| &t.function));
         let log_sum = log_sum_exp(&logits);
         for (token, logit) in logits.iter().enumerate() {
-            let target = if token == label { 1.0 } else { 0.0 };
+            let target = match token == label {
+                // The loss is infinite then, and its gradient not a number.
+                true if !logit.is_finite() => f64::NAN,
+                true => 1.0,
+                false => 0.0,
+            };
             let mut d = scale * (libm::exp(logit - log_sum) - target);
             if let Some(transform) = transform {
                 d = output(&transform.derivative, &[products[token], d]);

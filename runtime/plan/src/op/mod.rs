@@ -227,7 +227,9 @@ pub enum Op {
     },
     /// `x[B, S, n], w[v, n], labels[B, S], scale[] → loss[B], dx[B, S, n], dw[v, n]`: [`Op::HeadLoss`] and the gradient
     /// of `scale · Σ loss` on the spot, because the logits are not kept. With `bias` a fifth operand `b[v]` and a fourth
-    /// result `db[v]`. `dw` and `db` accumulate.
+    /// result `db[v]`. `dw` and `db` accumulate. Where the loss of a position is not finite, what it adds to `dw` is not
+    /// either, even if its logits have derivatives: so the norm of the gradient tells of such a loss, too, and
+    /// [`Op::AdamW`] does not learn from it, before any host has seen it.
     HeadLossWithGradient {
         /// Positions whose logits are held at a time.
         chunk: u32,

@@ -38,6 +38,7 @@ fn positions(o: &[Value], head: &Head<'_>) -> Vec<Position> {
                     (0..width).map(|c| x.elements[row * width + c] * w.elements[token * width + c]);
                 let (sum, size) = products.fold((0.0, 0.0), |(s, a), p: f64| (s + p, a + p.abs()));
                 match head.bias.map(|bias| o[bias].elements[token]) {
+                    Some(bias) if bias.is_infinite() => Approximate { value: bias, error: 0.0 },
                     Some(bias) => Approximate {
                         value: sum + bias,
                         error: roundings(width + 3) * (size + bias.abs()),
@@ -54,8 +55,10 @@ fn positions(o: &[Value], head: &Head<'_>) -> Vec<Position> {
             let worst = logits.iter().fold(0.0f64, |m, l| m.max(l.error));
             let sum: f64 = logits.iter().map(|l| libm::exp(l.value - maximum)).sum();
             let lse = maximum + libm::log(sum);
+            // What is infinitely far below has no probability at all.
             let spread: f64 = logits
                 .iter()
+                .filter(|l| l.value > f64::NEG_INFINITY)
                 .map(|l| {
                     let off = l.error + worst + UNIT * (maximum - l.value) + ELEMENTARY;
                     libm::exp(l.value - lse) * off
@@ -110,10 +113,15 @@ pub(super) fn with_gradient(
         for (token, &logit) in position.logits.iter().enumerate() {
             let target = if token == position.label { 1.0 } else { 0.0 };
             let p = libm::exp(logit.value - position.lse);
-            let r = logit.error
-                + position.lse_error
-                + UNIT * (logit.value.abs() + position.lse.abs())
-                + ELEMENTARY;
+            let r = match logit.value == f64::NEG_INFINITY {
+                true => 0.0,
+                false => {
+                    logit.error
+                        + position.lse_error
+                        + UNIT * (logit.value.abs() + position.lse.abs())
+                        + ELEMENTARY
+                }
+            };
             let dlogit = Approximate {
                 value: scale * (p - target),
                 error: scale * (p * r + roundings(2) * (p + target)),

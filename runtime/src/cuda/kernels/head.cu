@@ -33,6 +33,17 @@ DEVICE void read_step(const float* row, const B_T* bias, u64 first, u64 width, f
 #endif
 }
 
+// What the gradient of a position without a label inside the row is made of: 0 where it is to be ignored.
+DEVICE void fill_of(i32 label, float (&fill)[VEC]) {
+#pragma unroll
+    for (int lane = 0; lane < VEC; lane++) fill[lane] = bits_to_f32(label == -100 ? 0u : 0x7fffffffu);
+}
+
+// What the gradient at the label is less by: not a number where its logit, and so the loss, is not finite.
+DEVICE float of_label(float factor, float logit) {
+    return logit - logit == 0.0f ? factor : bits_to_f32(0x7fffffffu);
+}
+
 DEVICE float logit(float z) {
 #if TRANSFORM
     return transform(z);
@@ -42,9 +53,9 @@ DEVICE float logit(float z) {
 }
 
 // losses[p] = logsumexp(f(z)) - f(z)[label] with z = logits[p] + bias; with a gradient row p of the logits becomes
-// scale · (softmax(f(z)) - onehot(label)) · f'(z). A label of -100 makes 0 of both, any other outside the row NaN of the
-// loss. A block for each position: one pass for maximum and sum, and one that finds the row, 128 KiB for 32000 tokens, in
-// the cache again.
+// scale · (softmax(f(z)) - onehot(label)) · f'(z). A label of -100 makes 0 of both, any other outside the row NaN of both,
+// and where the loss is not finite the gradient at the label is NaN, too. A block for each position: one pass for maximum
+// and sum, and one that finds the row, 128 KiB for 32000 tokens, in the cache again.
 //
 // A gradient in bf16 fills the first half of its row's bytes. In a step the block reads `step` numbers of 4 bytes from
 // element i · step on and after the barrier writes as many of 2 bytes: up to byte 2 · (i + 1) · step, while what is unread
@@ -59,18 +70,19 @@ KERNEL void __launch_bounds__(512) positions(float* logits, u64 width, const i32
     if (!valid) {
         if (threadIdx.x == 0) losses[blockIdx.x] = bits_to_f32(label == -100 ? 0u : 0x7fffffffu);
 #if GRADIENT
-        float zeros[VEC] = {};
-        for (u64 column = own; column < width; column += (u64)POSITION_THREADS * VEC) store((G_T*)row + column, zeros);
+        float fill[VEC];
+        fill_of(label, fill);
+        for (u64 column = own; column < width; column += (u64)POSITION_THREADS * VEC) store((G_T*)row + column, fill);
 #endif
         return;
     }
-    float target = 0.0f;
+    __shared__ float target;
     if (threadIdx.x == 0) {
-        target = row[label];
+        float z = row[label];
 #if BIAS
-        target += to_f32(bias[label]);
+        z += to_f32(bias[label]);
 #endif
-        target = logit(target);
+        target = logit(z);
     }
     // The least number, so that what is beyond the end counts as 0 and differences are never those of infinities.
     float most = bits_to_f32(0xff7fffffu), sum = 0.0f;
@@ -105,7 +117,7 @@ KERNEL void __launch_bounds__(512) positions(float* logits, u64 width, const i32
     sum = block_sum(sum * expf(own_most - most), scratch);
     if (threadIdx.x == 0) losses[blockIdx.x] = (double)most + log((double)sum) - (double)target;
 #if GRADIENT
-    float factor = *scale, share = factor / sum;
+    float factor = *scale, share = factor / sum, at_label = of_label(factor, target);
     // All threads take the same number of steps, because all meet in each.
     for (u64 first = 0; first < width; first += step) {
         float z[GROUPS][VEC];
@@ -116,7 +128,7 @@ KERNEL void __launch_bounds__(512) positions(float* logits, u64 width, const i32
 #pragma unroll
             for (int lane = 0; lane < VEC; lane++) {
                 float gradient = expf(logit(z[group][lane]) - most) * share;
-                if (column + lane == (u64)label) gradient -= factor;
+                if (column + lane == (u64)label) gradient -= at_label;
 #if TRANSFORM
                 gradient = derivative(z[group][lane], gradient);
 #endif
@@ -147,16 +159,18 @@ KERNEL void __launch_bounds__(1024) positions_held(float* logits, u64 width, con
     u32 columns = (u32)width, own = threadIdx.x * VEC;
     if (label < 0 || (u32)label >= columns) {
         if (threadIdx.x == 0) losses[blockIdx.x] = bits_to_f32(label == -100 ? 0u : 0x7fffffffu);
-        float zeros[VEC] = {};
-        for (u32 column = own; column < columns; column += HELD_THREADS * VEC) store((G_T*)row + column, zeros);
+        float fill[VEC];
+        fill_of(label, fill);
+        for (u32 column = own; column < columns; column += HELD_THREADS * VEC) store((G_T*)row + column, fill);
         return;
     }
-    float target = 0.0f;
+    __shared__ float target;
     if (threadIdx.x == 0) {
-        target = row[label];
+        float z = row[label];
 #if BIAS
-        target += to_f32(bias[label]);
+        z += to_f32(bias[label]);
 #endif
+        target = z;
     }
     float z[PARTS][VEC];
 #pragma unroll
@@ -196,14 +210,14 @@ KERNEL void __launch_bounds__(1024) positions_held(float* logits, u64 width, con
     // All have read their part of the row, so that it may be written.
     sum = block_sum(sum, scratch);
     if (threadIdx.x == 0) losses[blockIdx.x] = (double)most + log((double)sum) - (double)target;
-    float factor = *scale, share = factor / sum;
+    float factor = *scale, share = factor / sum, at_label = of_label(factor, target);
 #pragma unroll
     for (u32 part = 0; part < PARTS; part++) {
         u32 column = part * HELD_THREADS * VEC + own, at = (u32)label - column;
 #pragma unroll
         for (int lane = 0; lane < VEC; lane++) {
             z[part][lane] *= share;
-            if (at == lane) z[part][lane] -= factor;
+            if (at == lane) z[part][lane] -= at_label;
         }
         if (column < columns) store((G_T*)row + column, z[part]);
     }
