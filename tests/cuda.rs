@@ -18,7 +18,7 @@ use colac_runtime::cuda::described::{DescribedGpu, Joined};
 use colac_runtime::cuda::{self, AttentionKernels, shim};
 use colac_runtime::executor::Executor;
 use colac_runtime::host::initialize;
-use colac_runtime::train::trainer::Trainer;
+use colac_runtime::train::trainer::{Trainer, Turn};
 use command_line::Folder;
 use common::{FixedRows, skip};
 
@@ -77,15 +77,18 @@ const TINY: &[&str] = &[
     "evaluation.every=0",
 ];
 
-/// Losses of five updates, and the bits of all weights after them.
-fn train(plan: &Arc<Plan>, executor: &mut dyn Executor) -> (Vec<f64>, Vec<u32>) {
+/// Losses of five updates, and the bits of all weights after them. `ahead` says whether the gradient of an update is
+/// begun before the loss of the one before is fetched.
+fn train(plan: &Arc<Plan>, executor: &mut dyn Executor, ahead: bool) -> (Vec<f64>, Vec<u32>) {
     initialize(executor);
     let mut trainer = Trainer::new(plan).expect("right batches");
     let sequence = plan.recipe.sequence_length as usize;
     // The rows of one update, again and again, so that five of them show that something is learned.
     let mut rows = FixedRows::patterned(4, sequence, plan.vocab_size as u32, 7);
     let step = |update| {
-        let report = trainer.step(executor, &mut rows, update).expect("the step runs");
+        let next = (ahead && update < 4).then(|| Turn::of(update + 1));
+        let report = trainer.turn(executor, &mut rows, Turn::of(update), next);
+        let report = report.expect("the step runs");
         report.loss.expect("labels")
     };
     let losses = (0..5).map(step).collect();
@@ -115,16 +118,16 @@ fn a_model_trains_on_the_kernels_as_on_the_cpu() {
         let plan = common::plan("llama-nano", &settings, full_rank);
         let on_shim = |seed| {
             let mut executor = shim::executor(Arc::clone(&plan), seed).expect("a verified plan");
-            train(&plan, &mut executor)
+            train(&plan, &mut executor, seed == 1)
         };
         let (losses, weights) = on_shim(1);
         assert!(
             (losses.clone(), weights) == on_shim(2),
-            "{precision}: bits depend on the order of threads"
+            "{precision}: bits depend on the order of threads, or on when losses are fetched"
         );
         let mut cpu =
             CpuExecutor::new(Arc::clone(&plan), CpuOptions::default()).expect("the CPU runs it");
-        let (expected, _) = train(&plan, &mut cpu);
+        let (expected, _) = train(&plan, &mut cpu, true);
         assert!(losses[4] < losses[0], "{precision}: nothing was learned: {losses:?}");
         for (loss, expected) in losses.iter().zip(&expected) {
             let off = (loss / expected - 1.0).abs();

@@ -51,6 +51,26 @@ pub trait Executor {
 
     /// Runs a program once. Operations marked for the last micro-batch run only if `last_micro_batch`.
     fn run(&mut self, program: ProgramKind, last_micro_batch: bool);
+
+    /// Reading without waiting, from a device that works beside the host: its `run` returns before the program has run,
+    /// and writes and programs take effect in the order in which they were asked for. `None` where `run` returns when
+    /// everything is done.
+    fn queued_reads(&mut self) -> Option<&mut dyn QueuedReads> {
+        None
+    }
+}
+
+/// Readings that are asked for now and fetched later, in the same order, while the device goes on.
+pub trait QueuedReads {
+    /// Asks for the values that a tensor of packed f32 has when everything asked for before is done.
+    fn queue_read(&mut self, tensor: TensorId);
+
+    /// Fetches the oldest reading that was asked for, and waits for the device to have come that far, not farther. The
+    /// slice is as long as the tensor; to fetch more than was asked for is a bug of the caller and panics.
+    fn fetch(&mut self, values: &mut [f32]);
+
+    /// Forgets every reading that was not fetched.
+    fn discard_reads(&mut self);
 }
 
 /// When an operation ran.

@@ -39,6 +39,8 @@ ANSWERS(cuMemFreeHost)
 ANSWERS(cuMemFree_v2)
 ANSWERS(cuMemGetInfo_v2)
 ANSWERS(cuMemcpyDtoH_v2)
+ANSWERS(cuMemcpyDtoDAsync_v2)
+ANSWERS(cuMemcpyDtoHAsync_v2)
 ANSWERS(cuMemcpyHtoDAsync_v2)
 ANSWERS(cuMemcpyHtoD_v2)
 ANSWERS(cuMemsetD8Async)
@@ -50,6 +52,7 @@ ANSWERS(cuStreamCreate)
 ANSWERS(cuStreamDestroy_v2)
 ANSWERS(cuStreamEndCapture)
 ANSWERS(cuStreamSynchronize)
+ANSWERS(cuStreamWaitEvent)
 
 // What cuDNN and NVRTC look for besides when they prepare kernels; nothing of it is used for a GPU that is not there.
 int cuGetErrorName(int status, const char** text) { *text = "NO_DEVICE"; return 0; }

@@ -54,6 +54,12 @@ impl Device for &mut Collector {
 
     fn read(&self, _: u64, _: &mut [u8]) {}
 
+    fn queue_read(&mut self, _: u64, _: usize) {}
+
+    fn fetch(&mut self, _: &mut [u8]) {}
+
+    fn discard_reads(&mut self) {}
+
     fn run(&mut self, _: usize, _: &[()], _: &[bool]) {}
 
     fn run_timed(&mut self, _: &[()], _: &[bool], _: &[usize], _: &mut [u64]) {}

@@ -163,6 +163,12 @@ impl Device for Stand<'_> {
 
     fn read(&self, _: u64, _: &mut [u8]) {}
 
+    fn queue_read(&mut self, _: u64, _: usize) {}
+
+    fn fetch(&mut self, _: &mut [u8]) {}
+
+    fn discard_reads(&mut self) {}
+
     fn run(&mut self, _: usize, _: &[Option<PreparedAttention>], _: &[bool]) {}
 
     fn run_timed(

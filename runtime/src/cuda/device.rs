@@ -64,6 +64,15 @@ pub(crate) trait Device {
     /// Copies out of the device's memory, after what was asked for before, and waits for it.
     fn read(&self, address: u64, bytes: &mut [u8]);
 
+    /// Asks for bytes of the device's memory as they are after what was asked for before; does not wait.
+    fn queue_read(&mut self, address: u64, bytes: usize);
+
+    /// Waits for the oldest reading that was asked for, which has as many bytes.
+    fn fetch(&mut self, bytes: &mut [u8]);
+
+    /// Forgets what was asked for and not fetched.
+    fn discard_reads(&mut self);
+
     /// Runs those steps whose flag is set. The same `key` always comes with the same steps and flags.
     fn run(&mut self, key: usize, steps: &[Self::Prepared], flags: &[bool]);
 

@@ -21,7 +21,7 @@ use crate::cuda::launch::{Kernel, Step};
 use crate::cuda::lower::lower;
 use crate::cuda::order::Order;
 use crate::cuda::view::Segments;
-use crate::executor::{Executor, OperationSpan, TimedExecutor};
+use crate::executor::{Executor, OperationSpan, QueuedReads, TimedExecutor};
 
 /// A program whose steps are ready.
 struct Prepared<S> {
@@ -360,6 +360,27 @@ impl<D: Device> Executor for DeviceExecutor<D> {
         let last = if flags[0] == flags[1] { 1 } else { last };
         self.device.run(2 * index + last, steps, &flags[last]);
     }
+
+    fn queued_reads(&mut self) -> Option<&mut dyn QueuedReads> {
+        Some(self)
+    }
+}
+
+impl<D: Device> QueuedReads for DeviceExecutor<D> {
+    fn queue_read(&mut self, id: TensorId) {
+        let elements = self.plan.tensor(id).ty.shape.elements();
+        let (dtype, address) = self.part(id, 0, elements as usize);
+        assert_eq!(dtype, DType::F32, "what is read behind is never rounded");
+        self.device.queue_read(address, (elements * dtype.bytes()) as usize);
+    }
+
+    fn fetch(&mut self, values: &mut [f32]) {
+        self.device.fetch(bytemuck::cast_slice_mut(values));
+    }
+
+    fn discard_reads(&mut self) {
+        self.device.discard_reads();
+    }
 }
 
 fn position<S>(programs: &[Prepared<S>], kind: ProgramKind) -> usize {
@@ -494,6 +515,10 @@ impl Executor for CudaExecutor {
 
     fn run(&mut self, program: ProgramKind, last_micro_batch: bool) {
         self.executor.run(program, last_micro_batch);
+    }
+
+    fn queued_reads(&mut self) -> Option<&mut dyn QueuedReads> {
+        self.executor.queued_reads()
     }
 }
 

@@ -85,6 +85,18 @@ impl Device for SharedGpu {
         self.0.borrow().read(address, bytes);
     }
 
+    fn queue_read(&mut self, address: u64, bytes: usize) {
+        self.0.borrow_mut().queue_read(address, bytes);
+    }
+
+    fn fetch(&mut self, bytes: &mut [u8]) {
+        self.0.borrow_mut().fetch(bytes);
+    }
+
+    fn discard_reads(&mut self) {
+        self.0.borrow_mut().discard_reads();
+    }
+
     fn run(&mut self, key: usize, steps: &[Prepared], flags: &[bool]) {
         self.0.borrow_mut().run(key, steps, flags);
     }

@@ -15,7 +15,7 @@ use crate::host::random::Stream;
 use crate::measure::clock::Moment;
 use crate::train::error::TrainError;
 use crate::train::rows::TrainingRows;
-use crate::train::trainer::Trainer;
+use crate::train::trainer::{Trainer, Turn};
 
 /// Tokens that depend on seed and row alone, evenly distributed over the vocabulary; every label is the next token.
 #[derive(Debug)]
@@ -98,7 +98,7 @@ pub struct Measured {
 /// Does `warm_up` and then `steps` updates; `observe` is told of each step that is done.
 ///
 /// # Errors
-/// As [`Trainer::step`]; made-up rows cannot fail to be read.
+/// As [`Trainer::turn`]; made-up rows cannot fail to be read.
 pub fn measure(
     executor: &mut dyn TimedExecutor,
     rows: &mut dyn TrainingRows,
@@ -109,8 +109,14 @@ pub fn measure(
 ) -> Result<Measured, TrainError> {
     let mut trainer = Trainer::new(executor.plan())?;
     let mut measured = Measured::default();
+    // As in training, a device that works beside the host has begun the step behind; but not where each step's own
+    // operations are timed.
+    let mut go = |executor: &mut dyn Executor, rows: &mut dyn TrainingRows, step| {
+        let next = (!timed).then(|| Turn::of(step + 1));
+        trainer.turn(executor, rows, Turn::of(step), next)
+    };
     for step in 0..warm_up {
-        trainer.step(executor, rows, step)?;
+        go(executor, rows, step)?;
         observe(step);
     }
     let mut spy = timed.then(|| Spy::new(executor));
@@ -119,9 +125,9 @@ pub fn measure(
         match &mut spy {
             Some(spy) => {
                 spy.events.clear();
-                trainer.step(&mut Spied { executor: &mut *executor, spy }, rows, step)?
+                go(&mut Spied { executor: &mut *executor, spy }, rows, step)?
             }
-            None => trainer.step(executor, rows, step)?,
+            None => go(executor, rows, step)?,
         };
         measured.clock_seconds.push(clock.seconds());
         measured.seconds.push(began.elapsed().as_secs_f64());

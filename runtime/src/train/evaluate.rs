@@ -36,6 +36,8 @@ pub struct EvaluationReport {
 pub struct Evaluator {
     tokens: Vec<i32>,
     labels: Vec<i32>,
+    /// Of the batch before.
+    labels_before: Vec<i32>,
     row_losses: Vec<f32>,
     sequence_length: usize,
     token_limit: u64,
@@ -63,6 +65,7 @@ impl Evaluator {
         Ok(Evaluator {
             tokens: vec![0; elements],
             labels: vec![0; elements],
+            labels_before: vec![0; elements],
             row_losses: vec![0.0; recipe.evaluation.batch as usize],
             sequence_length: recipe.sequence_length as usize,
             token_limit: recipe.evaluation.tokens,
@@ -89,34 +92,50 @@ impl Evaluator {
             (executor.plan().roles.evaluate.clone(), executor.plan().roles.evaluate_loss);
         let batch = self.row_losses.len() as u64;
         let row_count = rows.row_count();
+        // A device that works beside the host computes a batch while the losses of the one before are added up.
+        let beside = executor.queued_reads().map(|reads| reads.discard_reads()).is_some();
         let mut sums = Sums::default();
-        let mut first = 0;
-        'rows: while first < row_count {
+        let (mut first, mut waiting) = (0, 0);
+        loop {
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
             let filled = (row_count - first).min(batch) as usize;
-            let (tokens, rest) = self.tokens.split_at_mut(filled * self.sequence_length);
-            rest.fill(0);
-            let (labels, rest) = self.labels.split_at_mut(filled * self.sequence_length);
-            rest.fill(IGNORED_LABEL);
-            rows.fill(first, tokens, labels)?;
-            executor.write_i32(inputs.tokens, &self.tokens);
-            executor.write_i32(inputs.labels, &self.labels);
-            executor.run(ProgramKind::Evaluate, true);
-            executor.read_f32(losses, &mut self.row_losses);
-
-            let bytes = rows.token_byte_lengths();
-            for (labels, &loss) in
-                self.labels.chunks_exact(self.sequence_length).zip(&self.row_losses).take(filled)
-            {
-                sums.add_row(f64::from(loss), labels, bytes);
-                if sums.batch_rows == self.reference_batch {
-                    sums.finish_batch();
-                    if self.token_limit != 0 && sums.tokens > self.token_limit {
-                        break 'rows;
-                    }
+            std::mem::swap(&mut self.labels, &mut self.labels_before);
+            if filled > 0 {
+                let (tokens, rest) = self.tokens.split_at_mut(filled * self.sequence_length);
+                rest.fill(0);
+                let (labels, rest) = self.labels.split_at_mut(filled * self.sequence_length);
+                rest.fill(IGNORED_LABEL);
+                rows.fill(first, tokens, labels)?;
+                executor.write_i32(inputs.tokens, &self.tokens);
+                executor.write_i32(inputs.labels, &self.labels);
+                executor.run(ProgramKind::Evaluate, true);
+                match executor.queued_reads() {
+                    Some(reads) => reads.queue_read(losses),
+                    None => executor.read_f32(losses, &mut self.row_losses),
                 }
+            }
+            let (labels, counted) = match beside {
+                true => (&self.labels_before, std::mem::replace(&mut waiting, filled)),
+                false => (&self.labels, filled),
+            };
+            if let Some(reads) = executor.queued_reads().filter(|_| counted > 0) {
+                reads.fetch(&mut self.row_losses);
+            }
+            let bytes = rows.token_byte_lengths();
+            let labels = labels.chunks_exact(self.sequence_length);
+            let mut counted = labels.zip(&self.row_losses).take(counted);
+            let enough = counted.any(|(labels, &loss)| {
+                sums.add_row(f64::from(loss), labels, bytes);
+                let closed = sums.batch_rows == self.reference_batch;
+                if closed {
+                    sums.finish_batch();
+                }
+                closed && self.token_limit != 0 && sums.tokens > self.token_limit
+            });
+            if enough || filled == 0 {
+                break;
             }
             first += filled as u64;
         }

@@ -11,6 +11,8 @@
 //! A run folder holds `run.lock` (which process works in it), `metrics.jsonl` ([`metrics`]) and `checkpoints/`
 //! ([`checkpoint`]).
 
+#[cfg(test)]
+mod beside_tests;
 pub mod checkpoint;
 #[cfg(test)]
 mod crash_disk;

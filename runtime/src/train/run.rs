@@ -35,7 +35,7 @@ use crate::train::options::{Options, Outcome, Rows, Start, Summary};
 use crate::train::rows::{TrainingRows, ValidationRows};
 use crate::train::tensorboard::EventLog;
 use crate::train::time_limit::TimeLimit;
-use crate::train::trainer::{StepReport, Trainer};
+use crate::train::trainer::{StepReport, Trainer, Turn};
 
 /// Trains from `options.start` to the schedule's horizon or `options.stop_at`, or until `stop` is set or time is up, with
 /// evaluations and checkpoints as the plan's recipe says; the final state is always saved, and evaluated unless the run
@@ -96,6 +96,7 @@ pub(crate) fn train_on(
         validation,
         options,
         settings,
+        stop_at,
         stop,
         observer,
         log: beginning.log,
@@ -290,6 +291,8 @@ struct Run<'a, 'rows> {
     validation: Option<(Evaluator, &'rows mut dyn ValidationRows)>,
     options: &'a Options,
     settings: Settings,
+    /// The update that is the last of this call.
+    stop_at: u64,
     stop: &'a AtomicBool,
     observer: &'a mut dyn Observer,
     log: MetricsLog,
@@ -331,6 +334,19 @@ impl Run<'_, '_> {
         !self.out_of_time
     }
 
+    fn turn(&self, update: u64) -> Turn {
+        Turn { update, batch: update + self.position.recovery.passed_over }
+    }
+
+    /// The turn behind the next update, if nothing is to be done in between that needs the device.
+    fn next_turn(&self) -> Option<Turn> {
+        let step = self.position.step + 1;
+        let Settings { evaluate_every, save_every, .. } = self.settings;
+        let between = is_regular(step, save_every)
+            || self.validation.is_some() && is_regular(step, evaluate_every);
+        (step < self.stop_at && !between && !self.stopped()).then(|| self.turn(step))
+    }
+
     /// Does an update. `None` if it was not finite and the run has turned back.
     fn update(
         &mut self,
@@ -338,8 +354,8 @@ impl Run<'_, '_> {
         rows: &mut dyn TrainingRows,
     ) -> Result<Option<StepReport>, TrainError> {
         let begin = Instant::now();
-        let batch = self.position.step + self.position.recovery.passed_over;
-        let report = match trainer.step_on(self.executor, rows, self.position.step, batch) {
+        let (turn, next) = (self.turn(self.position.step), self.next_turn());
+        let report = match trainer.turn(self.executor, rows, turn, next) {
             Ok(report) => {
                 self.position.recovery.skipped_in_a_row = 0;
                 report

@@ -29,13 +29,48 @@ pub struct StepReport {
     pub tokens: u64,
 }
 
+/// An update and the rows that it learns from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// The update, counted from 0.
+    pub update: u64,
+    /// The global batch, counted from 0; the same as the update unless batches were passed over.
+    pub batch: u64,
+}
+
+impl Turn {
+    /// The update on the global batch of the same number.
+    pub fn of(update: u64) -> Turn {
+        Turn { update, batch: update }
+    }
+}
+
+/// A turn whose `forward_backward` was asked for, and whose row losses are to be fetched.
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    turn: Turn,
+    learning_rate: f64,
+    /// Positions with a label in the global batch; nothing was run without any.
+    tokens: u64,
+}
+
+impl Begun {
+    fn report(&self, loss: Option<f64>, gradient_norm: Option<f32>) -> StepReport {
+        let &Begun { turn: Turn { update, .. }, learning_rate, tokens } = self;
+        StepReport { step: update + 1, loss, gradient_norm, learning_rate, tokens }
+    }
+}
+
 /// Does updates with buffers of its own.
 #[derive(Debug)]
 pub struct Trainer {
     tokens: Vec<i32>,
     labels: Vec<i32>,
+    /// Of all rows of the global batch.
     row_losses: Vec<f32>,
     micro_batches: usize,
+    /// What a device was given to do beyond the last update.
+    ahead: Option<Begun>,
 }
 
 impl Trainer {
@@ -56,8 +91,9 @@ impl Trainer {
         Ok(Trainer {
             tokens: vec![0; elements],
             labels: vec![0; elements],
-            row_losses: vec![0.0; micro_batch as usize],
+            row_losses: vec![0.0; global_batch as usize],
             micro_batches: (global_batch / micro_batch) as usize,
+            ahead: None,
         })
     }
 
@@ -82,84 +118,152 @@ impl Trainer {
         rows: &mut dyn TrainingRows,
         update: u64,
     ) -> Result<StepReport, TrainError> {
-        self.step_on(executor, rows, update, update)
+        self.turn(executor, rows, Turn::of(update), None)
     }
 
-    /// As [`Trainer::step`], on the rows of the global batch with index `batch`, counted from 0.
+    /// As [`Trainer::step`], on any global batch. `next` is the turn that will come after this one if nothing happens:
+    /// a device that works beside the host then computes its gradient while the host looks at this one's loss, so that
+    /// it never waits for the host. Weights, moments and the count of updates are those after this turn in any case.
+    /// Results are the same with and without. The executor is always the same one.
     ///
     /// # Errors
     ///
     /// As [`Trainer::step`].
-    pub fn step_on(
+    pub fn turn(
         &mut self,
         executor: &mut dyn Executor,
         rows: &mut dyn TrainingRows,
-        update: u64,
-        batch: u64,
+        turn: Turn,
+        next: Option<Turn>,
     ) -> Result<StepReport, TrainError> {
-        let recipe = &executor.plan().recipe;
-        let global_batch = u64::from(recipe.global_batch);
-        let first_row = batch * global_batch;
-        let (normalization, learning_rate) =
-            (recipe.loss_normalization, learning_rate(&recipe.schedule, update));
-        rows.fill(first_row, &mut self.tokens, &mut self.labels)?;
-
-        let tokens = valid_labels(&self.labels);
-        let step = update + 1;
-        if tokens == 0 {
-            return Ok(StepReport { step, loss: None, gradient_norm: None, learning_rate, tokens });
-        }
-        let sum = self.accumulate_gradient(executor, normalization, tokens, update);
-        let loss = sum / tokens as f64;
-
-        let applied = match loss.is_finite() {
-            true => apply(executor, learning_rate),
-            false => None,
+        let begun = match self.ahead.take().filter(|ahead| ahead.turn == turn) {
+            Some(ahead) => ahead,
+            None => self.begin(executor, rows, turn)?,
         };
-        match applied {
-            Some(gradient_norm) => {
-                let (loss, gradient_norm) = (Some(loss), Some(gradient_norm));
-                Ok(StepReport { step, loss, gradient_norm, learning_rate, tokens })
-            }
-            None => {
-                let diagnosis = diagnose(executor);
-                let what = match loss.is_finite() || diagnosis.affected > 0 {
-                    true => NonFiniteNumber::Gradient,
-                    false => NonFiniteNumber::Loss,
-                };
-                Err(TrainError::NotFinite(Box::new(NonFiniteUpdate {
-                    step,
-                    what,
-                    loss,
-                    gradient_norm: diagnosis.norm,
-                    parameter: diagnosis.parameter,
-                    parameters: (diagnosis.affected, executor.plan().parameters.len()),
-                    rows: (first_row, first_row + global_batch),
-                    tokens,
-                    learning_rate,
-                })))
-            }
+        if begun.tokens == 0 {
+            return Ok(begun.report(None, None));
         }
+        let Some(next) = next.filter(|_| executor.queued_reads().is_some()) else {
+            return self.finish(executor, begun);
+        };
+        // Whether the update is to be made the device finds out: a loss that is not finite has such a gradient, too.
+        update(executor, begun.learning_rate);
+        let roles = &executor.plan().roles;
+        let (norm, finite) = (roles.gradient_norm, roles.gradient_finite);
+        if let Some(reads) = executor.queued_reads() {
+            reads.queue_read(norm);
+            reads.queue_read(finite);
+        }
+        // If its rows cannot be read, that will be an error when their turn has come.
+        let ahead = self.begin_behind(executor, rows, next).ok();
+        let loss = self.loss(executor, &begun);
+        let (mut gradient_norm, mut gradient_finite) = ([0.0], [0.0]);
+        if let Some(reads) = executor.queued_reads() {
+            reads.fetch(&mut gradient_norm);
+            reads.fetch(&mut gradient_finite);
+        }
+        if gradient_finite != [0.0] && loss.is_finite() {
+            self.ahead = ahead;
+            return Ok(begun.report(Some(loss), Some(gradient_norm[0])));
+        }
+        // Nothing was changed, but the gradient is that of the next turn by now: once more, to look at it.
+        let begun = self.begin(executor, rows, turn)?;
+        self.finish(executor, begun)
     }
 
-    /// Runs `forward_backward` on every micro-batch of the buffers; returns the sum of all row losses.
-    fn accumulate_gradient(
+    /// Asks for the gradient of a turn, when nothing else is to be fetched.
+    fn begin(
         &mut self,
         executor: &mut dyn Executor,
-        normalization: LossNormalization,
-        global_tokens: u64,
-        update: u64,
-    ) -> f64 {
+        rows: &mut dyn TrainingRows,
+        turn: Turn,
+    ) -> Result<Begun, TrainError> {
+        if let Some(reads) = executor.queued_reads() {
+            reads.discard_reads();
+        }
+        self.begin_behind(executor, rows, turn)
+    }
+
+    fn begin_behind(
+        &mut self,
+        executor: &mut dyn Executor,
+        rows: &mut dyn TrainingRows,
+        turn: Turn,
+    ) -> Result<Begun, TrainError> {
+        let recipe = &executor.plan().recipe;
+        let learning_rate = learning_rate(&recipe.schedule, turn.update);
+        let first_row = turn.batch * u64::from(recipe.global_batch);
+        rows.fill(first_row, &mut self.tokens, &mut self.labels)?;
+        let begun = Begun { turn, learning_rate, tokens: valid_labels(&self.labels) };
+        if begun.tokens > 0 {
+            self.accumulate_gradient(executor, begun);
+        }
+        Ok(begun)
+    }
+
+    /// Waits for the losses of a turn, and updates if their mean is finite.
+    fn finish(
+        &mut self,
+        executor: &mut dyn Executor,
+        begun: Begun,
+    ) -> Result<StepReport, TrainError> {
+        let loss = self.loss(executor, &begun);
+        if loss.is_finite() {
+            update(executor, begun.learning_rate);
+            let roles = &executor.plan().roles;
+            let (mut gradient_norm, mut gradient_finite) = ([0.0], [0.0]);
+            executor.read_f32(roles.gradient_norm, &mut gradient_norm);
+            executor.read_f32(roles.gradient_finite, &mut gradient_finite);
+            if gradient_finite != [0.0] {
+                return Ok(begun.report(Some(loss), Some(gradient_norm[0])));
+            }
+        }
+        let diagnosis = diagnose(executor);
+        let what = match loss.is_finite() || diagnosis.affected > 0 {
+            true => NonFiniteNumber::Gradient,
+            false => NonFiniteNumber::Loss,
+        };
+        let Begun { turn, learning_rate, tokens } = begun;
+        let global_batch = u64::from(executor.plan().recipe.global_batch);
+        let first_row = turn.batch * global_batch;
+        Err(TrainError::NotFinite(Box::new(NonFiniteUpdate {
+            step: turn.update + 1,
+            what,
+            loss,
+            gradient_norm: diagnosis.norm,
+            parameter: diagnosis.parameter,
+            parameters: (diagnosis.affected, executor.plan().parameters.len()),
+            rows: (first_row, first_row + global_batch),
+            tokens,
+            learning_rate,
+        })))
+    }
+
+    /// The mean loss of a turn; waits for it.
+    fn loss(&mut self, executor: &mut dyn Executor, begun: &Begun) -> f64 {
+        if let Some(reads) = executor.queued_reads() {
+            let rows = self.row_losses.len() / self.micro_batches;
+            self.row_losses.chunks_exact_mut(rows).for_each(|losses| reads.fetch(losses));
+        }
+        let sum = self.row_losses.iter().fold(0.0, |sum, &loss| sum + f64::from(loss));
+        sum / begun.tokens as f64
+    }
+
+    /// Asks for `forward_backward` of every micro-batch in the buffers, and for its row losses.
+    fn accumulate_gradient(&mut self, executor: &mut dyn Executor, begun: Begun) {
         let roles = &executor.plan().roles;
         let (inputs, losses) = (roles.train.clone(), roles.train_loss);
         let (scale, accumulate) = (roles.loss_scale, roles.accumulate);
-        let (draw, seed) = (roles.dropout_draw, executor.plan().recipe.seed);
+        let recipe = &executor.plan().recipe;
+        let (normalization, seed) = (recipe.loss_normalization, recipe.seed);
+        let draw = roles.dropout_draw;
         let elements = self.tokens.len() / self.micro_batches;
+        let rows = self.row_losses.len() / self.micro_batches;
         let batches = self.tokens.chunks_exact(elements).zip(self.labels.chunks_exact(elements));
-        let mut sum = 0.0;
-        for (index, (tokens, labels)) in batches.enumerate() {
+        let batches = batches.zip(self.row_losses.chunks_exact_mut(rows));
+        for (index, ((tokens, labels), row_losses)) in batches.enumerate() {
             let divisor = match normalization {
-                LossNormalization::GlobalToken => global_tokens as f64,
+                LossNormalization::GlobalToken => begun.tokens as f64,
                 LossNormalization::MicroBatch => {
                     valid_labels(labels) as f64 * self.micro_batches as f64
                 }
@@ -169,28 +273,24 @@ impl Trainer {
             executor.write_i32(inputs.tokens, tokens);
             executor.write_i32(inputs.labels, labels);
             if let Some(draw) = draw {
-                executor.write_i32(draw, &dropout_draw(seed, update, index));
+                executor.write_i32(draw, &dropout_draw(seed, begun.turn.update, index));
             }
             executor.write_f32(scale, &[loss_scale as f32]);
             executor.write_f32(accumulate, &[if index == 0 { 0.0 } else { 1.0 }]);
             executor.run(ProgramKind::ForwardBackward, index + 1 == self.micro_batches);
-            executor.read_f32(losses, &mut self.row_losses);
-            sum = self.row_losses.iter().fold(sum, |sum, &loss| sum + f64::from(loss));
+            match executor.queued_reads() {
+                Some(reads) => reads.queue_read(losses),
+                None => executor.read_f32(losses, row_losses),
+            }
         }
-        sum
     }
 }
 
-/// Runs `update`; returns the gradient's norm, or nothing if it is not finite and was not applied.
-fn apply(executor: &mut dyn Executor, learning_rate: f64) -> Option<f32> {
-    let roles = &executor.plan().roles;
-    let (rate, norm, finite) = (roles.learning_rate, roles.gradient_norm, roles.gradient_finite);
+/// Asks for the update by the gradient that is there.
+fn update(executor: &mut dyn Executor, learning_rate: f64) {
+    let rate = executor.plan().roles.learning_rate;
     executor.write_f32(rate, &[learning_rate as f32]);
     executor.run(ProgramKind::Update, true);
-    let (mut gradient_norm, mut gradient_finite) = ([0.0], [0.0]);
-    executor.read_f32(norm, &mut gradient_norm);
-    executor.read_f32(finite, &mut gradient_finite);
-    (gradient_finite != [0.0]).then_some(gradient_norm[0])
 }
 
 #[cfg(test)]

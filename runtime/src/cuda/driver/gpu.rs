@@ -1,4 +1,4 @@
-//! One GPU: context, stream, memory, modules, graphs.
+//! One GPU: context, the stream that computes, memory, modules, graphs.
 //!
 //! A program is run step by step the first time, which loads what the driver loads lazily, and captured as a CUDA graph
 //! the second time; from then on it is one launch. Failures while a program runs are failures of the device, for which
@@ -17,6 +17,7 @@ use crate::cuda::driver::compile::{compile_all, version};
 use crate::cuda::driver::cudnn::{Cudnn, PreparedAttention};
 use crate::cuda::driver::libraries;
 use crate::cuda::driver::product::{PreparedProduct, Products};
+use crate::cuda::driver::transfers::{DOWNLOADS, Transfers, UPLOADS};
 use crate::cuda::error::CudaError;
 use crate::cuda::launch::{Argument, Kernel, Launch, Step};
 use crate::cuda::lower;
@@ -125,21 +126,12 @@ pub(crate) fn free_memory(ordinal: i32) -> Result<u64, CudaError> {
         let _ = sys::cuDevicePrimaryCtxRelease_v2(device);
         asked?;
     }
-    Ok((free as u64).saturating_sub(RESERVED + Products::WORKSPACE))
+    let own = Products::WORKSPACE + (UPLOADS + DOWNLOADS) as u64;
+    Ok((free as u64).saturating_sub(RESERVED + own))
 }
-
-/// Page-locked memory that small writes pass through, so that the host need not wait for the device.
-struct Staging {
-    pointer: *mut u8,
-    bytes: usize,
-    next: usize,
-}
-
-/// Bytes of [`Staging`]; larger writes wait for the device.
-const STAGING: usize = 4 << 20;
 
 /// Allocations that the device makes for itself.
-const OWN_ALLOCATIONS: usize = 2;
+const OWN_ALLOCATIONS: usize = 4;
 
 /// One GPU. See the module's text.
 pub(crate) struct Gpu {
@@ -150,7 +142,8 @@ pub(crate) struct Gpu {
     allocations: Vec<sys::CUdeviceptr>,
     modules: BTreeMap<Source, sys::CUmodule>,
     graphs: BTreeMap<usize, Graph>,
-    staging: Staging,
+    /// There once the GPU is.
+    transfers: Option<Transfers>,
     products: Option<Products>,
     /// Where its attention was asked for.
     cudnn: Option<Cudnn>,
@@ -197,14 +190,12 @@ impl Gpu {
         version()?;
         libraries::cublaslt()?;
         let (mut context, mut stream) = (ptr::null_mut(), ptr::null_mut());
-        let mut pointer = ptr::null_mut();
         // SAFETY: the driver is open and the device exists.
         unsafe {
             check(sys::cuDevicePrimaryCtxRetain(&mut context, device), "opening a context")?;
             check(sys::cuCtxSetCurrent(context), "using the context")?;
             let flags = sys::CUstream_flags_enum::CU_STREAM_NON_BLOCKING as u32;
             check(sys::cuStreamCreate(&mut stream, flags), "creating a stream")?;
-            check(sys::cuMemAllocHost_v2(&mut pointer, STAGING), "locking memory of the host")?;
         }
         let mut gpu = Gpu {
             device,
@@ -214,11 +205,14 @@ impl Gpu {
             allocations: Vec::new(),
             modules: BTreeMap::new(),
             graphs: BTreeMap::new(),
-            staging: Staging { pointer: pointer.cast(), bytes: STAGING, next: 0 },
+            transfers: None,
             products: None,
             cudnn: None,
             events: Vec::new(),
         };
+        let up = gpu.allocate(UPLOADS as u64, "copies from the host")?;
+        let down = gpu.allocate(DOWNLOADS as u64, "copies to the host")?;
+        gpu.transfers = Some(Transfers::new(up, down)?);
         let workspace = gpu.allocate(Products::WORKSPACE, "workspace of products")?;
         let constants = gpu.allocate(Products::CONSTANTS, "constants of products")?;
         gpu.write(constants, bytemuck::cast_slice(&Products::constants()));
@@ -252,6 +246,7 @@ impl Gpu {
     /// Gives back what was allocated for a plan and forgets its programs; kernels and choices of products stay.
     pub(crate) fn forget_plan(&mut self) {
         self.enter();
+        self.transfers().discard_reads();
         self.synchronize();
         for (_, graph) in std::mem::take(&mut self.graphs) {
             if let Graph::Captured(executable) = graph {
@@ -269,6 +264,10 @@ impl Gpu {
     fn enter(&self) {
         // SAFETY: the context lives as long as `self`.
         or_end(check(unsafe { sys::cuCtxSetCurrent(self.context) }, "using the context"));
+    }
+
+    fn transfers(&mut self) -> &mut Transfers {
+        self.transfers.as_mut().expect("there from the beginning")
     }
 
     fn synchronize(&self) {
@@ -373,7 +372,7 @@ pub(crate) fn slot(argument: Argument) -> u64 {
 }
 
 /// Ends the process with the driver's words: a device that fails while it runs cannot be used any further.
-fn or_end<T>(result: Result<T, CudaError>) -> T {
+pub(super) fn or_end<T>(result: Result<T, CudaError>) -> T {
     match result {
         Ok(value) => value,
         Err(error) => panic!("the GPU failed: {error}"),
@@ -480,26 +479,14 @@ impl Device for Gpu {
 
     fn write(&mut self, address: u64, bytes: &[u8]) {
         self.enter();
-        if bytes.len() > self.staging.bytes {
-            self.synchronize();
-            // SAFETY: the caller's range is one of ours, and nothing else uses it now.
-            let status =
-                unsafe { sys::cuMemcpyHtoD_v2(address, bytes.as_ptr().cast(), bytes.len()) };
-            return or_end(check(status, "copying to the device"));
+        let stream = self.stream;
+        if self.transfers().write(stream, address, bytes) {
+            return;
         }
-        if self.staging.next + bytes.len() > self.staging.bytes {
-            self.synchronize();
-            self.staging.next = 0;
-        }
-        // SAFETY: the part of the staging memory is free: whatever passed through it before has been waited for, or lies
-        // in another part.
-        unsafe {
-            let part = self.staging.pointer.add(self.staging.next);
-            ptr::copy_nonoverlapping(bytes.as_ptr(), part, bytes.len());
-            let status = sys::cuMemcpyHtoDAsync_v2(address, part.cast(), bytes.len(), self.stream);
-            or_end(check(status, "copying to the device"));
-        }
-        self.staging.next += bytes.len().next_multiple_of(64);
+        self.synchronize();
+        // SAFETY: the caller's range is one of ours, and nothing else uses it now.
+        let status = unsafe { sys::cuMemcpyHtoD_v2(address, bytes.as_ptr().cast(), bytes.len()) };
+        or_end(check(status, "copying to the device"));
     }
 
     fn read(&self, address: u64, bytes: &mut [u8]) {
@@ -509,6 +496,22 @@ impl Device for Gpu {
         let status =
             unsafe { sys::cuMemcpyDtoH_v2(bytes.as_mut_ptr().cast(), address, bytes.len()) };
         or_end(check(status, "copying from the device"));
+    }
+
+    fn queue_read(&mut self, address: u64, bytes: usize) {
+        self.enter();
+        let stream = self.stream;
+        self.transfers().queue_read(stream, address, bytes);
+    }
+
+    fn fetch(&mut self, bytes: &mut [u8]) {
+        self.enter();
+        self.transfers().fetch(bytes);
+    }
+
+    fn discard_reads(&mut self) {
+        self.enter();
+        self.transfers().discard_reads();
     }
 
     fn run(&mut self, key: usize, steps: &[Prepared], flags: &[bool]) {
@@ -596,7 +599,9 @@ impl Drop for Gpu {
             for allocation in &self.allocations {
                 let _ = sys::cuMemFree_v2(*allocation);
             }
-            let _ = sys::cuMemFreeHost(self.staging.pointer.cast());
+            if let Some(mut transfers) = self.transfers.take() {
+                transfers.destroy();
+            }
             let _ = sys::cuStreamDestroy_v2(self.stream);
             let _ = sys::cuDevicePrimaryCtxRelease_v2(self.device);
         }

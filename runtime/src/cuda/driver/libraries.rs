@@ -76,6 +76,8 @@ const DRIVER_FUNCTIONS: &[&str] = &[
     "cuMemFree_v2",
     "cuMemGetInfo_v2",
     "cuMemcpyDtoH_v2",
+    "cuMemcpyDtoDAsync_v2",
+    "cuMemcpyDtoHAsync_v2",
     "cuMemcpyHtoDAsync_v2",
     "cuMemcpyHtoD_v2",
     "cuMemsetD8Async",
@@ -87,6 +89,7 @@ const DRIVER_FUNCTIONS: &[&str] = &[
     "cuStreamDestroy_v2",
     "cuStreamEndCapture",
     "cuStreamSynchronize",
+    "cuStreamWaitEvent",
 ];
 
 const DRIVER: Wanted = Wanted {
@@ -286,7 +289,8 @@ mod tests {
     /// What is called and not asked for first would end the process where it is missing.
     #[test]
     fn the_driver_is_asked_for_everything_that_is_called() {
-        let sources = [include_str!("gpu.rs"), include_str!("product.rs")];
+        let sources =
+            [include_str!("gpu.rs"), include_str!("product.rs"), include_str!("transfers.rs")];
         let mut called = BTreeSet::new();
         for source in sources {
             for (at, _) in source.match_indices("::cu") {

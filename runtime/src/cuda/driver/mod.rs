@@ -1,6 +1,7 @@
 //! The real device: NVIDIA's driver, compiler, library of products and, where it is asked for, library of attention.
 //!
-//! Owns every call into them. [`Gpu`] is the device that the executor drives: one context, one stream. Must not know
+//! Owns every call into them. [`Gpu`] is the device that the executor drives: one context, one
+//! stream that computes. Must not know
 //! operations or plans.
 
 pub(crate) mod compile;
@@ -8,6 +9,8 @@ pub(crate) mod cudnn;
 mod gpu;
 pub(crate) mod libraries;
 mod product;
+mod ring;
+mod transfers;
 
 pub use gpu::GpuDescription;
 #[cfg(any(test, feature = "cuda-shim"))]

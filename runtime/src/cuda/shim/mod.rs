@@ -10,6 +10,7 @@ mod faults;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::Arc;
@@ -67,6 +68,7 @@ pub(crate) struct Shim {
     products: Products,
     seed: u32,
     fault: Option<Fault>,
+    readings: VecDeque<Vec<u8>>,
 }
 
 /// Memory comes in pieces of the alignment that the GPU's allocations have.
@@ -83,7 +85,8 @@ pub(crate) enum Prepared {
 impl Shim {
     /// Fibers run in an order that `seed` decides.
     pub(crate) fn new(products: Products, seed: u32) -> Shim {
-        Shim { memory: Vec::new(), products, seed, fault: None }
+        let memory = Vec::new();
+        Shim { memory, products, seed, fault: None, readings: VecDeque::new() }
     }
 
     /// With kernels that have a mistake.
@@ -207,6 +210,20 @@ impl Device for Shim {
     fn read(&self, address: u64, bytes: &mut [u8]) {
         // SAFETY: a range of ours.
         unsafe { ptr::copy_nonoverlapping(address as *const u8, bytes.as_mut_ptr(), bytes.len()) };
+    }
+
+    fn queue_read(&mut self, address: u64, bytes: usize) {
+        let mut read = vec![0; bytes];
+        self.read(address, &mut read);
+        self.readings.push_back(read);
+    }
+
+    fn fetch(&mut self, bytes: &mut [u8]) {
+        bytes.copy_from_slice(&self.readings.pop_front().expect("what is fetched was asked for"));
+    }
+
+    fn discard_reads(&mut self) {
+        self.readings.clear();
     }
 
     fn run(&mut self, _: usize, steps: &[Prepared], flags: &[bool]) {
