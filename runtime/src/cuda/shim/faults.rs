@@ -1,8 +1,9 @@
-//! Planted mistakes: every file of kernels gets some, and the suite finds each.
+//! Planted mistakes: every kernel gets one or more, and the suite finds each.
 //!
 //! A suite that finds nothing proves nothing. Owns the mistakes: barriers left out, ends that are off by one, factors
 //! left out.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use colac_plan::{Op, Plan};
@@ -14,244 +15,364 @@ use crate::cuda::executor::DeviceExecutor;
 use crate::cuda::source::Family;
 use crate::executor::Executor;
 
-/// Asserts that each mistake, put into the file's kernels, is found by the operations that run them.
-fn are_found(
-    test: &str,
+/// Mistakes in a file of kernels that some operations find: the kernel, what its text has, and what it has then.
+struct Mistakes {
     family: Family,
-    wanted: &dyn Fn(&Op) -> bool,
-    mistakes: &[[&'static str; 2]],
-) {
+    found_by: fn(&Op) -> bool,
+    planted: &'static [[&'static str; 3]],
+}
+
+const MISTAKES: &[Mistakes] = &[
+    Mistakes {
+        family: Family::AdamW,
+        found_by: |op| matches!(op, Op::AdamW { .. }),
+        planted: &[
+            ["adamw", "__syncthreads();\n    Constants constants", "Constants constants"],
+            ["adamw", "at < to && at < end", "at < to && at + 1 < end"],
+            ["adamw", "(float)(1.0 - rate * weight_decay)", "(float)(1.0 - weight_decay)"],
+            ["count_step", "*step = next(*step);", "*step = *step;"],
+        ],
+    },
+    Mistakes {
+        family: Family::Attention,
+        found_by: |op| matches!(op, Op::Attention { .. }),
+        planted: &[
+            [
+                "attention_forward",
+                "__syncthreads();\n        // Columns beyond",
+                "// Columns beyond",
+            ],
+            ["attention_forward", "bool seen = lane < keys &&", "bool seen = lane + 1 < keys &&"],
+        ],
+    },
+    Mistakes {
+        family: Family::Attention,
+        found_by: |op| matches!(op, Op::AttentionBackward { .. }),
+        planted: &[
+            ["attention_row_sums", "d < value_dim; d += 32", "d + 1 < value_dim; d += 32"],
+            [
+                "attention_backward_queries",
+                "scale * score.derivative * p * (gradients[r] - row_sum[r])",
+                "scale * p * (gradients[r])",
+            ],
+            [
+                "attention_backward_keys",
+                "scale * score.derivative * p * (gradients[r] - row_sum) :",
+                "scale * score.derivative * p * gradients[r] :",
+            ],
+        ],
+    },
+    Mistakes {
+        family: Family::AttentionTiles,
+        found_by: |op| matches!(op, Op::Attention { .. }),
+        planted: &[
+            [
+                "attention_tiles_forward",
+                "__syncthreads();\n        if (tile + KEYS < end)",
+                "if (tile + KEYS < end)",
+            ],
+            [
+                "attention_tiles_forward",
+                "seen = seen && key <= query;",
+                "seen = seen && key < query;",
+            ],
+        ],
+    },
+    Mistakes {
+        family: Family::AttentionTiles,
+        found_by: |op| matches!(op, Op::AttentionBackward { .. }),
+        planted: &[
+            [
+                "attention_tiles_row_sums",
+                "threadIdx.x % 4 == 0) deltas[",
+                "threadIdx.x % 8 == 0) deltas[",
+            ],
+            [
+                "attention_tiles_backward_keys",
+                "dk_sums[m][n][i] *= scale;",
+                "dk_sums[m][n][i] *= 1.0f;",
+            ],
+            [
+                "attention_tiles_backward_queries",
+                "row_sums[m][half] = row < seq ?",
+                "row_sums[m][half] = row + 1 < seq ?",
+            ],
+        ],
+    },
+    Mistakes {
+        family: Family::Copies,
+        found_by: |op| matches!(op, Op::Slice { .. } | Op::Shift { .. }),
+        planted: &[
+            [
+                "copy_rows",
+                "if (item < rows * width) units[i] = x[item / width * x_stride",
+                "if (item + 1 < rows * width) units[i] = x[item / width * x_stride",
+            ],
+            ["shift_rows", "if (source >= 0 &&", "if (source > 0 &&"],
+        ],
+    },
+    Mistakes {
+        family: Family::Copies,
+        found_by: |op| matches!(op, Op::EmbeddingBackward { .. }),
+        planted: &[["clear_rows", "if (adds(mode, condition)) return;", ""]],
+    },
+    Mistakes {
+        family: Family::Dropout,
+        found_by: |op| matches!(op, Op::Dropout { .. }),
+        planted: &[
+            [
+                "dropout",
+                "if (first + i >= rows * width) return;",
+                "if (first + i + 1 >= rows * width) return;",
+            ],
+            ["dropout", "threshold ? 0.0f : value * factor", "threshold ? 0.0f : value"],
+        ],
+    },
+    Mistakes {
+        family: Family::Embedding,
+        found_by: |op| matches!(op, Op::Embedding | Op::EmbeddingBackward { .. }),
+        planted: &[
+            ["embedding", "(u64)id < table_rows) units", "(u64)id + 1 < table_rows) units"],
+            [
+                "embedding_backward",
+                "own < end ? order[own] : -1",
+                "own + 1 < end ? order[own] : -1",
+            ],
+            [
+                "embedding_backward",
+                "lane * VEC], sum);\n        __syncthreads();",
+                "lane * VEC], sum);",
+            ],
+        ],
+    },
+    Mistakes {
+        family: Family::Head,
+        found_by: |op| matches!(op, Op::HeadLossWithGradient { .. }),
+        planted: &[
+            [
+                "positions",
+                "__syncthreads();\n#pragma unroll\n        for (int group",
+                "#pragma unroll\n        for (int group",
+            ],
+            [
+                "positions",
+                "block_sum(sum * expf(own_most - most), scratch)",
+                "block_sum(sum, scratch)",
+            ],
+            // A loss that is infinite and whose gradient does not say so.
+            [
+                "positions",
+                "return logit - logit == 0.0f ? factor : bits_to_f32(0x7fffffffu);",
+                "return factor;",
+            ],
+            ["positions_held", "z[part][lane] *= share;", ""],
+            ["loss_rows", "position < end; position += 256", "position + 1 < end; position += 256"],
+            [
+                "column_sums",
+                "row = warp; row < rows; row += 8",
+                "row = warp; row + 1 < rows; row += 8",
+            ],
+        ],
+    },
+    Mistakes {
+        family: Family::Norm,
+        found_by: |op| matches!(op, Op::RmsNorm { .. }),
+        planted: &[
+            ["norm_rows", "groups) sum += squares", "groups - 1) sum += squares"],
+            ["norm_rows", "(double)sum / (double)width", "(double)sum"],
+            ["norm_of_long_rows", "write(group, mean, rstd, w,", "write(group, mean, 1.0f, w,"],
+        ],
+    },
+    Mistakes {
+        family: Family::Norm,
+        found_by: |op| matches!(op, Op::RmsNormBackward { .. }),
+        planted: &[
+            ["norm_backward", "rstd * rstd * rstd", "rstd * rstd"],
+            [
+                "norm_backward",
+                "if (group < groups) read(dy + row * dy_stride",
+                "if (group + 1 < groups) read(dy + row * dy_stride",
+            ],
+            [
+                "norm_backward_of_long_rows",
+                "centred);\n        write(g, centred",
+                "centred);\n        if (column > 0) write(g, centred",
+            ],
+            [
+                "norm_backward_with_vectors",
+                "fmaf(g[part][v] * rstd, centred[part][v]",
+                "fmaf(g[part][v], centred[part][v]",
+            ],
+        ],
+    },
+    Mistakes {
+        family: Family::Norm,
+        found_by: |op| matches!(op, Op::LayerNorm { .. }),
+        // A barrier before a block adds up something else in the same place.
+        planted: &[[
+            "norm_rows",
+            "    value = warp_sum(value);\n    __syncthreads();",
+            "    value = warp_sum(value);",
+        ]],
+    },
+    Mistakes {
+        family: Family::Pointwise,
+        found_by: |op| matches!(op, Op::Pointwise { .. }),
+        planted: &[["pointwise", "if (group >= count) return;", "if (group + 1 >= count) return;"]],
+    },
+    Mistakes {
+        family: Family::Product,
+        found_by: |op| matches!(op, Op::Linear | Op::LinearBackwardWeight),
+        planted: &[
+            ["product", "__syncthreads();\n        fetch(a", "fetch(a"],
+            ["product", "&& term < sum_end", "&& term + 1 < sum_end"],
+            ["product", "add ? to_f32(*to) + sums[i][j] : sums[i][j]", "sums[i][j]"],
+        ],
+    },
+    Mistakes {
+        family: Family::Reduce,
+        found_by: |op| matches!(op, Op::ColumnSum | Op::GradientNorm | Op::Sum),
+        planted: &[
+            [
+                "column_partials",
+                "    __syncthreads();\n    if (threadIdx.x < COLUMNS",
+                "    if (threadIdx.x < COLUMNS",
+            ],
+            ["sum_partials", "row = warp; row < count;", "row = warp; row + 1 < count;"],
+            ["finish_sum", "i < count; i += 256", "i + 1 < count; i += 256"],
+            ["sum_blocks", "group < count * across;", "group + 1 < count * across;"],
+            ["square_blocks", "i < end; i += 256 * VEC", "i + VEC < end; i += 256 * VEC"],
+            ["finish_norm", "(float)sqrt(sum)", "(float)sum"],
+        ],
+    },
+    Mistakes {
+        family: Family::Reduce,
+        found_by: |op| matches!(op, Op::HeadLossWithGradient { .. }),
+        planted: &[[
+            "store_sums",
+            "if (group >= rows * across)",
+            "if (group + 1 >= rows * across)",
+        ]],
+    },
+    Mistakes {
+        family: Family::Rope,
+        found_by: |op| matches!(op, Op::Rope { .. }),
+        planted: &[
+            ["rope", "if (item >= items) return;", "if (item + 1 >= items) return;"],
+            ["rope", "d[lane] *= direction;", ""],
+        ],
+    },
+    Mistakes {
+        family: Family::Rows,
+        found_by: |op| matches!(op, Op::RowSum { .. } | Op::Softmax),
+        planted: &[
+            ["sum_of_rows", "sum / divisor", "sum"],
+            // The barrier between writing and reading what warps have found.
+            [
+                "softmax",
+                "= value;\n    __syncthreads();\n    float most",
+                "= value;\n    float most",
+            ],
+            [
+                "softmax",
+                "ROW_THREADS < groups) sum += exponentials",
+                "ROW_THREADS + 1 < groups) sum += exponentials",
+            ],
+            ["softmax_of_long_rows", "        scale(group, factor);\n", ""],
+        ],
+    },
+];
+
+/// Asserts that each mistake in the files, put into a kernel, is found by the operations that run it.
+fn are_found(test: &str, families: &[Family]) {
     if !can_build("faults", test) {
         return;
     }
-    for &[from, to] in mistakes {
-        let fault = Fault { family, from, to };
-        let make = |plan: Arc<Plan>| -> Box<dyn Executor> {
-            let products = match family {
-                Family::Product => Products::Fallback,
-                _ => Products::Loops,
+    let here = MISTAKES.iter().filter(|mistakes| families.contains(&mistakes.family));
+    for Mistakes { family, found_by, planted } in here {
+        for &[kernel, from, to] in *planted {
+            let fault = Fault { family: *family, from, to };
+            let make = |plan: Arc<Plan>| -> Box<dyn Executor> {
+                let products = match family {
+                    Family::Product => Products::Fallback,
+                    _ => Products::Loops,
+                };
+                let shim = Shim::new(products, 1).with(fault);
+                Box::new(DeviceExecutor::new(plan, shim).expect("a plan of one operation"))
             };
-            let shim = Shim::new(products, 1).with(fault);
-            Box::new(DeviceExecutor::new(plan, shim).expect("a plan of one operation"))
-        };
-        let found = conformance::first_failure(&make, Arithmetic::Bf16Factors, wanted);
-        assert!(found.is_some(), "{family:?} with `{to}` for `{from}` conforms");
+            let found = conformance::first_failure(&make, Arithmetic::Bf16Factors, found_by);
+            assert!(found.is_some(), "{kernel} with `{to}` for `{from}` conforms");
+        }
     }
+}
+
+/// A kernel without a mistake might be one that the suite does not look at.
+#[test]
+fn every_kernel_has_one() {
+    let planted = MISTAKES.iter().flat_map(|mistakes| mistakes.planted.iter().map(|[k, ..]| *k));
+    let planted: BTreeSet<&str> = planted.collect();
+    let mut kernels = BTreeSet::new();
+    for family in MISTAKES.iter().map(|mistakes| mistakes.family) {
+        for (at, _) in family.file().1.match_indices("\nKERNEL void ") {
+            let bounds = family.file().1[at..].split_once(") ").expect("bounds of a launch").1;
+            kernels.insert(bounds.split_once('(').expect("parameters").0);
+        }
+    }
+    assert_eq!(planted, kernels);
 }
 
 #[test]
 fn in_updates() {
-    are_found(
-        "in_updates",
-        Family::AdamW,
-        &|op| matches!(op, Op::AdamW { .. }),
-        &[
-            ["__syncthreads();\n    Constants constants", "Constants constants"],
-            ["at < to && at < end", "at < to && at + 1 < end"],
-            ["(float)(1.0 - rate * weight_decay)", "(float)(1.0 - weight_decay)"],
-        ],
-    );
+    are_found("in_updates", &[Family::AdamW]);
 }
 
 #[test]
 fn in_attention_of_any_width() {
-    are_found(
-        "in_attention_of_any_width",
-        Family::Attention,
-        &|op| matches!(op, Op::Attention { .. }),
-        &[
-            ["__syncthreads();\n        // Columns beyond", "// Columns beyond"],
-            ["bool seen = lane < keys &&", "bool seen = lane + 1 < keys &&"],
-        ],
-    );
-    are_found(
-        "in_attention_of_any_width",
-        Family::Attention,
-        &|op| matches!(op, Op::AttentionBackward { .. }),
-        &[[
-            "scale * score.derivative * p * (gradients[r] - row_sum[r])",
-            "scale * p * (gradients[r])",
-        ]],
-    );
+    are_found("in_attention_of_any_width", &[Family::Attention]);
 }
 
 #[test]
 fn in_attention_on_tiles() {
-    are_found(
-        "in_attention_on_tiles",
-        Family::AttentionTiles,
-        &|op| matches!(op, Op::Attention { .. }),
-        &[
-            ["__syncthreads();\n        if (tile + KEYS < end)", "if (tile + KEYS < end)"],
-            ["seen = seen && key <= query;", "seen = seen && key < query;"],
-        ],
-    );
-    are_found(
-        "in_attention_on_tiles",
-        Family::AttentionTiles,
-        &|op| matches!(op, Op::AttentionBackward { .. }),
-        &[["dk_sums[m][n][i] *= scale;", "dk_sums[m][n][i] *= 1.0f;"]],
-    );
+    are_found("in_attention_on_tiles", &[Family::AttentionTiles]);
 }
 
 #[test]
-fn in_copies() {
-    are_found(
-        "in_copies",
-        Family::Copies,
-        &|op| matches!(op, Op::Slice { .. } | Op::Shift { .. }),
-        &[
-            [
-                "if (item < rows * width) units[i] = x[item / width * x_stride",
-                "if (item + 1 < rows * width) units[i] = x[item / width * x_stride",
-            ],
-            ["if (source >= 0 &&", "if (source > 0 &&"],
-        ],
-    );
-}
-
-#[test]
-fn in_dropout() {
-    are_found(
-        "in_dropout",
-        Family::Dropout,
-        &|op| matches!(op, Op::Dropout { .. }),
-        &[
-            [
-                "if (first + i >= rows * width) return;",
-                "if (first + i + 1 >= rows * width) return;",
-            ],
-            ["threshold ? 0.0f : value * factor", "threshold ? 0.0f : value"],
-        ],
-    );
+fn in_copies_and_dropout() {
+    are_found("in_copies_and_dropout", &[Family::Copies, Family::Dropout]);
 }
 
 #[test]
 fn in_embeddings() {
-    are_found(
-        "in_embeddings",
-        Family::Embedding,
-        &|op| matches!(op, Op::Embedding | Op::EmbeddingBackward { .. }),
-        &[
-            ["(u64)id < table_rows) units", "(u64)id + 1 < table_rows) units"],
-            ["own < end ? order[own] : -1", "own + 1 < end ? order[own] : -1"],
-            ["lane * VEC], sum);\n        __syncthreads();", "lane * VEC], sum);"],
-        ],
-    );
+    are_found("in_embeddings", &[Family::Embedding]);
 }
 
 #[test]
 fn in_losses() {
-    are_found(
-        "in_losses",
-        Family::Head,
-        &|op| matches!(op, Op::HeadLossWithGradient { .. }),
-        &[
-            [
-                "__syncthreads();\n#pragma unroll\n        for (int group",
-                "#pragma unroll\n        for (int group",
-            ],
-            ["position < end; position += 256", "position + 1 < end; position += 256"],
-            ["block_sum(sum * expf(own_most - most), scratch)", "block_sum(sum, scratch)"],
-            ["z[part][lane] *= share;", ""],
-        ],
-    );
+    are_found("in_losses", &[Family::Head]);
 }
 
 #[test]
 fn in_norms() {
-    are_found(
-        "in_norms",
-        Family::Norm,
-        &|op| matches!(op, Op::RmsNorm { .. }),
-        &[
-            ["groups) sum += squares", "groups - 1) sum += squares"],
-            ["(double)sum / (double)width", "(double)sum"],
-        ],
-    );
-    are_found(
-        "in_norms",
-        Family::Norm,
-        &|op| matches!(op, Op::RmsNormBackward { .. }),
-        &[["rstd * rstd * rstd", "rstd * rstd"]],
-    );
-    // A barrier before a block adds up something else in the same place.
-    are_found(
-        "in_norms",
-        Family::Norm,
-        &|op| matches!(op, Op::LayerNorm { .. }),
-        &[["    value = warp_sum(value);\n    __syncthreads();", "    value = warp_sum(value);"]],
-    );
+    are_found("in_norms", &[Family::Norm]);
 }
 
 #[test]
-fn in_pointwise_programs() {
-    are_found(
-        "in_pointwise_programs",
-        Family::Pointwise,
-        &|op| matches!(op, Op::Pointwise { .. }),
-        &[["if (group >= count) return;", "if (group + 1 >= count) return;"]],
-    );
+fn in_pointwise_programs_and_rotary_positions() {
+    let families = [Family::Pointwise, Family::Rope];
+    are_found("in_pointwise_programs_and_rotary_positions", &families);
 }
 
 #[test]
 fn in_products() {
-    are_found(
-        "in_products",
-        Family::Product,
-        &|op| matches!(op, Op::Linear | Op::LinearBackwardWeight),
-        &[
-            ["__syncthreads();\n        fetch(a", "fetch(a"],
-            ["&& term < sum_end", "&& term + 1 < sum_end"],
-            ["add ? to_f32(*to) + sums[i][j] : sums[i][j]", "sums[i][j]"],
-        ],
-    );
+    are_found("in_products", &[Family::Product]);
 }
 
 #[test]
 fn in_reductions() {
-    are_found(
-        "in_reductions",
-        Family::Reduce,
-        &|op| matches!(op, Op::ColumnSum | Op::GradientNorm),
-        &[
-            [
-                "    __syncthreads();\n    if (threadIdx.x < COLUMNS",
-                "    if (threadIdx.x < COLUMNS",
-            ],
-            ["row = warp; row < count;", "row = warp; row + 1 < count;"],
-            ["(float)sqrt(sum)", "(float)sum"],
-        ],
-    );
-}
-
-#[test]
-fn in_rotary_positions() {
-    are_found(
-        "in_rotary_positions",
-        Family::Rope,
-        &|op| matches!(op, Op::Rope { .. }),
-        &[
-            ["if (item >= items) return;", "if (item + 1 >= items) return;"],
-            ["d[lane] *= direction;", ""],
-        ],
-    );
+    are_found("in_reductions", &[Family::Reduce]);
 }
 
 #[test]
 fn in_rows() {
-    are_found(
-        "in_rows",
-        Family::Rows,
-        &|op| matches!(op, Op::RowSum { .. } | Op::Softmax),
-        &[
-            // The barrier between writing and reading what warps have found.
-            ["= value;\n    __syncthreads();\n    float most", "= value;\n    float most"],
-            [
-                "ROW_THREADS < groups) sum += exponentials",
-                "ROW_THREADS + 1 < groups) sum += exponentials",
-            ],
-            ["sum / divisor", "sum"],
-        ],
-    );
+    are_found("in_rows", &[Family::Rows]);
 }
