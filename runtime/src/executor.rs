@@ -20,6 +20,14 @@ pub trait Executor {
     /// Sets an integer tensor.
     fn write_i32(&mut self, tensor: TensorId, values: &[i32]);
 
+    /// Sets every number of a real tensor to 0. Moments are as large as a model and zeros need no bus, so an executor
+    /// with memory of its own should not copy them there as this default does.
+    fn clear(&mut self, tensor: TensorId) {
+        // Zeroed pages that are only read take no memory, so the size of this slice does not matter.
+        let zeros = vec![0.0; self.plan().tensor(tensor).ty.shape.elements() as usize];
+        self.write_f32(tensor, &zeros);
+    }
+
     /// Reads a real tensor.
     fn read_f32(&self, tensor: TensorId, values: &mut [f32]);
 

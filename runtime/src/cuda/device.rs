@@ -17,6 +17,15 @@ pub(crate) trait Device {
     /// If there is no room.
     fn allocate(&mut self, bytes: u64, purpose: &'static str) -> Result<u64, CudaError>;
 
+    /// Makes room for so many bytes on their way to the device and to the host at a time. Larger copies are made, too, but
+    /// waited for.
+    ///
+    /// # Errors
+    /// If there is none.
+    fn reserve_copies(&mut self, _up: u64, _down: u64) -> Result<(), CudaError> {
+        Ok(())
+    }
+
     /// Fills memory with numbers such as a network has, so that what is timed while steps are prepared is timed on data.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use colac_plan::op::cost::aligned;
+use colac_plan::plan::BatchInputs;
 use colac_plan::program::When;
 use colac_plan::{DType, Op, Plan, ProgramKind, Segment, Tensor, TensorId};
 
@@ -70,6 +71,8 @@ impl<D: Device> DeviceExecutor<D> {
             orders.insert(ids, order);
         }
         let in_arena = bytes;
+        let (up, down) = copies(&plan, &orders);
+        device.reserve_copies(up, down)?;
         let arena = device.allocate(in_arena, "the plan's tensors")?;
         for address in &mut segments.addresses {
             *address += arena;
@@ -221,6 +224,21 @@ fn for_each_row(tensor: &Tensor, mut visit: impl FnMut(usize, usize, usize)) {
     }
 }
 
+/// Bytes on their way to the device and to the host while a step is begun before the losses of the one before are there:
+/// two batches with the orders of their ids and what else is set for each; losses and norms of two steps.
+fn copies(plan: &Plan, orders: &BTreeMap<TensorId, Order>) -> (u64, u64) {
+    // Scalars begin at a place of their own.
+    const SCALARS: u64 = 1024;
+    let bytes = |id: TensorId| aligned(plan.tensor(id).span_bytes().unwrap_or(0));
+    let roles = &plan.roles;
+    let batch = |inputs: &BatchInputs| bytes(inputs.tokens) + bytes(inputs.labels);
+    let sorted: u64 = orders.values().map(|order| aligned(order.bytes())).sum();
+    let up = batch(&roles.train).max(batch(&roles.evaluate)) + sorted + SCALARS;
+    let micro_batches = u64::from(plan.recipe.global_batch / plan.recipe.micro_batch.max(1));
+    let down = bytes(roles.train_loss) * micro_batches + SCALARS;
+    (2 * up, (2 * down).max(4 * bytes(roles.evaluate_loss)))
+}
+
 /// The ids that embeddings' gradients are gathered by.
 fn gathered(plan: &Plan) -> BTreeSet<TensorId> {
     let operations = plan.programs.iter().flat_map(|program| &program.operations);
@@ -304,6 +322,19 @@ impl<D: Device> Executor for DeviceExecutor<D> {
             }
             DType::F32 | DType::I32 => self.write(tensor, true, bytemuck::cast_slice(values)),
         }
+    }
+
+    fn clear(&mut self, id: TensorId) {
+        let (tensor, address) = self.place(id, true);
+        if tensor.is_packed() {
+            let bytes = tensor.ty.shape.elements() * tensor.ty.dtype.bytes();
+            return self
+                .device
+                .clear(address, bytes)
+                .unwrap_or_else(|e| panic!("the GPU failed: {e}"));
+        }
+        let zeros = vec![0.0; tensor.ty.shape.elements() as usize];
+        self.write_f32(id, &zeros);
     }
 
     fn write_i32(&mut self, tensor: TensorId, values: &[i32]) {
@@ -487,6 +518,10 @@ impl Executor for CudaExecutor {
 
     fn write_f32(&mut self, tensor: TensorId, values: &[f32]) {
         self.executor.write_f32(tensor, values);
+    }
+
+    fn clear(&mut self, tensor: TensorId) {
+        self.executor.clear(tensor);
     }
 
     fn write_i32(&mut self, tensor: TensorId, values: &[i32]) {

@@ -61,6 +61,10 @@ impl Device for SharedGpu {
         Ok(())
     }
 
+    fn reserve_copies(&mut self, up: u64, down: u64) -> Result<(), CudaError> {
+        self.0.borrow_mut().reserve_copies(up, down)
+    }
+
     fn clear(&mut self, address: u64, bytes: u64) -> Result<(), CudaError> {
         self.0.borrow_mut().clear(address, bytes)
     }

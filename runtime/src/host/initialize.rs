@@ -48,11 +48,7 @@ pub fn write_parameter(executor: &mut dyn Executor, index: usize, values: &[f32]
 pub fn write_fresh_optimizer_state(executor: &mut dyn Executor) {
     let roles = &executor.plan().roles;
     let (moments, step) = ([roles.first_moment, roles.second_moment], roles.step);
-    for moment in moments {
-        // Zeroed pages that are only read take no memory, so the size of this slice does not matter.
-        let zeros = vec![0.0; executor.plan().tensor(moment).ty.shape.elements() as usize];
-        executor.write_f32(moment, &zeros);
-    }
+    moments.into_iter().for_each(|moment| executor.clear(moment));
     executor.write_i32(step, &[0]);
 }
 

@@ -17,7 +17,7 @@ use crate::cuda::driver::compile::{compile_all, version};
 use crate::cuda::driver::cudnn::{Cudnn, PreparedAttention};
 use crate::cuda::driver::libraries;
 use crate::cuda::driver::product::{PreparedProduct, Products};
-use crate::cuda::driver::transfers::{DOWNLOADS, Transfers, UPLOADS};
+use crate::cuda::driver::transfers::Transfers;
 use crate::cuda::error::CudaError;
 use crate::cuda::launch::{Argument, Kernel, Launch, Step};
 use crate::cuda::lower;
@@ -126,12 +126,11 @@ pub(crate) fn free_memory(ordinal: i32) -> Result<u64, CudaError> {
         let _ = sys::cuDevicePrimaryCtxRelease_v2(device);
         asked?;
     }
-    let own = Products::WORKSPACE + (UPLOADS + DOWNLOADS) as u64;
-    Ok((free as u64).saturating_sub(RESERVED + own))
+    Ok((free as u64).saturating_sub(RESERVED + Products::WORKSPACE))
 }
 
 /// Allocations that the device makes for itself.
-const OWN_ALLOCATIONS: usize = 4;
+const OWN_ALLOCATIONS: usize = 2;
 
 /// One GPU. See the module's text.
 pub(crate) struct Gpu {
@@ -142,7 +141,7 @@ pub(crate) struct Gpu {
     allocations: Vec<sys::CUdeviceptr>,
     modules: BTreeMap<Source, sys::CUmodule>,
     graphs: BTreeMap<usize, Graph>,
-    /// There once the GPU is.
+    /// There once it is known how much there is to copy.
     transfers: Option<Transfers>,
     products: Option<Products>,
     /// Where its attention was asked for.
@@ -210,9 +209,6 @@ impl Gpu {
             cudnn: None,
             events: Vec::new(),
         };
-        let up = gpu.allocate(UPLOADS as u64, "copies from the host")?;
-        let down = gpu.allocate(DOWNLOADS as u64, "copies to the host")?;
-        gpu.transfers = Some(Transfers::new(up, down)?);
         let workspace = gpu.allocate(Products::WORKSPACE, "workspace of products")?;
         let constants = gpu.allocate(Products::CONSTANTS, "constants of products")?;
         gpu.write(constants, bytemuck::cast_slice(&Products::constants()));
@@ -246,8 +242,8 @@ impl Gpu {
     /// Gives back what was allocated for a plan and forgets its programs; kernels and choices of products stay.
     pub(crate) fn forget_plan(&mut self) {
         self.enter();
-        self.transfers().discard_reads();
         self.synchronize();
+        self.discard_reads();
         for (_, graph) in std::mem::take(&mut self.graphs) {
             if let Graph::Captured(executable) = graph {
                 // SAFETY: captured here, and nothing is running.
@@ -267,7 +263,7 @@ impl Gpu {
     }
 
     fn transfers(&mut self) -> &mut Transfers {
-        self.transfers.as_mut().expect("there from the beginning")
+        self.transfers.as_mut().expect("room for copies was asked for")
     }
 
     fn synchronize(&self) {
@@ -401,6 +397,20 @@ impl Device for Gpu {
         Ok(address)
     }
 
+    fn reserve_copies(&mut self, up: u64, down: u64) -> Result<(), CudaError> {
+        if self.transfers.as_ref().is_some_and(|transfers| transfers.holds(up, down)) {
+            return Ok(());
+        }
+        self.enter();
+        self.synchronize();
+        if let Some(mut smaller) = self.transfers.take() {
+            // SAFETY: the context is current, and nothing is running.
+            unsafe { smaller.destroy() };
+        }
+        self.transfers = Some(Transfers::new(up, down)?);
+        Ok(())
+    }
+
     fn fill_with_noise(&mut self, address: u64, bytes: u64) -> Result<(), CudaError> {
         if bytes < 4 {
             return Ok(());
@@ -480,7 +490,9 @@ impl Device for Gpu {
     fn write(&mut self, address: u64, bytes: &[u8]) {
         self.enter();
         let stream = self.stream;
-        if self.transfers().write(stream, address, bytes) {
+        if let Some(transfers) = &mut self.transfers
+            && transfers.write(stream, address, bytes)
+        {
             return;
         }
         self.synchronize();
@@ -511,7 +523,9 @@ impl Device for Gpu {
 
     fn discard_reads(&mut self) {
         self.enter();
-        self.transfers().discard_reads();
+        if let Some(transfers) = &mut self.transfers {
+            transfers.discard_reads();
+        }
     }
 
     fn run(&mut self, key: usize, steps: &[Prepared], flags: &[bool]) {

@@ -18,9 +18,9 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// A ring of so many bytes, a multiple of 64.
+    /// A ring of so many bytes, or a few more.
     pub(super) fn new(bytes: usize) -> Ring {
-        debug_assert!(bytes.is_multiple_of(ALIGNMENT));
+        let bytes = bytes.next_multiple_of(ALIGNMENT);
         Ring { bytes, parts: VecDeque::new(), next: 0 }
     }
 

@@ -18,15 +18,11 @@ use crate::cuda::driver::gpu::{check, or_end};
 use crate::cuda::driver::ring::Ring;
 use crate::cuda::error::CudaError;
 
-/// Bytes on their way to the device at a time; a batch of 2¹⁸ tokens with the order of its ids takes 5 MiB.
-pub(super) const UPLOADS: usize = 16 << 20;
-/// Bytes on their way to the host at a time: losses and norms.
-pub(super) const DOWNLOADS: usize = 1 << 20;
-
 /// One direction.
 struct Channel {
     /// Page-locked.
     host: *mut u8,
+    /// As large, on the device.
     twin: sys::CUdeviceptr,
     /// On which the bus is used.
     stream: sys::CUstream,
@@ -36,15 +32,18 @@ struct Channel {
 }
 
 impl Channel {
-    fn new(bytes: usize, twin: sys::CUdeviceptr) -> Result<Channel, CudaError> {
-        let (mut host, mut stream) = (ptr::null_mut(), ptr::null_mut());
+    fn new(bytes: u64) -> Result<Channel, CudaError> {
+        let ring = Ring::new(usize::try_from(bytes).unwrap_or(usize::MAX));
+        let bytes = ring.bytes();
+        let (mut host, mut stream, mut twin) = (ptr::null_mut(), ptr::null_mut(), 0);
         let flags = sys::CUstream_flags_enum::CU_STREAM_NON_BLOCKING as u32;
         // SAFETY: the context is current.
         unsafe {
             check(sys::cuMemAllocHost_v2(&mut host, bytes), "locking memory of the host")?;
+            check(sys::cuMemAlloc_v2(&mut twin, bytes), "allocating memory for copies")?;
             check(sys::cuStreamCreate(&mut stream, flags), "creating a stream")?;
         }
-        let (ring, done) = (Ring::new(bytes), VecDeque::new());
+        let done = VecDeque::new();
         Ok(Channel { host: host.cast(), twin, stream, ring, done })
     }
 
@@ -82,21 +81,23 @@ fn event() -> Result<sys::CUevent, CudaError> {
 }
 
 impl Transfers {
-    /// With the twins of both directions, of [`UPLOADS`] and [`DOWNLOADS`] bytes.
+    /// With room for so many bytes on their way to the device and to the host.
     ///
     /// # Errors
-    /// If the host's memory cannot be locked.
-    pub(super) fn new(
-        up: sys::CUdeviceptr,
-        down: sys::CUdeviceptr,
-    ) -> Result<Transfers, CudaError> {
+    /// If there is no memory to be had, or to be locked.
+    pub(super) fn new(up: u64, down: u64) -> Result<Transfers, CudaError> {
         Ok(Transfers {
-            up: Channel::new(UPLOADS, up)?,
-            down: Channel::new(DOWNLOADS, down)?,
+            up: Channel::new(up)?,
+            down: Channel::new(down)?,
             readings: VecDeque::new(),
             crossing: event()?,
             spare: Vec::new(),
         })
+    }
+
+    /// Whether there is as much room.
+    pub(super) fn holds(&self, up: u64, down: u64) -> bool {
+        self.up.ring.bytes() as u64 >= up && self.down.ring.bytes() as u64 >= down
     }
 
     /// Lets one stream wait for what was asked of the other.
@@ -215,7 +216,7 @@ impl Transfers {
         }
     }
 
-    /// Gives everything back but the twins.
+    /// Gives everything back.
     ///
     /// # Safety
     /// The context is current, and the stream that computes has been waited for.
@@ -231,6 +232,7 @@ impl Transfers {
             }
             for channel in [&self.up, &self.down] {
                 let _ = sys::cuMemFreeHost(channel.host.cast());
+                let _ = sys::cuMemFree_v2(channel.twin);
                 let _ = sys::cuStreamDestroy_v2(channel.stream);
             }
         }
