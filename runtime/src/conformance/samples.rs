@@ -544,7 +544,7 @@ fn head_loss_with_gradient() -> Vec<Sample> {
         results.extend(operands.get(4).map(|bias| bias.ty.clone()));
         Sample::new(forward.name, op, operands, results)
     };
-    head_loss().into_iter().chain([infinite_loss(9), infinite_loss(264)]).map(sample).collect()
+    [infinite_loss(9), infinite_loss(264)].into_iter().chain(head_loss()).map(sample).collect()
 }
 
 /// A token that cannot be predicted is a label: the loss of its row is infinite, and what has to do with it in the

@@ -159,14 +159,20 @@ const MISTAKES: &[Mistakes] = &[
                 "block_sum(sum * expf(own_most - most), scratch)",
                 "block_sum(sum, scratch)",
             ],
+            ["positions_held", "z[part][lane] *= share;", ""],
+            ["loss_rows", "position < end; position += 256", "position + 1 < end; position += 256"],
+        ],
+    },
+    Mistakes {
+        family: Family::Head,
+        found_by: |op| matches!(op, Op::HeadLossWithGradient { bias: true, transform: None, .. }),
+        planted: &[
             // A loss that is infinite and whose gradient does not say so.
             [
                 "positions",
                 "return logit - logit == 0.0f ? factor : bits_to_f32(0x7fffffffu);",
                 "return factor;",
             ],
-            ["positions_held", "z[part][lane] *= share;", ""],
-            ["loss_rows", "position < end; position += 256", "position + 1 < end; position += 256"],
             [
                 "column_sums",
                 "row = warp; row < rows; row += 8",
