@@ -142,38 +142,13 @@ class Comparison {
       );
     for (const graph of this.graphs) graph.draw();
     const [a, b] = this.graphs.map((graph) => graph.stage.model.total);
-    const fact = (name, write, key) =>
-      a[key] || b[key]
-        ? make(
-            "div",
-            { class: "fact" },
-            make("dt", {}, name),
-            make(
-              "dd",
-              {},
-              a[key] ? write(a[key]) : "–",
-              " → ",
-              b[key] ? write(b[key]) : "–",
-              make("em", { class: b[key] < a[key] ? "less" : b[key] > a[key] ? "more" : "same" }, change(a[key], b[key])),
-            ),
-          )
-        : null;
-    this.totals.replaceChildren(
-      make(
-        "div",
-        { class: "facts" },
-        make(
-          "dl",
-          {},
-          fact("parameters", count, "parameters"),
-          fact("forward", flops, "forward"),
-          fact("backward", flops, "backward"),
-          fact("recompute", flops, "recompute"),
-          fact("kept", bytes, "kept"),
-          fact("moved", bytes, "bytes"),
-        ),
-      ),
-    );
+    const fact = ([name, write, key]) => {
+      const [x, y] = [a[key], b[key]];
+      if (!x && !y) return null;
+      const kind = y < x ? "less" : y > x ? "more" : "same";
+      return figure(name, `${x ? write(x) : "–"} → ${y ? write(y) : "–"}`, { kind, moved: change(x, y) });
+    };
+    this.totals.replaceChildren(make("div", { class: "facts" }, make("dl", {}, FIGURES.map(fact))));
     const held = [...this.tools.querySelectorAll("button")].indexOf(document.activeElement);
     this.tools.replaceChildren(toolbar(this.graphs, () => this.draw()));
     if (held >= 0) this.tools.querySelectorAll("button")[held]?.focus();
@@ -302,17 +277,7 @@ class Comparison {
     return make(
       "table",
       { class: paths ? "table" : "small" },
-      make(
-        "thead",
-        {},
-        make(
-          "tr",
-          {},
-          [paths && "Where", "What", ...(paths ? this.names() : this.shortNames()), paths && "Δ"]
-            .filter(Boolean)
-            .map((text) => make("th", { scope: "col" }, text)),
-        ),
-      ),
+      tableHead(paths ? ["Where", "What", ...this.names(), "Δ"] : ["What", ...this.shortNames()]),
       make(
         "tbody",
         {},
@@ -397,7 +362,8 @@ class Comparison {
           ),
         );
     };
-    const column = (text, kind) => make("th", { scope: "col", class: kind }, text);
+    const [first, second] = this.shortNames();
+    const title = (text) => make("th", { scope: "colgroup", colspan: "3", class: "number first-of-three" }, text);
     this.both.replaceChildren(
       make(
         "div",
@@ -405,25 +371,16 @@ class Comparison {
         make(
           "table",
           { class: "table two" },
-          make(
-            "thead",
-            {},
-            make(
-              "tr",
-              {},
-              column("", ""),
-              sides.map(([title]) => make("th", { scope: "colgroup", colspan: "3", class: "number first-of-three" }, title)),
-            ),
-            make(
-              "tr",
-              {},
-              column("Box", ""),
-              sides.map(() => [
-                column(this.shortNames()[0], "number first-of-three"),
-                column(this.shortNames()[1], "number"),
-                column("Δ", "number"),
+          tableHead(
+            ["", ...sides.map(([text]) => title(text))],
+            [
+              "Box",
+              ...sides.flatMap(() => [
+                [first, "number first-of-three"],
+                [second, "number"],
+                ["Δ", "number"],
               ]),
-            ),
+            ],
           ),
           make(
             "tbody",

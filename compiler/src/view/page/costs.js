@@ -75,15 +75,7 @@ class Costs {
         make(
           "table",
           { class: "table" },
-          make(
-            "thead",
-            {},
-            make(
-              "tr",
-              {},
-              columns.map((column) => this.heading(column)),
-            ),
-          ),
+          tableHead(columns.map((column) => this.heading(column))),
           make(
             "tbody",
             {},

@@ -22,6 +22,20 @@ function filled(element, attributes, children) {
   return element;
 }
 
+// The head of a table. Every row is a list of cells: texts, pairs of a text and its class, or cells that are made already.
+function tableHead(...rows) {
+  const cell = (column) => {
+    if (column instanceof Element) return column;
+    const [text, kind] = Array.isArray(column) ? column : [column];
+    return make("th", { scope: "col", class: kind || null }, text);
+  };
+  return make(
+    "thead",
+    {},
+    rows.map((columns) => make("tr", {}, columns.map(cell))),
+  );
+}
+
 // Buttons of which one is pressed, moved through with the arrow keys. `choices`: [[value, label, help], …].
 function choice(name, label, choices, chosen, choose) {
   const buttons = choices.map(([value, text, help]) =>

@@ -178,38 +178,43 @@ function stageSteps(graph, choose) {
   );
 }
 
+// The figures that a stage is told by: [what it is called, how it is written, its key in the totals].
+const FIGURES = [
+  ["parameters", count, "parameters"],
+  ["forward", flops, "forward"],
+  ["backward", flops, "backward"],
+  ["recompute", flops, "recompute"],
+  ["kept", bytes, "kept"],
+  ["moved", bytes, "bytes"],
+];
+
+// One of them, and by how much it `moved`, to more or to less.
+function figure(name, value, { title, kind, moved }) {
+  return make(
+    "div",
+    { class: "fact", title },
+    make("dt", {}, name),
+    make("dd", {}, value, moved && make("em", { class: kind }, moved)),
+  );
+}
+
 // What the stage is, and its figures with the change from the stage before.
 function stageFacts(graph) {
   const { stages, stage } = graph;
   const at = stages.indexOf(stage),
     now = stage.model.total,
     before = at > 0 ? stages[at - 1].model.total : null;
-  const fact = (name, value, key) => {
+  const fact = ([name, write, key]) => {
+    if (!now[key]) return null;
     const moved = before && before[key] && before[key] !== now[key] ? change(before[key], now[key]) : "";
-    return now[key]
-      ? make(
-          "div",
-          { class: "fact", title: `${exact(now[key])}${before ? `; one stage earlier ${exact(before[key] ?? 0)}` : ""}` },
-          make("dt", {}, name),
-          make("dd", {}, value(now[key]), moved && make("em", { class: moved.startsWith("−") ? "less" : "more" }, moved)),
-        )
-      : null;
+    const title = `${exact(now[key])}${before ? `; one stage earlier ${exact(before[key] ?? 0)}` : ""}`;
+    return figure(name, write(now[key]), { title, kind: moved.startsWith("−") ? "less" : "more", moved });
   };
   return make(
     "div",
     { class: "facts" },
     make("p", { class: "stage-title" }, stage.title),
-    make(
-      "dl",
-      {},
-      fact("parameters", count, "parameters"),
-      fact("forward", flops, "forward"),
-      fact("backward", flops, "backward"),
-      fact("recompute", flops, "recompute"),
-      fact("kept", bytes, "kept"),
-      fact("moved", bytes, "bytes"),
-      fact("operations", exact, "operations"),
-    ),
+    make("dl", {}, [...FIGURES, ["operations", exact, "operations"]].map(fact)),
   );
 }
 

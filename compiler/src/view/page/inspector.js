@@ -76,15 +76,7 @@ function boxSections(graph, stage, box, go, note) {
         make(
           "table",
           { class: "small" },
-          make(
-            "thead",
-            {},
-            make(
-              "tr",
-              {},
-              ["", "dense", "pair", ""].map((text) => make("th", { scope: "col" }, text)),
-            ),
-          ),
+          tableHead(["", "dense", "pair", ""]),
           make(
             "tbody",
             {},
@@ -339,7 +331,6 @@ function tensorFacts(graph, stage, value) {
     .map(([offset, first, last]) =>
       make("tr", {}, make("td", {}, exact(offset)), make("td", {}, `${exact(first)} – ${exact(last)}`)),
     );
-  const head = make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "offset"), make("th", { scope: "col" }, "alive")));
   return make(
     "div",
     { class: "tensor" },
@@ -350,7 +341,7 @@ function tensorFacts(graph, stage, value) {
       ["kept", value.kept ? "until the backward pass" : null],
       ["segment", value.segment],
     ),
-    places.length ? make("table", { class: "small" }, head, make("tbody", {}, shown)) : null,
+    places.length ? make("table", { class: "small" }, tableHead(["offset", "alive"]), make("tbody", {}, shown)) : null,
     rest.length
       ? make(
           "details",

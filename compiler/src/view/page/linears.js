@@ -54,25 +54,17 @@ class Linears {
         make(
           "table",
           { class: "table" },
-          make(
-            "thead",
-            {},
-            make(
-              "tr",
-              {},
-              [
-                ["Linear", ""],
-                ["", "shape-cell"],
-                ["Rank", "number"],
-                ["In → out", "number"],
-                ["Sites", "number"],
-                ["Between", ""],
-                ["Weights saved", "number"],
-                ["FLOPs saved a token", "number"],
-                ["Why it stayed dense", ""],
-              ].map(([text, kind]) => make("th", { scope: "col", class: kind }, text)),
-            ),
-          ),
+          tableHead([
+            "Linear",
+            ["", "shape-cell"],
+            ["Rank", "number"],
+            ["In → out", "number"],
+            ["Sites", "number"],
+            "Between",
+            ["Weights saved", "number"],
+            ["FLOPs saved a token", "number"],
+            "Why it stayed dense",
+          ]),
           make(
             "tbody",
             {},

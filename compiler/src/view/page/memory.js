@@ -172,21 +172,7 @@ class Memory {
         make(
           "table",
           { class: "table" },
-          make(
-            "thead",
-            {},
-            make(
-              "tr",
-              {},
-              [
-                ["tensor", ""],
-                ["bytes", "number"],
-                ["of the peak", "number"],
-                ["phase", ""],
-                ["alive", "number"],
-              ].map(([text, kind]) => make("th", { scope: "col", class: kind }, text)),
-            ),
-          ),
+          tableHead(["tensor", ["bytes", "number"], ["of the peak", "number"], "phase", ["alive", "number"]]),
           make("tbody", {}, rows),
         ),
       ),
