@@ -233,10 +233,13 @@ fn picture(plan: &Plan, format: Format, arguments: &Arguments) -> Result<Picture
         Some(stage) => vec![stage.into()],
         None => format.stages(plan.form),
     };
-    let picture = stages.picture(&wanted, arguments.layer);
-    picture.map_err(|error| {
+    let picture = stages.picture(&wanted, arguments.layer).map_err(|error| {
         Failure::from(error).or_help(|| "leave --layer out to see the whole model".to_owned())
-    })
+    })?;
+    if let Some(note) = &picture.note {
+        console::alert(format!("warning: {note}"));
+    }
+    Ok(picture)
 }
 
 fn drawn(picture: &Picture, format: Format) -> String {

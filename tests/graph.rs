@@ -120,6 +120,25 @@ fn what_cannot_be_drawn_is_refused_in_one_line() {
     assert!(folder.is_empty(), "nothing is written");
 }
 
+/// A plan that this colac would not make is drawn, with a warning where its stages may not be those it came from.
+#[test]
+fn a_plan_of_another_colac_is_drawn_with_a_warning() {
+    let folder = Folder::new();
+    let mut other = (*common::plan("llama-nano", &["compiler.fuse=[]"], false)).clone();
+    other.origin = common::plan("llama-nano", &[], false).origin.clone();
+    other.origin.compiler_version = "0.0.9".to_owned();
+    fs::write(folder.path("old.plan"), colac_plan::file::write(&other).unwrap()).unwrap();
+    let warning = "warning: the plan was compiled by colac 0.0.9, and this colac ";
+    for format in ["html", "svg", "dot", "json"] {
+        let drawn = folder.run(&["graph", "old.plan", "--format", format]).succeeds();
+        assert_eq!(drawn.err.matches(warning).count(), 1, "{format}: {}", drawn.err);
+    }
+    let of_stage = |stage| folder.run(&["graph", "old.plan", "--format", "text", "--stage", stage]);
+    of_stage("fused").succeeds().says(&[warning, "note: the plan was compiled by"]);
+    let plan = of_stage("plan").succeeds();
+    assert!(plan.err.is_empty() && !plan.out.contains("note: "), "{}", plan.err);
+}
+
 /// Graphviz takes the files, whatever names are in them.
 #[test]
 fn graphviz_accepts_dot() {

@@ -11,7 +11,8 @@ use colac_compiler::diagnostics::Sources;
 use colac_compiler::pictures::Stages;
 use colac_compiler::spec::{SpecInput, shipped};
 use colac_compiler::view::Inspection;
-use colac_compiler::view::draw::{dot, explorer, figure, tree};
+use colac_compiler::view::compare::Comparison;
+use colac_compiler::view::draw::{dot, explorer, figure, tree, tree_pair};
 use colac_compiler::view::page;
 use colac_compiler::view::picture::model::{Box, BoxKind, Stage, Total, Use};
 use colac_compiler::view::picture::{Picture, StageName};
@@ -109,6 +110,7 @@ fn exists(stage: &Stage, used: &Use) {
 fn adds_up(name: &str, plan: &Plan) {
     let stages = Stages::new(plan).map_err(|(e, _)| e).unwrap();
     let folded = stages.picture(&StageName::ALL, None).unwrap();
+    assert_eq!(folded.note, None, "{name}: its spec makes the plan again");
     for (name_of_stage, stage) in StageName::ALL.into_iter().zip(&folded.stages) {
         is_sound(name, stage);
         let mut sums = vec![Total::default(); stage.boxes.len()];
@@ -456,4 +458,60 @@ fn the_page_of_a_large_model_is_small() {
         assert!(page.len() < 2_000_000, "{} bytes", page.len());
         assert!(!page.contains("https://") && !page.contains("src="), "it needs no network");
     }
+}
+
+/// What is drawn of a plan that this compiler would not make is not silently mixed with what it would: every stage but the
+/// plan's own says so.
+#[test]
+fn a_plan_of_another_compiler_is_drawn_with_a_note() {
+    let mut other = shipped_plan("llama-nano", &["compiler.fuse=[]"]);
+    other.origin = shipped_plan("llama-nano", &[]).origin;
+    other.origin.compiler_version = "0.0.9".to_owned();
+    let stages = Stages::new(&other).map_err(|(e, _)| e).unwrap();
+    let drawn = stages.picture(&StageName::ALL, None).unwrap();
+    let note = drawn.note.clone().unwrap();
+    assert!(note.starts_with("the plan was compiled by colac 0.0.9, and this colac 0."), "{note}");
+    let operations: usize = other.programs.iter().map(|program| program.operations.len()).sum();
+    let plan = stages.unfolded(StageName::Plan);
+    let placed = plan.nodes.iter().filter(|node| node.position.is_some()).count();
+    assert_eq!(placed, operations, "the plan's stage is of the file");
+    for stage in &drawn.stages {
+        let expected = if stage.name == "plan" { None } else { Some(&*note) };
+        assert_eq!(drawn.note_on(stage), expected);
+    }
+    assert_eq!(tree::text(&drawn).matches(&*note).count(), StageName::ALL.len() - 1);
+    let json = explorer::json(&drawn);
+    assert_eq!(json.matches(&format!("\"note\":\"{note}\"")).count(), StageName::ALL.len() - 1);
+    assert!(dot::text(&drawn, &drawn.stages[0]).contains(&note));
+    assert!(page::page(&drawn).contains(&note));
+    let both = Comparison::new(picture("llama-nano", &[]), drawn);
+    assert_eq!(tree_pair::text(&both).matches(&*note).count(), 1);
+    // The plan alone is the file's, and so is all that is said of it.
+    assert_eq!(stages.picture(&[StageName::Plan], None).unwrap().note, None);
+
+    other.origin.compiler_version = shipped_plan("llama-nano", &[]).origin.compiler_version;
+    let stages = Stages::new(&other).map_err(|(e, _)| e).unwrap();
+    let note = stages.picture(&[StageName::Cola], None).unwrap().note.unwrap();
+    assert!(note.starts_with("the plan was compiled by another build of colac 0."), "{note}");
+}
+
+/// Whatever a plan was compiled with is in the spec that it carries: compiled once more it is the same.
+#[test]
+fn a_plan_of_this_compiler_is_drawn_without_a_note() {
+    let cases: [&[&str]; 4] = [
+        &["compiler.fuse=[]", "compiler.group=false"],
+        &["recompute.policy=auto", "recompute.memory=\"64 MiB\""],
+        &[
+            "recompute.policy=auto",
+            "recompute.memory=\"64 MiB\"",
+            "recompute.choose_micro_batch=true",
+        ],
+        &["train.precision=bf16"],
+    ];
+    for settings in cases {
+        assert_eq!(picture("llama-nano", settings).note, None, "{settings:?}");
+    }
+    let dense = common::plan("llama-nano", &[], true);
+    let stages = Stages::new(&dense).map_err(|(e, _)| e).unwrap();
+    assert_eq!(stages.picture(&[StageName::Forward], None).unwrap().note, None);
 }

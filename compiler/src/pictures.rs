@@ -1,7 +1,7 @@
 //! The picture of a plan at the stages of its compilation.
 //!
-//! Owns how graphs and places in the spec reach a picture: the spec that a plan carries is compiled once more, and the
-//! graphs on the way are kept. Must not know what is drawn of them.
+//! Owns how graphs and places in the spec reach a picture: the spec that a plan carries is compiled once more, the graphs
+//! on the way are kept, and where they are not those of the plan a note says so. Must not know what is drawn of them.
 
 use std::collections::BTreeMap;
 
@@ -21,6 +21,7 @@ pub struct Stages {
     graphs: BTreeMap<&'static str, Graph>,
     sources: Sources,
     decisions: BTreeMap<String, u32>,
+    note: Option<String>,
 }
 
 impl Stages {
@@ -30,10 +31,12 @@ impl Stages {
     /// What this compiler finds wrong with the spec, which can only happen where the plan is of another version.
     pub fn new(plan: &Plan) -> Result<Stages, (Diagnostics, Sources)> {
         let mut sources = Sources::default();
-        let graphs = match recompile_keeping_graphs(plan, &mut sources) {
-            Ok(compiled) => compiled.graphs.into_iter().map(of_training).collect(),
+        let compiled = match recompile_keeping_graphs(plan, &mut sources) {
+            Ok(compiled) => compiled,
             Err(diagnostics) => return Err((diagnostics, sources)),
         };
+        let note = note(plan, compiled.plan);
+        let graphs = compiled.graphs.into_iter().map(of_training).collect();
         let input = SpecInput::Text {
             name: "the plan's spec".to_owned(),
             text: plan.origin.resolved_spec.clone(),
@@ -41,7 +44,7 @@ impl Stages {
         let spec = Spec::load(input, &[], false, &mut sources);
         let cola = spec.ok().and_then(|(spec, _)| spec.cola);
         let decisions = cola.map_or_else(BTreeMap::new, |cola| decisions(plan, &cola, &sources));
-        Ok(Stages { plan: plan.clone(), graphs, sources, decisions })
+        Ok(Stages { plan: plan.clone(), graphs, sources, decisions, note })
     }
 
     /// The graph at a stage; none for the plan.
@@ -56,7 +59,11 @@ impl Stages {
     pub fn picture(&self, stages: &[StageName], layer: Option<u64>) -> Result<Picture, NoTurn> {
         let source = |&stage: &StageName| (stage, self.source(stage));
         let sources: Vec<(StageName, Source<'_>)> = stages.iter().map(source).collect();
-        self.with_lines(|lines| Picture::new(&self.plan, &sources, layer, lines))
+        let mut picture =
+            self.with_lines(|lines| Picture::new(&self.plan, &sources, layer, lines))?;
+        let has_graphs = stages.iter().any(|&stage| self.graph(stage).is_some());
+        picture.note = self.note.clone().filter(|_| has_graphs);
+        Ok(picture)
     }
 
     /// One stage with nothing folded: every node and value exactly once.
@@ -77,6 +84,27 @@ impl Stages {
         };
         draw(&Lines { architecture: &architecture, decisions: &self.decisions })
     }
+}
+
+/// What to say where the plan is not what this compiler makes of its spec: then the graphs on the way to it, too, may be
+/// others than those that it came from. The recipe is not drawn and may have been changed since; why linears stayed dense
+/// is worded otherwise after `--full-rank`, which the spec of a plan does not tell.
+fn note(plan: &Plan, again: Plan) -> Option<String> {
+    let (own, this) = (&plan.origin.compiler_version, again.origin.compiler_version.clone());
+    let again = Plan {
+        origin: plan.origin.clone(),
+        recipe: plan.recipe.clone(),
+        linears: plan.linears.clone(),
+        ..again
+    };
+    if again == *plan {
+        return None;
+    }
+    let other = if *own == this { "another build of colac" } else { "colac" };
+    Some(format!(
+        "the plan was compiled by {other} {own}, and this colac {this} makes another plan of its spec: the stages before \
+         the plan are those of this colac"
+    ))
 }
 
 /// The graph after a pass as far as training needs it. Before programs are split off it gives logits, too, by the product

@@ -219,6 +219,7 @@ const checks = {
       .split("\n")
       .map(() => evil)
       .join("\n");
+    data.note = evil;
     for (const linear of data.linears) Object.assign(linear, { reason: evil, path: linear.path + evil });
     for (const one of data.stages) {
       one.title = evil;
@@ -241,6 +242,33 @@ const checks = {
     assert.ok((await page.locator("h1").innerText()).includes(evil));
     assert.deepEqual(complaints, []);
     await close();
+  },
+
+  async "a note on the stages before the plan stands by each of them"(browser) {
+    const note = "the plan was compiled by colac 0.0.9";
+    const data = picture(file("60m.html"));
+    data.note = note;
+    writeFileSync(file("noted.html"), withPicture(file("60m.html"), data));
+    const one = await open(browser, file("noted.html"));
+    const shown = (of) => of.page.locator(".caveat:visible").allInnerTexts();
+    for (const { name } of data.stages) {
+      await stage(one.page, name).click();
+      assert.deepEqual(await shown(one), name === "plan" ? [] : [`Note: ${note}`], name);
+    }
+    // The costs begin with those of the plan, which is the file's own.
+    await tab(one.page, "costs").click();
+    assert.deepEqual(await shown(one), []);
+    await one.page.locator('[data-choice="cost-stage:fused"]').click();
+    assert.deepEqual(await shown(one), [`Note: ${note}`]);
+    await one.close();
+    const both = picture(file("against.html"));
+    both.b.note = note;
+    writeFileSync(file("noted-against.html"), withPicture(file("against.html"), both));
+    const two = await open(browser, file("noted-against.html"));
+    assert.deepEqual(await shown(two), [`Note on llama-60m, CoLA: ${note}`]);
+    await stage(two.page, "plan").click();
+    assert.deepEqual(await shown(two), []);
+    await two.close();
   },
 
   async "search leads to a path and to the fold of a turn"(browser, _, { page }) {

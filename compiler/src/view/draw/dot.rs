@@ -17,7 +17,13 @@ pub fn text(picture: &Picture, stage: &Stage) -> String {
         "  graph [rankdir=TB, fontname=\"Helvetica\", fontsize=11, labeljust=l, compound=true];\n";
     text += "  node [shape=box, style=\"rounded,filled\", fontname=\"Helvetica\", fontsize=10];\n";
     text += "  edge [color=\"#57606a\", arrowsize=0.6, fontname=\"Helvetica\", fontsize=8];\n";
-    let _ = writeln!(text, "  label={title};");
+    let label = match picture.note_on(stage) {
+        Some(note) => {
+            quoted(&format!("{} ({}), {}\n{note}", picture.name, picture.form, stage.name))
+        }
+        None => title,
+    };
+    let _ = writeln!(text, "  label={label};");
     cluster(stage, 0, 1, &mut text);
     for (index, node) in stage.nodes.iter().enumerate() {
         for operand in &node.operands {

@@ -86,6 +86,9 @@ fn graph(picture: &Picture, stage: &Stage) -> String {
     let whole = groups.entry(String::new()).or_default();
     whole.insert("precision", picture.precision.to_owned());
     whole.insert("recompute", picture.recompute.clone());
+    if let Some(note) = picture.note_on(stage) {
+        whole.insert("note", note.to_owned());
+    }
     let mut seen: BTreeMap<usize, usize> = BTreeMap::new();
     let mut held: BTreeMap<usize, usize> = BTreeMap::new();
     for node in &stage.nodes {

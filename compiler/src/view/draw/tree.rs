@@ -40,6 +40,9 @@ fn one(picture: &Picture, stage: &Stage) -> String {
         "FLOPs of products and attention for each token; bytes for a micro-batch of {} × {} tokens\n",
         picture.micro_batch, picture.sequence_length
     );
+    if let Some(note) = picture.note_on(stage) {
+        let _ = writeln!(text, "note: {note}\n");
+    }
     let rows = rows(stage);
     let cells: Vec<[String; 7]> = rows.iter().map(|row| cells(picture, &row.total)).collect();
     let used: Vec<usize> = (0..COLUMNS.len()).filter(|&c| any(&cells, c)).collect();

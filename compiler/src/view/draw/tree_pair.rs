@@ -24,6 +24,10 @@ const COLUMNS: [Column; 4] = [
 pub fn text(comparison: &Comparison) -> String {
     let Comparison { a, b, differences } = comparison;
     let mut text = format!("{} ({})  |  {} ({})\n", a.name, a.form, b.name, b.form);
+    let noted = [a, b].map(|picture| (&picture.name, picture.note.as_ref()));
+    for (name, note) in noted.into_iter().filter_map(|(name, note)| Some((name, note?))) {
+        let _ = writeln!(text, "note on {name}: {note}");
+    }
     for (one, other) in a.stages.iter().zip(&b.stages) {
         let _ = writeln!(text, "\n{}: FLOPs and bytes of one execution", one.name);
         text += &table((a, one), (b, other));

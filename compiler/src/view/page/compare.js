@@ -148,7 +148,8 @@ class Comparison {
       const kind = y < x ? "less" : y > x ? "more" : "same";
       return figure(name, `${x ? write(x) : "–"} → ${y ? write(y) : "–"}`, { kind, moved: change(x, y) });
     };
-    this.totals.replaceChildren(make("div", { class: "facts" }, make("dl", {}, FIGURES.map(fact))));
+    const notes = this.graphs.map((graph, i) => stageNote(graph.stage, `Note on ${this.names()[i]}: `));
+    this.totals.replaceChildren(make("div", { class: "facts" }, make("dl", {}, FIGURES.map(fact)), notes.filter(Boolean)));
     const held = [...this.tools.querySelectorAll("button")].indexOf(document.activeElement);
     this.tools.replaceChildren(toolbar(this.graphs, () => this.draw()));
     if (held >= 0) this.tools.querySelectorAll("button")[held]?.focus();

@@ -69,6 +69,7 @@ class Costs {
           },
         ),
       ),
+      stageNote(stage, "Note: ") ?? "",
       make(
         "div",
         { class: "scroll", tabindex: "0", role: "region", "aria-label": "Costs" },

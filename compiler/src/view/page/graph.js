@@ -198,6 +198,12 @@ function figure(name, value, { title, kind, moved }) {
   );
 }
 
+// What to know about a stage that is not one of those that the plan came from.
+function stageNote(stage, heading) {
+  const { note } = stage.picture;
+  return note && stage.name !== "plan" ? make("p", { class: "caveat", role: "note" }, make("b", {}, heading), note) : null;
+}
+
 // What the stage is, and its figures with the change from the stage before.
 function stageFacts(graph) {
   const { stages, stage } = graph;
@@ -215,6 +221,7 @@ function stageFacts(graph) {
     { class: "facts" },
     make("p", { class: "stage-title" }, stage.title),
     make("dl", {}, [...FIGURES, ["operations", exact, "operations"]].map(fact)),
+    stageNote(stage, "Note: "),
   );
 }
 

@@ -183,6 +183,7 @@ impl Picture {
             compiler: plan.origin.compiler_version.clone(),
             precision: plan.precision(),
             recompute: plan.recompute.clone(),
+            note: None,
             micro_batch: plan.recipe.micro_batch,
             sequence_length: plan.recipe.sequence_length,
             spec: Text {
@@ -197,6 +198,13 @@ impl Picture {
             linears: linears(plan),
             memory: has_plan.then(|| memory::memory(plan)),
         })
+    }
+}
+
+impl Picture {
+    /// What to know about one of its stages: [`Picture::note`] is not about the plan.
+    pub fn note_on(&self, stage: &Stage) -> Option<&str> {
+        self.note.as_deref().filter(|_| stage.name != StageName::Plan.name())
     }
 }
 

@@ -18,6 +18,10 @@ pub struct Picture {
     pub precision: &'static str,
     /// What lives until the backward pass.
     pub recompute: String,
+    /// What to know about the stages before the plan, where they are not those that the plan came from; a sentence
+    /// without capital and full stop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// Rows in one execution.
     pub micro_batch: u32,
     /// Tokens in a row.
