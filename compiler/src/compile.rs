@@ -19,9 +19,9 @@ use crate::language::architecture::Architecture;
 use crate::language::config::Config;
 use crate::language::expression::Value;
 use crate::language::huggingface;
-use crate::lower::{self, Model};
+use crate::lower::{self, Examined};
 use crate::passes;
-use crate::spec::{Precision, Resolution, Spec, SpecInput};
+use crate::spec::{Precision, Refused, Resolution, Spec, SpecInput};
 
 use stages::{Keep, Stages};
 
@@ -257,9 +257,33 @@ fn front(
     stages: &mut Stages,
     sources: &mut Sources,
 ) -> Result<Front, Diagnostics> {
-    let (mut spec, mut diagnostics) = Spec::load(input, settings, full_rank, sources)?;
-    spec.architecture_text = architecture.map(Into::into);
-    let Model { architecture, config, mut graph } = lower::model(&spec, sources)?;
+    let (spec, mut outline, mut diagnostics) =
+        match Spec::load_or_outline(input, settings, full_rank, sources) {
+            Ok((spec, warnings)) => {
+                let outline = spec.outline();
+                (Some(spec), outline, warnings)
+            }
+            Err(refused) => {
+                let Refused { diagnostics, outline } = *refused;
+                (None, outline, diagnostics)
+            }
+        };
+    if let Some(named) = &mut outline.architecture {
+        named.text = architecture.map(Into::into);
+    }
+    let Examined { architecture, config, graph, diagnostics: found } =
+        lower::examine(&outline, sources);
+    diagnostics.extend(found);
+    if diagnostics.has_errors() {
+        let cola = outline.cola.as_ref();
+        passes::cola::check(graph.as_ref(), cola, config.as_ref(), &mut diagnostics);
+        return Err(diagnostics);
+    }
+    let (Some(mut spec), Some(architecture), Some(config), Some(mut graph)) =
+        (spec, architecture, config, graph)
+    else {
+        return Err(bug("a model is missing without an error".into()).into());
+    };
     stages.after("lower", &graph)?;
     check_vocabulary(&config, &mut diagnostics);
     spec.settle_steps(parameter_count(&graph), &mut diagnostics);

@@ -46,7 +46,8 @@ fn lowered(part: &str) -> Graph {
     let (spec, _) = Spec::load(input, &[], false, &mut sources).expect("the spec is right");
     let source = sources.add("group.toml", text);
     let graph = Architecture::parse(source, &mut sources).and_then(|architecture| {
-        let config = Config::resolve(&architecture, &lower::settings(&spec), spec.model_section)?;
+        let config =
+            Config::resolve(&architecture, &lower::settings(&spec.model), spec.model_section)?;
         lower::lower(&architecture, &config, Batch { rows: 2, sequence_length: 8, place: None })
     });
     let mut graph = graph.unwrap_or_else(|errors| panic!("{}", rendered(&errors, &sources)));

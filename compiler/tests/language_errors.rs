@@ -49,7 +49,8 @@ fn run_case(name: &str) -> (Diagnostics, Sources) {
     }
     let source = sources.add(format!("{name}.toml"), case.text);
     let lowered = Architecture::parse(source, &mut sources).and_then(|architecture| {
-        let config = Config::resolve(&architecture, &lower::settings(&spec), spec.model_section)?;
+        let config =
+            Config::resolve(&architecture, &lower::settings(&spec.model), spec.model_section)?;
         let place = spec.place("train.sequence_length");
         lower::lower(&architecture, &config, Batch { rows: 2, sequence_length: 16, place })
     });

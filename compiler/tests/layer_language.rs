@@ -90,7 +90,8 @@ fn try_lower(text: &str, line: usize) -> (Result<Graph, Diagnostics>, Sources) {
     let (spec, _) = Spec::load(input, &[], false, &mut sources).expect("the spec is right");
     let source = sources.add(format!("block at line {line}"), text);
     let lowered = Architecture::parse(source, &mut sources).and_then(|architecture| {
-        let config = Config::resolve(&architecture, &lower::settings(&spec), spec.model_section)?;
+        let config =
+            Config::resolve(&architecture, &lower::settings(&spec.model), spec.model_section)?;
         lower::lower(&architecture, &config, Batch { rows: 2, sequence_length: 8, place: None })
     });
     (lowered, sources)

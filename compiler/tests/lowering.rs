@@ -266,7 +266,7 @@ fn damaged_architectures_are_refused_or_right() {
         let source = sources.add("damaged.toml", words.concat());
         let lowered = Architecture::parse(source, &mut sources).and_then(|architecture| {
             let config =
-                Config::resolve(&architecture, &lower::settings(&spec), spec.model_section)?;
+                Config::resolve(&architecture, &lower::settings(&spec.model), spec.model_section)?;
             lower::lower(
                 &architecture,
                 &config,

@@ -145,18 +145,30 @@ impl Architecture {
     /// # Errors
     /// Everything that is wrong with the file by itself, in one collection.
     pub fn parse(source: SourceId, sources: &mut Sources) -> Result<Architecture, Diagnostics> {
-        let root = document::parse(source, sources)?;
+        match Architecture::read(source, sources) {
+            (Some(architecture), diagnostics) if !diagnostics.has_errors() => Ok(architecture),
+            (_, diagnostics) => Err(diagnostics),
+        }
+    }
+
+    /// Reads and checks the architecture in a source, and gives it with everything that is wrong with it wherever that
+    /// lies in what its body computes: what it declares can then be relied on, its settings among it.
+    pub fn read(source: SourceId, sources: &mut Sources) -> (Option<Architecture>, Diagnostics) {
+        let root = match document::parse(source, sources) {
+            Ok(root) => root,
+            Err(diagnostics) => return (None, diagnostics),
+        };
         let mut reader = Reader { source, diagnostics: Diagnostics::default() };
-        reader.version(&root)?;
+        if let Err(diagnostics) = reader.version(&root) {
+            return (None, diagnostics);
+        }
         let architecture = reader.architecture(&root);
         let mut diagnostics = reader.diagnostics;
-        match architecture {
-            Some(architecture) => {
-                diagnostics.extend(check::check(&architecture));
-                if diagnostics.has_errors() { Err(diagnostics) } else { Ok(architecture) }
-            }
-            None => Err(diagnostics),
+        let is_declared = !diagnostics.has_errors();
+        if let Some(architecture) = &architecture {
+            diagnostics.extend(check::check(architecture));
         }
+        (architecture.filter(|_| is_declared), diagnostics)
     }
 
     /// The declaration of a setting.

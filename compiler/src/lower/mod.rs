@@ -42,7 +42,7 @@ use crate::language::config::{Config, Setting};
 use crate::language::expression::Value;
 use crate::language::operations::OPERATIONS;
 use crate::language::syntax::Block;
-use crate::spec::{ModelSetting, Spec, shipped};
+use crate::spec::{ArchitectureName, ModelSetting, Outline, Spec, shipped};
 
 /// No tensor, and no model, may have more elements than this, so that no size computed later overflows.
 const MOST_ELEMENTS: u64 = 1 << 48;
@@ -83,16 +83,67 @@ pub struct Batch {
 /// # Errors
 /// Everything wrong with the architecture or the settings; texts are registered in `sources` for rendering.
 pub fn model(spec: &Spec, sources: &mut Sources) -> Result<Model, Diagnostics> {
-    let source = architecture_source(spec, sources)?;
-    let architecture = Architecture::parse(source, sources)?;
-    let config = Config::resolve(&architecture, &settings(spec), spec.model_section)?;
-    let batch = Batch {
-        rows: spec.recipe.micro_batch.into(),
-        sequence_length: spec.recipe.sequence_length.into(),
-        place: spec.place("train.sequence_length"),
+    let Examined { architecture, config, graph, diagnostics } = examine(&spec.outline(), sources);
+    match (architecture, config, graph) {
+        (Some(architecture), Some(config), Some(graph)) if !diagnostics.has_errors() => {
+            Ok(Model { architecture, config, graph })
+        }
+        _ => Err(diagnostics),
+    }
+}
+
+/// How far a spec and its architecture could be joined, and what is wrong on the way. Without an error all of it is there.
+#[derive(Clone, Debug, Default)]
+pub struct Examined {
+    /// The architecture, where what it declares is right.
+    pub architecture: Option<Architecture>,
+    /// The values of its settings, where all of them are right.
+    pub config: Option<Config>,
+    /// The forward computation, where the architecture has no mistake and the configuration is known.
+    pub graph: Option<Graph>,
+    /// Everything that was found to be wrong.
+    pub diagnostics: Diagnostics,
+}
+
+/// As [`model`], with as many parts of the spec as there are: each step is taken that its parts allow, whatever else is
+/// wrong.
+pub fn examine(outline: &Outline, sources: &mut Sources) -> Examined {
+    let mut examined = Examined::default();
+    let Some(named) = &outline.architecture else { return examined };
+    let read =
+        architecture_source(named, sources).map(|source| Architecture::read(source, sources));
+    let (architecture, diagnostics) = match read {
+        Ok(read) => read,
+        Err(diagnostic) => (None, diagnostic.into()),
     };
-    let graph = lower(&architecture, &config, batch)?;
-    Ok(Model { architecture, config, graph })
+    examined.diagnostics = diagnostics;
+    let Some(architecture) = architecture else { return examined };
+    let architecture = examined.architecture.insert(architecture);
+    let is_setting = |key: &String| {
+        let name = key.rsplit('.').next().unwrap_or(key);
+        architecture.entry(name).is_some()
+    };
+    // A setting of the model that stands elsewhere was reported there.
+    let is_complete = !outline.unknown_keys.iter().any(is_setting);
+    let Some(model) = outline.model.as_ref().filter(|_| is_complete) else { return examined };
+    match Config::resolve(architecture, &settings(&model.settings), model.header) {
+        Ok(config) => examined.config = Some(config),
+        Err(diagnostics) => examined.diagnostics.extend(diagnostics),
+    }
+    let (Some(config), Some(size)) = (&examined.config, outline.batch) else { return examined };
+    if examined.diagnostics.has_errors() {
+        return examined;
+    }
+    let batch = Batch {
+        rows: size.micro_batch.into(),
+        sequence_length: size.sequence_length.into(),
+        place: size.place,
+    };
+    match lower(architecture, config, batch) {
+        Ok(graph) => examined.graph = Some(graph),
+        Err(diagnostics) => examined.diagnostics.extend(diagnostics),
+    }
+    examined
 }
 
 /// The operations of the language with the names of their arguments, which the documentation's table must agree with.
@@ -103,7 +154,7 @@ pub fn operations() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
 }
 
 /// The settings of a spec's `[model]`, as an architecture reads them.
-pub fn settings(spec: &Spec) -> Vec<Setting<'_>> {
+pub fn settings(model: &[ModelSetting]) -> Vec<Setting<'_>> {
     fn setting(setting: &ModelSetting) -> Setting<'_> {
         Setting {
             name: &setting.key.value,
@@ -113,13 +164,16 @@ pub fn settings(spec: &Spec) -> Vec<Setting<'_>> {
             text_start: (setting.text_span.source, setting.text_span.start as usize),
         }
     }
-    spec.model.iter().map(setting).collect()
+    model.iter().map(setting).collect()
 }
 
 /// The text of the architecture that a spec names: shipped, or a file next to the spec.
-fn architecture_source(spec: &Spec, sources: &mut Sources) -> Result<SourceId, Diagnostic> {
-    let name = &spec.architecture.value;
-    if let Some(text) = &spec.architecture_text {
+fn architecture_source(
+    named: &ArchitectureName,
+    sources: &mut Sources,
+) -> Result<SourceId, Diagnostic> {
+    let (name, span) = (&named.name.value, named.name.span);
+    if let Some(text) = &named.text {
         return Ok(sources.add(format!("{name} (the plan's architecture)"), text.as_ref()));
     }
     if !shipped::is_path(name) {
@@ -137,19 +191,19 @@ fn architecture_source(spec: &Spec, sources: &mut Sources) -> Result<SourceId, D
                     codes::UNKNOWN_ARCHITECTURE,
                     format!("there is no architecture `{name}`"),
                 )
-                .at(spec.architecture.span, "unknown")
+                .at(span, "unknown")
                 .help(help))
             }
         };
     }
-    let path = spec.folder.as_ref().map_or_else(|| name.into(), |folder| folder.join(name));
+    let path = named.folder.as_ref().map_or_else(|| name.into(), |folder| folder.join(name));
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(sources.add(path.display().to_string(), text)),
         Err(error) => Err(Diagnostic::error(
             codes::UNREADABLE_ARCHITECTURE,
             format!("cannot read {}: {error}", path.display()),
         )
-        .at(spec.architecture.span, "named here")
+        .at(span, "named here")
         .help("name a file that exists, relative to the folder of the spec")),
     }
 }

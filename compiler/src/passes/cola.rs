@@ -96,6 +96,21 @@ pub fn run(
     report
 }
 
+/// What can be said against `[cola]` where there is no plan because of other mistakes: of its ranks where the
+/// configuration is known, of its selectors where the linears are, too. Rewrites nothing.
+pub fn check(
+    graph: Option<&Graph>,
+    cola: Option<&Cola>,
+    config: Option<&Config>,
+    diagnostics: &mut Diagnostics,
+) {
+    let (Some(cola), Some(config)) = (cola, config) else { return };
+    if let Some(graph) = graph {
+        check_selectors(graph, cola, diagnostics);
+    }
+    check_ranks(cola, config, diagnostics);
+}
+
 /// Input and output width of a linear.
 fn extents(graph: &Graph, site: &LinearSite) -> (u64, u64) {
     let shape = &graph.parameter_info(site.weight).ty.shape;

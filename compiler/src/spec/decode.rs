@@ -14,8 +14,11 @@ use super::recompute::Recompute;
 use super::resolved::{Origin, Resolution};
 use super::schema::{self, Default, Key};
 use super::spanned::Spanned;
-use super::{ModelSetting, Precision, Spec, codes, inherit, recipe};
-use crate::diagnostics::{Diagnostic, Diagnostics, SourceId, Sources, Span};
+use super::{
+    ArchitectureName, BatchSize, ModelSection, ModelSetting, Outline, Precision, Spec, codes,
+    inherit, recipe,
+};
+use crate::diagnostics::{Diagnostic, Diagnostics, Severity, SourceId, Sources, Span};
 use crate::language::activation::Activation;
 use crate::language::expression::{Expression, Value};
 use crate::language::selector::Selector;
@@ -30,13 +33,14 @@ pub(super) struct File {
     pub(super) full_rank: bool,
 }
 
-/// Decodes a whole spec; mistakes go to `diagnostics`, ordered by their place.
+/// Decodes a whole spec, and beside it the parts that are right by themselves; mistakes go to `diagnostics`, ordered by
+/// their place.
 pub(super) fn spec(
     root: &Table,
     file: File,
     sources: &mut Sources,
     diagnostics: &mut Diagnostics,
-) -> Option<Spec> {
+) -> (Option<Spec>, Outline) {
     let source = file.files[0].source;
     let own = |entry: &&Entry| entry.key_span.source == source;
     let start = root.0.iter().filter(own).map(|entry| entry.key_span).min();
@@ -51,14 +55,16 @@ pub(super) fn spec(
         resolved: Resolution::default(),
         values: BTreeMap::new(),
         places: BTreeMap::new(),
+        outline: Outline::default(),
     };
     let spec = decoder.spec(file);
+    let outline = std::mem::take(&mut decoder.outline);
     let mut found = decoder.found;
     found.sort_by_key(|diagnostic| diagnostic.labels.first().map(|label| label.span));
     for diagnostic in found {
         diagnostics.push(diagnostic);
     }
-    spec
+    (spec, outline)
 }
 
 /// The defaults of [`schema`] as a tree with places of its own, so that a selector or an activation that nobody wrote
@@ -120,6 +126,8 @@ pub(super) struct Decoder<'t> {
     values: BTreeMap<String, Node>,
     /// Places of the keys that were written.
     places: BTreeMap<String, Span>,
+    /// The parts that are right so far.
+    outline: Outline,
 }
 
 impl<'t> Decoder<'t> {
@@ -147,15 +155,29 @@ impl<'t> Decoder<'t> {
         let recipe = recipe::decode(self, &train);
         let compiler = self.section("compiler");
         let compiler = Compiler::decode(self, &compiler);
-        let cola = cola?;
         if file.full_rank {
             self.resolved.drop_section("cola");
         }
-        let cola = cola.filter(|_| !file.full_rank);
+        let cola = cola.map(|cola| cola.filter(|_| !file.full_rank));
+        let folder = architecture.as_ref().and_then(|architecture| {
+            let written_in = file.files.iter().find(|f| f.source == architecture.span.source);
+            written_in.unwrap_or(&file.files[0]).folder.clone()
+        });
+        if self.found.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
+            let name = architecture.clone();
+            self.outline.architecture =
+                name.map(|name| ArchitectureName { name, folder: folder.clone(), text: None });
+            self.outline.model = model
+                .clone()
+                .filter(|_| self.is_section_or_absent("model"))
+                .map(|settings| ModelSection { settings, header: model_section.header });
+            self.outline.batch = self.batch();
+            // A misspelt key there would have selected other linears.
+            let is_whole = !self.outline.unknown_keys.iter().any(|key| key.starts_with("cola."));
+            self.outline.cola = cola.clone().flatten().filter(|_| is_whole);
+        }
+        let (cola, architecture) = (cola?, architecture?);
         let (horizon, phases, recipe) = recipe?;
-        let architecture = architecture?;
-        let written_in = file.files.iter().find(|f| f.source == architecture.span.source);
-        let folder = written_in.unwrap_or(&file.files[0]).folder.clone();
         Some(Spec {
             name: name?,
             architecture,
@@ -176,6 +198,25 @@ impl<'t> Decoder<'t> {
             architecture_text: None,
             places: std::mem::take(&mut self.places),
             phases,
+        })
+    }
+
+    /// Whether a section is either absent or a table, so that what it says is known.
+    fn is_section_or_absent(&self, name: &str) -> bool {
+        self.root.get(name).is_none_or(|entry| matches!(entry.node.value, Tree::Table(_)))
+    }
+
+    /// The size of a batch, where the length of a row is right. How many rows there are changes no shape that could be
+    /// wrong, so one stands for a number that is not known.
+    fn batch(&self) -> Option<BatchSize> {
+        let count = |key: &str| match self.values.get(key)?.value {
+            Tree::Integer(number) => u32::try_from(number).ok(),
+            _ => None,
+        };
+        Some(BatchSize {
+            micro_batch: count("train.micro_batch").unwrap_or(1),
+            sequence_length: count("train.sequence_length")?,
+            place: self.places.get("train.sequence_length").copied(),
         })
     }
 
@@ -523,8 +564,15 @@ impl<'t> Decoder<'t> {
                     self.unknown_in(&entry.key, table)
                 }
                 (true, _) => {}
-                (false, Tree::Table(_)) => self.report(unknown_section(entry)),
-                (false, _) => self.report(unknown_key("", entry)),
+                (false, Tree::Table(table)) => {
+                    let keys = table.0.iter().map(|inner| format!("{}.{}", entry.key, inner.key));
+                    self.outline.unknown_keys.extend(keys);
+                    self.report(unknown_section(entry));
+                }
+                (false, _) => {
+                    self.outline.unknown_keys.push(entry.key.clone());
+                    self.report(unknown_key("", entry));
+                }
             }
         }
     }
@@ -536,6 +584,7 @@ impl<'t> Decoder<'t> {
                 continue;
             }
             if !schema::SECTIONS.contains(&inner.as_str()) {
+                self.outline.unknown_keys.push(inner);
                 self.report(unknown_key(section, entry));
                 continue;
             }

@@ -18,6 +18,7 @@ mod decode;
 mod inherit;
 mod input;
 mod names;
+mod outline;
 mod recipe;
 mod recompute;
 mod resolved;
@@ -38,6 +39,7 @@ use crate::toml_tree::Tree;
 pub use cola::{Cola, Override, Rank, RankSource};
 pub use compiler::{Compiler, FuseRule};
 pub use input::SpecInput;
+pub use outline::{ArchitectureName, BatchSize, ModelSection, Outline, Refused};
 pub use recipe::Horizon;
 pub use recompute::{Budget, Recompute, RecomputeOverride, RecomputePolicy};
 pub use resolved::{Origin, Resolution};
@@ -149,22 +151,41 @@ impl Spec {
         full_rank: bool,
         sources: &mut Sources,
     ) -> Result<(Spec, Diagnostics), Diagnostics> {
-        let inherit::Inherited { mut root, files, text } =
-            inherit::Inherited::read(input, sources)?;
+        Spec::load_or_outline(input, settings, full_rank, sources)
+            .map_err(|refused| refused.diagnostics)
+    }
+
+    /// As [`Spec::load`], and where the spec is refused, with what is right of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Spec::load`].
+    pub fn load_or_outline(
+        input: SpecInput,
+        settings: &[String],
+        full_rank: bool,
+        sources: &mut Sources,
+    ) -> Result<(Spec, Diagnostics), Box<Refused>> {
+        let inherit::Inherited { mut root, files, text } = inherit::Inherited::read(input, sources)
+            .map_err(|diagnostics| {
+                Box::new(Refused { diagnostics, outline: Outline::default() })
+            })?;
         let mut diagnostics = Diagnostics::default();
         for setting in settings {
             if let Err(error) = settings::apply(setting, &mut root, sources) {
                 diagnostics.push(error);
             }
         }
-        match decode::spec(
-            &root,
-            decode::File { files, text, full_rank },
-            sources,
-            &mut diagnostics,
-        ) {
+        // What a setting that cannot be read was to change is not known: any part of the spec may be meant otherwise.
+        let all_applied = !diagnostics.has_errors();
+        let file = decode::File { files, text, full_rank };
+        let (spec, outline) = decode::spec(&root, file, sources, &mut diagnostics);
+        match spec {
             Some(spec) if !diagnostics.has_errors() => Ok((spec, diagnostics)),
-            _ => Err(diagnostics),
+            _ => {
+                let outline = if all_applied { outline } else { Outline::default() };
+                Err(Box::new(Refused { diagnostics, outline }))
+            }
         }
     }
 
