@@ -14,7 +14,8 @@ use colac_plan::plan::Form;
 
 use crate::shared::console;
 use crate::shared::failure::Failure;
-use crate::shared::target::{SpecOptions, Target};
+use crate::shared::files;
+use crate::shared::target::{SpecOptions, Target, begins_as_plan};
 
 /// Compile a spec to a plan
 ///
@@ -65,7 +66,15 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { spec, output, options, dump, turns } = arguments;
     let input = match Target::from_argument(&spec)? {
         Target::Spec(input) => input,
-        Target::Plan(_) => return Err(is_no_spec(&spec, "a plan already")),
+        Target::Plan(path) if begins_as_plan(&path)? => {
+            return Err(is_no_spec(&spec, "a plan already"));
+        }
+        Target::Plan(_) => {
+            return Err(Failure::line(format!("{spec} is named as a plan, not as a spec"))
+                .or_help(|| {
+                    "give the name of a shipped spec, or a path that ends in .toml".to_owned()
+                }));
+        }
         Target::Run(_) | Target::Checkpoint { .. } => {
             return Err(is_no_spec(&spec, "a folder of a run"));
         }
@@ -92,7 +101,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         output => output.unwrap_or_else(|| DEFAULT_OUTPUT.into()),
     };
     refuse_other_files(&output)?;
-    plan_file::write_to_path(&plan, &output)?;
+    files::make_folder_of(&output)?;
+    plan_file::write_to_path(&plan, &output)
+        .map_err(|error| Failure::from(error).or_help(|| files::elsewhere().to_owned()))?;
 
     let inspection = Inspection::new(&plan);
     let dense = match plan.form {

@@ -13,6 +13,7 @@ use crate::shared::corpus::{self, ValidationOptions};
 use crate::shared::failure::Failure;
 use crate::shared::interrupt;
 use crate::shared::machine::MachineOptions;
+use crate::shared::number;
 use crate::shared::progress::{self, Busy};
 use crate::shared::run_folder::VALIDATION_TOKENS;
 use crate::shared::target::{SpecOptions, Target, WeightsOptions, text_setting};
@@ -40,7 +41,7 @@ pub(crate) struct Arguments {
     data: ValidationOptions,
 
     /// Stop after about N predicted tokens; 0 takes all the validation data [default: the spec's evaluation.tokens]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::natural, allow_negative_numbers = true)]
     tokens: Option<u64>,
 
     #[command(flatten)]
@@ -72,6 +73,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { target, weights, data, tokens, machine, json, options } = arguments;
     let target = Target::from_argument(&target)?;
     let weights = target.weights(&weights)?;
+    data.check_given()?;
     let mut settings = data.settings();
     let given = data.tokenizer.as_ref().map(Path::new);
     if let Some(beside) = corpus::checkpoint_tokenizer(&weights, given)?.filter(|_| given.is_none())

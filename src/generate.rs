@@ -126,7 +126,7 @@ fn tokenizer(given: Option<PathBuf>, weights: &Path, plan: &Plan) -> Result<Toke
     let beside = corpus::checkpoint_tokenizer(weights, given.as_deref())?;
     let path = given.or(beside).or_else(|| plan.recipe.data.tokenizer.as_ref().map(PathBuf::from));
     match path {
-        Some(path) => Ok(Tokenizer::from_file(&path)?),
+        Some(path) => corpus::read_tokenizer(&path),
         None => Err(Failure::line(format!("{} comes without a tokenizer", weights.display()))
             .or_help(|| "pass --tokenizer FILE".to_owned())),
     }

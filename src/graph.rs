@@ -16,6 +16,7 @@ use colac_plan::plan::Form;
 use crate::shared::console;
 use crate::shared::curves;
 use crate::shared::failure::Failure;
+use crate::shared::number;
 use crate::shared::target::{SpecOptions, Target};
 
 /// Draw a model: what it computes, what was rewritten, what lives how long
@@ -59,7 +60,7 @@ pub(crate) struct Arguments {
     stage: Option<Stage>,
 
     /// Draw only layer N: turn N of what repeats
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::natural, allow_negative_numbers = true)]
     layer: Option<u64>,
 
     /// Open what was written in the browser

@@ -31,7 +31,7 @@ use crate::shared::progress::{self, TrainingProgress};
 use crate::shared::run_folder::{self, PLAN_FILE, TRAINING_TOKENS, VALIDATION_TOKENS};
 use crate::shared::run_record::OpenSession;
 use crate::shared::target::{SpecOptions, Target, paths_setting, text_setting};
-use crate::shared::{console, interrupt};
+use crate::shared::{console, files, interrupt, number, target};
 
 /// Train a model
 ///
@@ -61,11 +61,11 @@ pub(crate) struct Arguments {
     out: Option<PathBuf>,
 
     /// Stop after this many steps of the run, without changing the schedule
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::steps, allow_negative_numbers = true)]
     steps: Option<NonZeroU64>,
 
     /// Stop after this many hours, early enough to have saved by then; exits with 130 unless the run is finished
-    #[arg(long, value_name = "H", value_parser = hours)]
+    #[arg(long, value_name = "H", value_parser = hours, allow_negative_numbers = true)]
     max_hours: Option<f64>,
 
     /// What to do about a step whose loss or gradient is not finite, instead of the spec's train.on_non_finite
@@ -141,6 +141,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let plan = Arc::new(target.plan(&arguments.options, &settings)?);
     if arguments.dry_run {
         return dry_run(arguments, &target, &plan);
+    }
+    if let Some(weights) = &arguments.init_from {
+        target::check_weights("--init-from", weights)?;
     }
     let place = Place::choose(arguments, &target, &plan)?;
     if place.is_done(arguments)? {
@@ -278,10 +281,8 @@ enum Place {
 
 impl Place {
     fn choose(arguments: &Arguments, target: &Target, plan: &Plan) -> Result<Place, Failure> {
-        if let Some(out) = arguments.out.as_ref().filter(|out| out.is_file()) {
-            return Err(Failure::line(format!("{} is a file", out.display())).or_help(|| {
-                "--out takes the folder of the run; it is made if it does not exist".to_owned()
-            }));
+        if let Some(out) = &arguments.out {
+            files::refuse_file(out)?;
         }
         if !arguments.resume {
             return match (&arguments.out, target.run_dir()) {
@@ -317,7 +318,10 @@ impl Place {
         if let Err(error) = checkpoint::latest(&run_dir) {
             // A run that has not saved yet may well be going on.
             RunLock::check(&run_dir)?;
-            return Err(error.into());
+            return Err(Failure::from(error).or_help(|| {
+                "name a run that has saved a state, or leave out --resume and give another --out"
+                    .to_owned()
+            }));
         }
         let stored = run_dir.join(PLAN_FILE);
         if stored.is_file() && !is_same(plan, &stored)? {
@@ -388,9 +392,7 @@ impl Place {
             Place::Resume(path) => (path, false),
             Place::Given(path) => {
                 let is_new = !path.exists();
-                std::fs::create_dir_all(&path).map_err(|error| {
-                    Failure::line(format!("cannot create {}: {error}", path.display()))
-                })?;
+                files::make_folder(&path)?;
                 (path, is_new)
             }
         };

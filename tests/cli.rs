@@ -211,6 +211,7 @@ fn damaged_plans_get_one_line() {
     *flipped.last_mut().unwrap() ^= 1;
     let mut newer = whole.clone();
     newer[8] = 99;
+    fs::write(folder.path("weights.safetensors"), b"\x02\0\0\0\0\0\0\0{}").unwrap();
     for (name, bytes, piece) in [
         ("cut.bin", &whole[..whole.len() / 2], "cut"),
         ("flipped.bin", &flipped, "damaged"),
@@ -222,7 +223,7 @@ fn damaged_plans_get_one_line() {
         for command in ["inspect", "train"] {
             folder.fails(&[command, name], &[name, piece]);
         }
-        folder.fails(&["eval", name, "--checkpoint", "plan.bin"], &[name, piece]);
+        folder.fails(&["eval", name, "--checkpoint", "weights.safetensors"], &[name, piece]);
     }
     folder.fails(
         &["train", "missing.bin"],

@@ -49,7 +49,12 @@ fn mistakes_of_all_stages_are_shown_together_and_no_others() {
 #[test]
 fn what_is_held_back_comes_when_the_rest_is_mended() {
     for (name, mistake, mended, code) in [
-        ("held-length", "sequence_length = 1\n", "sequence_length = 16\n", "language::unknown_name"),
+        (
+            "held-length",
+            "sequence_length = 1\n",
+            "sequence_length = 16\n",
+            "language::unknown_name",
+        ),
         ("held-shapes", "sequence_length = 1\n", "sequence_length = 16\n", "lower::shape_mismatch"),
         ("held-setting_elsewhere", "width = 32\n", "", "lower::shape_mismatch"),
         ("held-section_misspelt", "[modell]", "[model]", "lower::shape_mismatch"),

@@ -8,9 +8,7 @@ use std::time::Instant;
 
 use clap::Args;
 use colac_compiler::view::text;
-use colac_runtime::data::{
-    DataError, PrepareOptions, PrepareSummary, SideSummary, Tokenizer, prepare,
-};
+use colac_runtime::data::{DataError, PrepareOptions, PrepareSummary, SideSummary, prepare};
 use serde::Serialize;
 
 use super::ReadingOptions;
@@ -18,7 +16,7 @@ use super::train_tokenizer::train;
 use crate::shared::failure::Failure;
 use crate::shared::machine::ThreadOptions;
 use crate::shared::progress::{self, PrepareBar};
-use crate::shared::{console, interrupt};
+use crate::shared::{console, corpus, files, interrupt, number};
 
 /// Tokenize text into token shards
 ///
@@ -42,7 +40,13 @@ pub(crate) struct Arguments {
     tokenizer: Option<PathBuf>,
 
     /// Train a byte-level BPE tokenizer of N entries on the text first, and keep it as tokenizer.json in the folder
-    #[arg(long, value_name = "N", conflicts_with = "tokenizer")]
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with = "tokenizer",
+        value_parser = number::entries,
+        allow_negative_numbers = true
+    )]
     train_bpe: Option<NonZeroUsize>,
 
     /// The token that ends a document, instead of the one that its name tells
@@ -104,6 +108,7 @@ struct Report<'a> {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    files::refuse_file(&arguments.out)?;
     let began = Instant::now();
     let stop = interrupt::stop_flag()?;
     let options = PrepareOptions {
@@ -115,7 +120,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         deduplicate: arguments.dedup,
     };
     let (mut tokenizer, path) = match (&arguments.tokenizer, arguments.train_bpe) {
-        (Some(path), _) => (Tokenizer::from_file(path)?, path.clone()),
+        (Some(path), _) => (corpus::read_tokenizer(path)?, path.clone()),
         (None, size) => {
             let path = arguments.out.join("tokenizer.json");
             if path.exists() && !arguments.overwrite {
@@ -126,9 +131,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             let reading = &options.reading;
             let tokenizer =
                 train(&arguments.inputs, size, reading, options.validation_fraction, &stop)?;
-            std::fs::create_dir_all(&arguments.out).map_err(|error| {
-                Failure::line(format!("cannot create {}: {error}", arguments.out.display()))
-            })?;
+            files::make_folder(&arguments.out)?;
             tokenizer.save(&path)?;
             (tokenizer, path)
         }

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use colac_runtime::data::{DataError, ReadOptions, Tokenizer, train_bpe};
 use super::ReadingOptions;
 use crate::shared::failure::Failure;
 use crate::shared::progress::Busy;
-use crate::shared::{console, interrupt};
+use crate::shared::{console, files, interrupt, number};
 
 /// Train a byte-level BPE tokenizer on text
 #[derive(Args, Debug)]
@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
     inputs: Vec<PathBuf>,
 
     /// Entries of the vocabulary, the 256 bytes and the end of text included
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::entries, allow_negative_numbers = true)]
     vocab_size: NonZeroUsize,
 
     /// The tokenizer.json to write
@@ -51,11 +51,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         return Err(Failure::line(format!("{} exists", out.display()))
             .or_help(|| "give another --out, or pass --overwrite".to_owned()));
     }
-    if let Some(folder) = out.parent().filter(|folder| *folder != Path::new("")) {
-        std::fs::create_dir_all(folder).map_err(|error| {
-            Failure::line(format!("cannot create {}: {error}", folder.display()))
-        })?;
-    }
+    files::make_folder_of(out)?;
     let began = Instant::now();
     let stop = interrupt::stop_flag()?;
     let tokenizer = train(inputs, vocab_size.get(), &reading.reading(), 0.0, &stop)?;

@@ -166,7 +166,7 @@ fn check(entrants: &[Entrant]) -> Result<(), Failure> {
         let (ours, theirs) = (&first.plan, &entrant.plan);
         let number = |value: u64| text::grouped(value);
         let differences = [
-            ("vocab_size", number(ours.vocab_size), number(theirs.vocab_size)),
+            ("model.vocab_size", number(ours.vocab_size), number(theirs.vocab_size)),
             (
                 "train.sequence_length",
                 number(u64::from(ours.recipe.sequence_length)),

@@ -35,7 +35,7 @@ use crate::shared::machine::MachineOptions;
 use crate::shared::progress::TrainingProgress;
 use crate::shared::run_folder::{self, PLAN_FILE, TRAINING_TOKENS, VALIDATION_TOKENS};
 use crate::shared::target::paths_setting;
-use crate::shared::{console, curves, interrupt};
+use crate::shared::{console, curves, files, interrupt, number};
 
 /// The result, in the folder of the race.
 const RESULT_FILE: &str = "race.json";
@@ -71,7 +71,7 @@ pub(crate) struct Arguments {
     ranks: Vec<u64>,
 
     /// Runs of each contender, with seeds that count up from the spec's
-    #[arg(long, value_name = "N", default_value = "1")]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = number::runs, allow_negative_numbers = true)]
     seeds: NonZeroU32,
 
     /// The first seed, instead of the spec's
@@ -83,12 +83,12 @@ pub(crate) struct Arguments {
     equal: Equal,
 
     /// Steps of the spec's own form, instead of the spec's; its schedule ends there
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::steps, allow_negative_numbers = true)]
     steps: Option<NonZeroU64>,
 
     /// About how many tokens the final evaluation predicts; 0 takes all the validation data [default: the spec's
     /// evaluation.tokens]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::natural, allow_negative_numbers = true)]
     tokens: Option<u64>,
 
     /// The folder of the race [default: races/NAME]
@@ -131,14 +131,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let seed = first.plan.recipe.seed;
     let seeds: Vec<u64> = (0..u64::from(arguments.seeds.get())).map(|i| seed + i).collect();
     let out = arguments.out.clone().unwrap_or_else(|| Path::new("races").join(&name));
-    if out.is_file() {
-        return Err(Failure::line(format!("{} is a file", out.display()))
-            .or_help(|| "--out takes the folder of the race".to_owned()));
-    }
+    files::refuse_file(&out)?;
     let race = Race { arguments, rule, name, entrants, seeds, resumed: has_runs(&out), out };
     race.check()?;
-    fs::create_dir_all(&race.out)
-        .map_err(|error| Failure::line(format!("cannot create {}: {error}", race.out.display())))?;
+    files::make_folder(&race.out)?;
     let _lock = RunLock::acquire(&race.out)?;
     let standings = race.run()?;
     race.draw()?;

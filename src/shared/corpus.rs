@@ -32,6 +32,18 @@ pub(crate) struct ValidationOptions {
 }
 
 impl ValidationOptions {
+    /// Refuses paths that are not there: tokens that a run kept stand in for the text of its recipe, not for what is named
+    /// now.
+    pub(crate) fn check_given(&self) -> Result<(), Failure> {
+        match self.validation.iter().find(|path| !Path::new(path).exists()) {
+            Some(path) => Err(Failure::line(format!("{path} does not exist")).or_help(|| {
+                "--validation takes text files, folders of them, or token shards; paths start at the current folder"
+                    .to_owned()
+            })),
+            None => Ok(()),
+        }
+    }
+
     /// As settings of the spec.
     pub(crate) fn settings(&self) -> Vec<String> {
         let mut settings = Vec::new();
@@ -334,6 +346,16 @@ fn options(missing: &[MissingData]) -> String {
     console::listed(&options)
 }
 
+/// The tokenizer in a file that the user or the recipe names.
+pub(crate) fn read_tokenizer(path: &Path) -> Result<Tokenizer, Failure> {
+    Tokenizer::from_file(path).map_err(|error| {
+        Failure::from(error).or_help(|| {
+            "name a tokenizer.json, as Hugging Face models have it, or make one with `colac data train-tokenizer`"
+                .to_owned()
+        })
+    })
+}
+
 /// The tokenizer that lies in a checkpoint, if one does. `given` has to have the same vocabulary: ids mean to a model
 /// what they meant in training.
 pub(crate) fn checkpoint_tokenizer(
@@ -345,7 +367,7 @@ pub(crate) fn checkpoint_tokenizer(
         return Ok(None);
     }
     if let Some(given) = given
-        && Tokenizer::from_file(given)?.hash() != Tokenizer::from_file(&beside)?.hash()
+        && read_tokenizer(given)?.hash() != Tokenizer::from_file(&beside)?.hash()
     {
         return Err(Failure::line(format!(
             "{} has another vocabulary than the model was trained with",
@@ -359,7 +381,7 @@ pub(crate) fn checkpoint_tokenizer(
 /// The tokenizer that the recipe names, if its ids fit into the model.
 fn tokenizer(plan: &Plan) -> Result<Option<Tokenizer>, Failure> {
     let Some(path) = &plan.recipe.data.tokenizer else { return Ok(None) };
-    let mut tokenizer = Tokenizer::from_file(Path::new(path))?;
+    let mut tokenizer = read_tokenizer(Path::new(path))?;
     if let Some(token) = &plan.recipe.data.reading.end_of_text {
         tokenizer = tokenizer.with_end_of_text(token)?;
     }

@@ -14,6 +14,7 @@ use colac_runtime::train::metrics::METRICS_FILE;
 
 use crate::shared::console;
 use crate::shared::failure::Failure;
+use crate::shared::files;
 use crate::shared::run_folder::PLAN_FILE;
 
 /// The logs that a path stands for: a log itself, a run's, or those of all runs in a folder, by name.
@@ -145,13 +146,8 @@ pub(crate) fn write(path: &Path, runs: &[Run], options: &Options) -> Result<(), 
 
 /// Writes the text of a picture, with the folders on the way.
 pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), Failure> {
-    if let Some(folder) = path.parent().filter(|folder| *folder != Path::new("")) {
-        fs::create_dir_all(folder).map_err(|error| {
-            Failure::line(format!("cannot create {}: {error}", folder.display()))
-        })?;
-    }
-    fs::write(path, text)
-        .map_err(|error| Failure::line(format!("cannot write {}: {error}", path.display())))
+    files::make_folder_of(path)?;
+    fs::write(path, text).map_err(|error| files::cannot("write", path, &error))
 }
 
 #[cfg(test)]

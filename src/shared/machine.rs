@@ -17,13 +17,14 @@ use colac_runtime::executor::TimedExecutor;
 use colac_runtime::train::checkpoint::{self, CHOICES_FILE};
 
 use crate::shared::failure::Failure;
+use crate::shared::number;
 use crate::shared::run_record::Computer;
 
 /// Options of every command that works with several threads.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct ThreadOptions {
     /// Threads to compute with; results do not depend on it [default: all cores]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::threads, allow_negative_numbers = true)]
     threads: Option<NonZeroUsize>,
 }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use colac_plan::{Plan, file as plan_file};
 
 use crate::shared::failure::Failure;
+use crate::shared::files;
 
 /// The plan of a run.
 pub(crate) const PLAN_FILE: &str = "plan.bin";
@@ -49,17 +50,14 @@ pub(crate) fn next(name: &str) -> PathBuf {
 
 /// Makes the folder `runs/NAME-K` with the lowest K that is free.
 pub(crate) fn create_next(name: &str) -> Result<PathBuf, Failure> {
-    let failed = |path: &Path, error: io::Error| {
-        Failure::line(format!("cannot create {}: {error}", path.display()))
-    };
     let runs = Path::new(RUNS);
-    fs::create_dir_all(runs).map_err(|error| failed(runs, error))?;
+    files::make_folder(runs)?;
     for number in 1.. {
         let path = runs.join(format!("{name}-{number}"));
         match fs::create_dir(&path) {
             Ok(()) => return Ok(path),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(failed(&path, error)),
+            Err(error) => return Err(files::cannot("create", &path, &error)),
         }
     }
     unreachable!("a folder cannot hold an entry for every number")
@@ -83,7 +81,7 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Failure>
     if let Err(error) = written {
         // The error that matters is the first one.
         let _ = fs::remove_file(&partial);
-        return Err(Failure::line(format!("cannot write {}: {error}", path.display())));
+        return Err(files::cannot("write", path, &error));
     }
     // The new name lasts once its folder is synced; where folders cannot be opened as files there is no such call.
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());

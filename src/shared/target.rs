@@ -141,7 +141,10 @@ impl Target {
         Err(Failure::line(format!(
             "{} is a folder, but neither a run (no {PLAN_FILE} in it) nor a checkpoint (no {MODEL_FILE})",
             path.display()
-        )))
+        ))
+        .or_help(|| {
+            "name a spec or a plan, a run's folder such as runs/NAME-1, or one of its checkpoints".to_owned()
+        }))
     }
 
     /// The run folder that belongs to it.
@@ -184,38 +187,76 @@ impl Target {
 
     /// Where its weights are: `given`, or the checkpoint it is, or of the run it is the newest, or the best.
     pub(crate) fn weights(&self, options: &WeightsOptions) -> Result<PathBuf, Failure> {
-        let of_run = |run_dir: &Path| match options.best {
-            true => checkpoint::best(run_dir),
-            false => checkpoint::latest(run_dir),
+        let of_run = |run_dir: &Path| {
+            let found = match options.best {
+                true => checkpoint::best(run_dir),
+                false => checkpoint::latest(run_dir),
+            };
+            found.map_err(|error| {
+                Failure::from(error)
+                    .or_help(|| "train the run first, or name weights by --checkpoint".to_owned())
+            })
         };
         let one = || {
             let failure = Failure::line("--best chooses among the checkpoints of a run");
             Err(failure.or_help(|| "name the run folder, or leave out --best".to_owned()))
         };
         match (options.checkpoint.as_deref(), self) {
-            (Some(path), _) if path.join(PLAN_FILE).is_file() => Ok(of_run(path)?),
+            (Some(path), _) if path.join(PLAN_FILE).is_file() => of_run(path),
             (Some(_), _) | (None, Target::Checkpoint { .. }) if options.best => one(),
-            (Some(path), _) if path.exists() => Ok(path.to_owned()),
-            (Some(path), _) => Err(Failure::line(format!("{} does not exist", path.display()))
-                .or_help(|| "--checkpoint takes a checkpoint folder, a run folder or a safetensors file".to_owned())),
+            (Some(path), _) => check_weights("--checkpoint", path).map(|()| path.to_owned()),
             (None, Target::Checkpoint { path, .. }) => Ok(path.clone()),
-            (None, Target::Run(run_dir)) => Ok(of_run(run_dir)?),
-            (None, Target::Spec(_) | Target::Plan(_)) => Err(Failure::line(
-                "a spec or a plan has no weights".to_owned(),
-            )
-            .or_help(|| {
-                "name a run folder instead, or add --checkpoint with a checkpoint folder or a safetensors file".to_owned()
-            })),
+            (None, Target::Run(run_dir)) => of_run(run_dir),
+            (None, Target::Spec(_) | Target::Plan(_)) => {
+                // What is not there, or is neither, is what is wrong first.
+                self.plan(&SpecOptions::default(), &[])?;
+                Err(Failure::line("a spec or a plan has no weights").or_help(|| {
+                    "name a run folder instead, or add --checkpoint with a checkpoint folder or a safetensors file"
+                        .to_owned()
+                }))
+            }
         }
     }
 }
 
+/// Refuses what cannot hold weights, before anything is made for them: what is not there, folders without a model, files
+/// of another format.
+pub(crate) fn check_weights(option: &str, path: &Path) -> Result<(), Failure> {
+    let wrong = |what: &str| {
+        let takes = match option {
+            "--checkpoint" => "a checkpoint folder, a run folder or a safetensors file",
+            _ => "a checkpoint folder or a safetensors file",
+        };
+        Err(Failure::line(format!("{} {what}", path.display()))
+            .or_help(|| format!("{option} takes {takes}")))
+    };
+    if path.is_dir() {
+        return match path.join(MODEL_FILE).is_file() {
+            true => Ok(()),
+            false => wrong(&format!("is a folder without {MODEL_FILE}")),
+        };
+    }
+    let Ok(file) = File::open(path) else {
+        return wrong(if path.exists() { "cannot be opened" } else { "does not exist" });
+    };
+    // A safetensors file begins with the length of its header, and a damaged one still does.
+    let mut beginning = Vec::new();
+    let begins = file.take(9).read_to_end(&mut beginning).is_ok();
+    match begins && beginning.len() == 9 && beginning[8] == b'{' {
+        true => Ok(()),
+        false => wrong("is not a safetensors file"),
+    }
+}
+
 /// Whether a file should be read as a plan: it has a plan's first bytes, or at least is not the beginning of a text.
-fn begins_as_plan(path: &Path) -> Result<bool, Failure> {
+pub(crate) fn begins_as_plan(path: &Path) -> Result<bool, Failure> {
     let mut beginning = Vec::new();
     File::open(path)
         .and_then(|file| file.take(plan_file::MAGIC.len() as u64).read_to_end(&mut beginning))
-        .map_err(|error| Failure::line(format!("cannot read {}: {error}", path.display())))?;
+        .map_err(|error| {
+            Failure::line(format!("cannot read {}: {error}", path.display()))
+                .or_help(|| "make the file readable for this user, or give another path".to_owned())
+        })?;
     Ok(beginning.first().is_some_and(|&first| first == plan_file::MAGIC[0]))
 }
 

@@ -316,7 +316,10 @@ pub enum DataError {
     },
 
     /// A corpus has too few tokens for one sample.
-    #[error("{} has {tokens} tokens, too few for one sequence of {sequence_length}", .path.display())]
+    #[error(
+        "{} has {tokens} tokens, too few for one sequence of {sequence_length}: give more text, or lower train.sequence_length",
+        .path.display()
+    )]
     TooShort {
         /// The corpus.
         path: PathBuf,

@@ -84,6 +84,10 @@ impl Tokenizer {
     ///
     /// If the file cannot be read or is no tokenizer.
     pub fn from_file(path: &Path) -> Result<Self, DataError> {
+        if path.is_dir() {
+            let reason = "it is a folder".to_owned();
+            return Err(DataError::NotTokenizer { path: path.to_owned(), reason });
+        }
         let bytes = fs::read(path).map_err(DataError::io("read the tokenizer", path))?;
         Self::from_bytes(&bytes, path)
     }
