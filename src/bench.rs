@@ -18,6 +18,7 @@ use crate::shared::console;
 use crate::shared::devices::{self, PredictionOptions};
 use crate::shared::failure::Failure;
 use crate::shared::machine::{self, Device, MachineExecutor, MachineOptions};
+use crate::shared::number;
 use crate::shared::progress;
 use crate::shared::target::{SpecOptions, Target};
 
@@ -40,7 +41,7 @@ pub(crate) struct Arguments {
     target: String,
 
     /// Steps to time
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = number::above_zero)]
     steps: u64,
 
     /// Steps before them that are not timed

@@ -39,8 +39,8 @@ use crate::shared::{console, files, interrupt, number, target};
 /// on bit for bit. Ctrl-C, SIGTERM or SIGUSR1 finishes the step, saves, and prints the command that goes on; a second
 /// one ends at once. Results do not depend on the number of threads.
 ///
-/// Data may be text (files, or folders of .txt files; it is tokenized into the run folder) or token shards made by
-/// `colac data prepare`. Paths start at the current folder.
+/// Data may be text (plain or JSON Lines, files or folders of them; it is tokenized into the run folder) or tokens made
+/// by `colac data prepare`. Paths start at the current folder.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:
@@ -84,7 +84,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "PATH", conflicts_with = "resume")]
     init_from: Option<PathBuf>,
 
-    /// Text files, folders of .txt files, or token shards to train on, instead of the spec's; may be repeated
+    /// Text (.txt, .jsonl, …), folders of it, or tokens to train on, instead of the spec's; may be repeated
     #[arg(long, value_name = "PATH")]
     data: Vec<String>,
 
@@ -451,7 +451,7 @@ fn no_data(arguments: &Arguments, plan: &Plan, missing: &[MissingData]) -> Failu
     for MissingData { name, path, .. } in missing {
         help.push(format!("  {name:<16} {}", path.display()));
     }
-    help.push("make it from text files of your own, or folders of .txt files:".to_owned());
+    help.push("make it from text files of your own, or folders of them:".to_owned());
     let tokenizer =
         plan.recipe.data.tokenizer.clone().unwrap_or_else(|| "tokenizer.json".to_owned());
     for MissingData { option, path, .. } in missing {

@@ -66,7 +66,7 @@ pub(crate) struct Arguments {
     dedup: bool,
 
     /// A shard ends with the document that brings it to this many tokens
-    #[arg(long, value_name = "N", default_value_t = 1 << 28, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1 << 28, value_parser = number::above_zero)]
     shard_tokens: u64,
 
     /// Replace shards that are in the folder

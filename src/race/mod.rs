@@ -67,7 +67,7 @@ pub(crate) struct Arguments {
     against: Vec<String>,
 
     /// Further contenders: the spec with these ranks
-    #[arg(long, value_name = "R,R,...", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "R,R,...", value_delimiter = ',', value_parser = number::above_zero)]
     ranks: Vec<u64>,
 
     /// Runs of each contender, with seeds that count up from the spec's
@@ -95,7 +95,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
-    /// Text files, folders of .txt files, or token shards to train on, instead of the spec's; may be repeated
+    /// Text (.txt, .jsonl, …), folders of it, or tokens to train on, instead of the spec's; may be repeated
     #[arg(long, value_name = "PATH")]
     data: Vec<String>,
 

@@ -22,7 +22,7 @@ use crate::shared::tokens::{Maker, Part, Scratch, Tokens};
 /// Options that replace what the spec says about validation data.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ValidationOptions {
-    /// Text files, folders of .txt files, or token shards to evaluate on, instead of the spec's; may be repeated
+    /// Text (.txt, .jsonl, …), folders of it, or tokens to evaluate on, instead of the spec's; may be repeated
     #[arg(long, value_name = "PATH")]
     validation: Vec<String>,
 

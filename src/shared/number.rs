@@ -18,6 +18,11 @@ pub(crate) fn steps(text: &str) -> Result<NonZeroU64, String> {
     positive(text)
 }
 
+/// The same as a plain number.
+pub(crate) fn above_zero(text: &str) -> Result<u64, String> {
+    steps(text).map(NonZeroU64::get)
+}
+
 /// A number of runs.
 pub(crate) fn runs(text: &str) -> Result<NonZeroU32, String> {
     positive(text)
