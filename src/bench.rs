@@ -1,7 +1,8 @@
 //! `colac bench`: how fast a plan trains on this machine.
 
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -17,6 +18,7 @@ use serde::Serialize;
 use crate::shared::console;
 use crate::shared::devices::{self, PredictionOptions};
 use crate::shared::failure::Failure;
+use crate::shared::files;
 use crate::shared::machine::{self, Device, MachineExecutor, MachineOptions};
 use crate::shared::number;
 use crate::shared::progress;
@@ -155,6 +157,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let device = arguments.prediction.named_or_own(arguments.machine.device())?;
     let plan = Arc::new(Target::from_argument(target)?.plan(&arguments.options, &[])?);
     arguments.machine.check_memory(&plan)?;
+    if let Some(path) = trace {
+        refuse_other_files(path)?;
+        files::check_writable(path)?;
+    }
     let threads = match arguments.machine.device() {
         Device::Cpu => arguments.machine.threads().get(),
         Device::Cuda(_) => 0,
@@ -186,8 +192,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     drop(executor);
     let after = product_rate(&arguments.machine)?;
     if let Some(path) = trace {
-        std::fs::write(path, trace::chrome(&plan, &measured.events))
-            .map_err(|error| Failure::line(format!("cannot write {}: {error}", path.display())))?;
+        fs::write(path, trace::chrome(&plan, &measured.events))
+            .map_err(|error| files::cannot("write", path, &error))?;
     }
     let time = Summary::of(&measured.seconds);
     let clock_time = Summary::of(&measured.clock_seconds);
@@ -246,6 +252,20 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     match trace {
         Some(path) => console::out(format!("trace          {}\n", path.display())),
         None => Ok(()),
+    }
+}
+
+/// A mistyped `--trace` must not cost a spec or a corpus: only traces are replaced.
+fn refuse_other_files(path: &Path) -> Result<(), Failure> {
+    let Ok(bytes) = fs::read(path) else { return Ok(()) };
+    let beginning = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]);
+    match bytes.is_empty() || beginning.contains("\"traceEvents\"") {
+        true => Ok(()),
+        false => Err(Failure::line(format!(
+            "{} exists and is not a trace; it is not replaced",
+            path.display()
+        ))
+        .or_help(|| "name another file, or delete this one".to_owned())),
     }
 }
 

@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::shared::console;
 use crate::shared::devices;
 use crate::shared::failure::Failure;
+use crate::shared::files;
 use crate::shared::machine::{self, Device, MachineOptions};
 use crate::shared::progress;
 use crate::shared::run_record;
@@ -100,6 +101,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     if output.is_some() {
         refuse_other_files(&path)?;
     }
+    files::check_writable(&path)?;
     let name = match &output {
         Some(path) => path.file_stem().map(|stem| stem.to_string_lossy().into_owned()),
         None => None,
@@ -136,13 +138,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
             (calibration, None)
         }
     };
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs::create_dir_all(folder).map_err(|error| {
-            Failure::line(format!("cannot create {}: {error}", folder.display()))
-        })?;
-    }
     fs::write(&path, device::write(&calibration.profile))
-        .map_err(|error| Failure::line(format!("cannot write {}: {error}", path.display())))?;
+        .map_err(|error| files::cannot("write", &path, &error))?;
     if json {
         return console::out_json(&Report {
             profile: path.display().to_string(),

@@ -121,6 +121,12 @@ fn places_that_cannot_be_written_are_named() {
     for arguments in below {
         folder.fails(arguments, &["text.txt is a file", "help: name a folder"]);
     }
+    // Measuring takes its time: what cannot be written is found out before.
+    let calibrate = ["calibrate", "-o", "text.txt/cpu.toml"];
+    folder.fails(&calibrate, &["text.txt is a file", "help: name a folder"]);
+    let bench = ["bench", "llama-tiny", "--trace"];
+    folder.fails(&[&bench[..], &["new"]].concat(), &["cannot write new", "help: name a place"]);
+    folder.fails(&[&bench[..], &["text.txt"]].concat(), &["is not a trace; it is not replaced"]);
     assert_eq!(folder.read("text.txt"), b"mine");
     if !Path::new("/proc/self").exists() {
         return common::skip("places_that_cannot_be_written_are_named", "there is no /proc");

@@ -17,6 +17,19 @@ pub(crate) fn make_folder_of(file: &Path) -> Result<(), Failure> {
     }
 }
 
+/// Refuses a file that could not be written, before what is to be in it is made at length. Its folder is made, and the file
+/// is as it was.
+pub(crate) fn check_writable(file: &Path) -> Result<(), Failure> {
+    make_folder_of(file)?;
+    let is_new = !file.exists();
+    let opened = fs::OpenOptions::new().append(true).create(true).open(file);
+    opened.map_err(|error| cannot("write", file, &error))?;
+    if is_new {
+        fs::remove_file(file).map_err(|error| cannot("write", file, &error))?;
+    }
+    Ok(())
+}
+
 /// Makes a folder and those around it; it may be there.
 pub(crate) fn make_folder(folder: &Path) -> Result<(), Failure> {
     refuse_file(folder)?;
