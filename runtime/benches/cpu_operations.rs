@@ -190,7 +190,7 @@ fn main() {
         );
         let mut operands = vec![heads.clone(); 5];
         operands.push(f32(&[BATCH, 8, SEQ]));
-        let op = Op::AttentionBackward { scores: Scores::new(mask, scale) };
+        let op = Op::AttentionBackward { scores: Scores::new(mask, scale), turned_back: None };
         bench.operation(
             &format!("attention backward {mask_name}"),
             op,

@@ -12,7 +12,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use colac_plan::op::{Mask, Real, Scores, UpdateRange};
+use colac_plan::op::{Mask, Real, Scores, TurnedBack, UpdateRange};
 use colac_plan::pointwise::{Program, Unary};
 use colac_plan::program::Write;
 use colac_plan::{DType, Op, ProgramKind, Segment, Shape, TensorType};
@@ -78,6 +78,7 @@ fn operations() -> Vec<(Op, Vec<TensorType>)> {
     let program = Program::unary(|builder, x| builder.unary(Unary::HyperbolicTangent, x));
     let mut backward = vec![heads.clone(); 5];
     backward.push(f32(&[b, 3, s]));
+    let both = TurnedBack { queries: true, keys: true, interleaved: false };
     vec![
         (Op::Linear, vec![x.clone(), w.clone()]),
         (Op::LinearBackwardInput, vec![f32(&[b, s, v]), w.clone()]),
@@ -131,15 +132,23 @@ fn operations() -> Vec<(Op, Vec<TensorType>)> {
         (Op::Concat { width: 2 * n + 1, starts: vec![0, n + 1] }, vec![x.clone(), x.clone()]),
         (Op::Shift { by: 3 }, vec![x.clone()]),
         (Op::Sum, vec![x.clone()]),
-        (Op::Rope { inverse: true, interleaved: false }, vec![heads.clone(), half.clone(), half]),
+        (
+            Op::Rope { inverse: true, interleaved: false },
+            vec![heads.clone(), half.clone(), half.clone()],
+        ),
         (Op::Attention { scores: Scores::new(mask, scale) }, vec![heads.clone(); 3]),
         (
             Op::AttentionBackward {
                 scores: Scores { softcap: Some(scale), alibi: true, ..Scores::new(mask, scale) },
+                turned_back: None,
             },
             backward.clone(),
         ),
-        (Op::AttentionBackward { scores: Scores::new(mask, scale) }, backward),
+        (
+            Op::AttentionBackward { scores: Scores::new(mask, scale), turned_back: Some(both) },
+            [backward.clone(), vec![half.clone(), half.clone()]].concat(),
+        ),
+        (Op::AttentionBackward { scores: Scores::new(mask, scale), turned_back: None }, backward),
         (Op::Pointwise { program }, vec![x.clone()]),
         (Op::ColumnSum, vec![x.clone()]),
         (

@@ -17,7 +17,7 @@ use crate::verify::{self, VerifyError};
 pub const MAGIC: [u8; 8] = *b"\x89COLAC\r\n";
 
 /// Version of the format that is written and read.
-pub const FORMAT_VERSION: u32 = 4;
+pub const FORMAT_VERSION: u32 = 5;
 
 /// Bytes before the body: magic, version (u32), body length (u64), BLAKE3 of the body (32 bytes); numbers little-endian.
 pub const HEADER_BYTES: usize = 8 + 4 + 8 + 32;

@@ -12,7 +12,7 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::op::Op;
 use crate::parameter::{Constant, ConstantContent, Initialization, Parameter, Part, Role};
@@ -194,12 +194,28 @@ struct ParameterPart<'a> {
 #[derive(Serialize)]
 struct OperationPart<'a> {
     program: ProgramKind,
-    op: &'a Op,
+    op: OpPart<'a>,
     operands: Vec<u32>,
     results: Vec<u32>,
     writes: Vec<WritePart>,
     when: When,
     workspace: u64,
+}
+
+/// An operation as it is hashed: as in the file, but for what came later and only joins say, so that it leaves the hashes
+/// of runs that were begun before as they are.
+struct OpPart<'a>(&'a Op);
+
+impl Serialize for OpPart<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Op::AttentionBackward { scores, turned_back: None } => {
+                // The number of the alternative, and all that it held before.
+                serializer.serialize_newtype_variant("Op", 14, "AttentionBackward", scores)
+            }
+            op => op.serialize(serializer),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -307,7 +323,7 @@ fn operation<'a>(
     let writes = writes.collect();
     OperationPart {
         program,
-        op: &o.op,
+        op: OpPart(&o.op),
         operands,
         results,
         writes,
@@ -319,4 +335,26 @@ fn operation<'a>(
 fn digest(context: &str, value: &impl Serialize) -> Hash {
     let bytes = postcard::to_stdvec(value).expect("plain data always has a postcard form");
     Hash(*blake3::Hasher::new_derive_key(context).update(&bytes).finalize().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::{Mask, Real, Scores, TurnedBack};
+
+    /// The bytes of the file without the one that says that nothing is turned back.
+    #[test]
+    fn what_only_joins_say_is_hashed_where_it_is_said() {
+        let scores = Scores::new(Mask::Causal, Real::new(0.125));
+        let bytes = |op: &Op| {
+            let bytes = [postcard::to_stdvec(&OpPart(op)), postcard::to_stdvec(op)];
+            bytes.map(|bytes| bytes.expect("plain data always has a postcard form"))
+        };
+        let [hashed, mut stored] = bytes(&Op::AttentionBackward { scores, turned_back: None });
+        assert_eq!(stored.pop(), Some(0));
+        assert_eq!(hashed, stored);
+        let turned_back = Some(TurnedBack { queries: true, keys: false, interleaved: false });
+        let [hashed, stored] = bytes(&Op::AttentionBackward { scores, turned_back });
+        assert_eq!(hashed, stored);
+    }
 }

@@ -115,9 +115,14 @@ fn count(sample: &Sample) -> Count {
             (products, other, read + written)
         }
         // dv = pᵀ dout, dp = dout vᵀ, dq = ds k, dk = dsᵀ q.
-        Op::AttentionBackward { scores } => {
+        // For a pair that is turned back four products and two sums.
+        Op::AttentionBackward { scores, turned_back } => {
             let (products, other) = attention(1, scores, 2);
-            (products, other, read + written)
+            let turned = turned_back.map_or(0, |turned| {
+                let rows = |operand: usize| elements(operand) / last(operand);
+                6 * last(6) * (gain_or(turned.queries, rows(1)) + gain_or(turned.keys, rows(2)))
+            });
+            (products, other + turned, read + written)
         }
         Op::Pointwise { program } => {
             (0, arithmetic(program) * size(&sample.results[0]) / 4, read + written)
@@ -157,9 +162,10 @@ fn costs_are_as_counted() {
         // An odd band has a half pair in each head, which the convention rounds.
         let (products_slack, other_slack) = match &sample.op {
             Op::Attention { .. } | Op::AttentionBackward { .. } => {
-                let q = sample.operands[sample.operands.len() / 4].ty.shape.extents();
+                let first = usize::from(matches!(sample.op, Op::AttentionBackward { .. }));
+                let q = sample.operands[first].ty.shape.extents();
                 let halves = q[0] * q[2];
-                let v = sample.operands[sample.operands.len() / 4 + 2].ty.shape.width();
+                let v = sample.operands[first + 2].ty.shape.width();
                 (2 * 2 * (q[3] + v) * halves, 10 * halves / 2 + 1)
             }
             _ => (0, 0),

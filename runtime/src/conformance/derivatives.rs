@@ -177,7 +177,7 @@ fn derivative(sample: &Sample) -> Option<Derivative> {
         Op::Attention { scores } => {
             let out = Value::new(shape, results[0].clone());
             let lse = Value::new(&sample.results[1].shape, results[1].clone());
-            let op = Op::AttentionBackward { scores: *scores };
+            let op = Op::AttentionBackward { scores: *scores, turned_back: None };
             one(op, &[&dy, &o[0], &o[1], &o[2], &out, &lse]).into_iter().enumerate().collect()
         }
         Op::HeadLoss { .. } => {

@@ -114,7 +114,7 @@ fn cases(sample: &Sample) -> Vec<Case<'_>> {
 }
 
 /// Every sample in every precision.
-fn all_precisions() -> impl Iterator<Item = Sample> {
+pub(super) fn all_precisions() -> impl Iterator<Item = Sample> {
     samples::all().into_iter().flat_map(|sample| {
         let others = precisions::of(&sample);
         [sample].into_iter().chain(others)

@@ -280,7 +280,7 @@ fn operand_has_rows(op: &Op, operand: usize) -> bool {
         }
         Op::Dropout { .. } => operand == 0,
         Op::Rope { .. } => operand == 0,
-        Op::AttentionBackward { .. } => operand != 5,
+        Op::AttentionBackward { .. } => operand < 5,
         Op::Pointwise { program } => program.inputs[operand] == InputForm::Elements,
         _ => true,
     }

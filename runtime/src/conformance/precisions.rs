@@ -38,7 +38,7 @@ fn stays_f32(op: &Op, operand: usize) -> bool {
         Op::LayerNormBackward { gain, .. } => {
             operand >= 2 + usize::from(*gain) && operand < 4 + usize::from(*gain)
         }
-        Op::AttentionBackward { .. } => operand == 5,
+        Op::AttentionBackward { .. } => operand >= 5,
         Op::Rope { .. } => operand >= 1,
         Op::HeadLossWithGradient { .. } => operand == 3,
         Op::AdamW { master, .. } => operand >= 1 || *master,

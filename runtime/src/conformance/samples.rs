@@ -103,7 +103,10 @@ pub(crate) fn of(op: &Op) -> (Vec<Sample>, Option<Op>) {
         }
         Op::Attention { .. } => (
             attention::attention(),
-            Some(Op::AttentionBackward { scores: Scores::new(Mask::Full, zero) }),
+            Some(Op::AttentionBackward {
+                scores: Scores::new(Mask::Full, zero),
+                turned_back: None,
+            }),
         ),
         Op::AttentionBackward { .. } => {
             (attention::attention_backward(), Some(Op::Pointwise { program: Program::sum(1) }))

@@ -1,6 +1,6 @@
 //! The shape rule gives the types that the samples state, and refuses operands that do not fit.
 
-use colac_plan::op::{Mask, Scores, UpdateRange};
+use colac_plan::op::{Mask, Scores, TurnedBack, UpdateRange};
 use colac_plan::pointwise::{Binary, InputForm, Instruction, Program};
 use colac_plan::shape::Axis;
 use colac_plan::{DType, Op, Real, Shape, TensorType};
@@ -178,6 +178,15 @@ fn wrong_attributes_are_refused() {
     let capped = |cap| Op::Attention {
         scores: Scores { softcap: Some(Real::new(cap)), ..Scores::new(Mask::Full, one) },
     };
+    let turning = |queries, keys| Op::AttentionBackward {
+        scores: Scores::new(Mask::Full, one),
+        turned_back: Some(TurnedBack { queries, keys, interleaved: false }),
+    };
+    let turned = |pairs| {
+        let mut operands = vec![f32(&[1, 5, 2, 4]); 5];
+        operands.extend([f32(&[1, 2, 5]), f32(&[5, pairs]), f32(&[5, pairs])]);
+        operands
+    };
     let range =
         |start, length| UpdateRange { start, length, weight_decay: one, learning_rate_factor: one };
     let adamw = |ranges| Op::AdamW {
@@ -210,6 +219,8 @@ fn wrong_attributes_are_refused() {
             Op::Rope { inverse: false, interleaved: false },
             vec![f32(&[1, 5, 2, 3]), f32(&[5, 2]), f32(&[5, 2])],
         ),
+        ("more pairs to turn back than there are", turning(true, false), turned(3)),
+        ("tables to turn nothing back", turning(false, false), turned(2)),
         (
             "a negative epsilon",
             Op::RmsNorm { epsilon: Real::new(-1.0), gain: true, prologue: None },
@@ -299,5 +310,6 @@ fn wrong_attributes_are_refused() {
     }
     // The same operands are fine with right attributes.
     assert!(infer(&attention(Mask::Window(1)), &qkv(4, 2)).is_some());
+    assert!(infer(&turning(false, true), &turned(2)).is_some());
     assert!(infer(&pointwise(vec![Instruction::Input(0); 256]), &[f32(&[3])]).is_some());
 }

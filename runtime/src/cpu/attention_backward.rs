@@ -3,7 +3,8 @@
 //! With `p = exp(scale · q kᵀ - lse)` (or of shaped scores), `dp = dout vᵀ`, `d = rowsum(dout · out)`: `ds = scale · p · (dp - d)`,
 //! `dv = pᵀ dout`, `dk = dsᵀ q`, `dq = ds k`. One task makes all three for one key/value head where there are enough of
 //! those; else tasks are tiles of queries (for `dq`) and tiles of keys (for `dk` and `dv`), which rebuild the scores
-//! twice. Both ways add the same products in the same order. The first adds to `dq` where it is, so it is for f32 alone. Must not know other operations.
+//! twice. Both ways add the same products in the same order. The first adds to `dq` where it is, so it is for f32 alone.
+//! Gradients that are turned back are turned where they lie when all are there. Must not know other operations than that.
 
 use std::ops::Range;
 
@@ -14,6 +15,7 @@ use crate::cpu::attention::{KEYS, QUERIES, Shaping, tiles, visible_columns, visi
 use crate::cpu::gemm::multiply;
 use crate::cpu::heads::Heads;
 use crate::cpu::kernel::{Buffers, Context, Kernel, span};
+use crate::cpu::rope::Rope;
 use crate::cpu::vector::{dot, multiply_add, tanh, vectorised};
 use crate::cpu::view::{Matrix, Rows};
 
@@ -36,6 +38,8 @@ pub(crate) struct AttentionBackward {
     /// Row sums of `dout · out`, as `log_sum_exp`; in the workspace.
     pub(crate) sums: Rows,
     pub(crate) scores: Scores,
+    /// What turns `dq` and `dk` back in place.
+    pub(crate) turns: Vec<Rope>,
 }
 
 vectorised! {
@@ -89,13 +93,26 @@ struct Factors {
 
 impl Kernel for AttentionBackward {
     fn run(&self, context: &Context<'_>) {
+        self.gradients(context);
+        self.turns.iter().for_each(|turn| turn.run(context));
+    }
+
+    fn scratch(&self) -> usize {
+        let turns = self.turns.iter().map(Kernel::scratch);
+        turns.fold(self.own_scratch(), usize::max)
+    }
+}
+
+impl AttentionBackward {
+    /// All three, as they are before anything is turned back.
+    fn gradients(&self, context: &Context<'_>) {
         let (batch, heads, seq, groups) = (self.q.batch, self.q.heads, self.q.seq, self.k.heads);
         if self.q.dim == 0 || self.v.dim == 0 || seq == 0 {
             return;
         }
         let across = seq.div_ceil(QUERIES);
         // SAFETY: each task takes its thread's scratch once.
-        let scratch = |thread| unsafe { context.scratch.of(thread, self.scratch()) };
+        let scratch = |thread| unsafe { context.scratch.of(thread, self.own_scratch()) };
         context.pool.run(batch * heads * across, &|task, thread| {
             let (batch, head) = (task / across / heads, task / across % heads);
             self.row_sums(batch, head, span(task % across, QUERIES, seq), scratch(thread));
@@ -126,14 +143,13 @@ impl Kernel for AttentionBackward {
         });
     }
 
-    fn scratch(&self) -> usize {
+    /// Numbers of scratch that a thread needs for them.
+    fn own_scratch(&self) -> usize {
         let buffers = [self.q, self.dout].map(|view| view.buffer(QUERIES)).iter().sum::<usize>()
             + [self.k, self.v].map(|view| view.buffer(KEYS)).iter().sum::<usize>();
         2 * QUERIES * KEYS + buffers + KEYS * (self.q.dim + self.v.dim)
     }
-}
 
-impl AttentionBackward {
     fn place(&self, batch: usize, head: usize, queries: &Range<usize>) -> Range<usize> {
         let first = (batch * self.q.heads + head) * self.q.seq;
         first + queries.start..first + queries.end

@@ -234,8 +234,23 @@ impl Preparation<'_> {
                 log_sum_exp: statistic_result(1)?,
                 scores: *scores,
             }),
-            Op::AttentionBackward { scores } => {
+            Op::AttentionBackward { scores, turned_back } => {
                 let log_sum_exp = statistic(5)?;
+                let mut turns = Vec::new();
+                if let Some(turned) = turned_back {
+                    let results = turned.results().into_iter().enumerate();
+                    for (result, _) in results.filter(|(_, turned)| *turned) {
+                        turns.push(Rope {
+                            x: heads_result(result)?,
+                            cos: table(6)?,
+                            sin: table(7)?,
+                            y: heads_result(result)?,
+                            in_place: true,
+                            direction: -1.0,
+                            interleaved: turned.interleaved,
+                        });
+                    }
+                }
                 Box::new(AttentionBackward {
                     dout: heads(0)?,
                     q: heads(1)?,
@@ -248,6 +263,7 @@ impl Preparation<'_> {
                     dv: heads_result(2)?,
                     sums: self.workspace(0, 1, log_sum_exp.width),
                     scores: *scores,
+                    turns,
                 })
             }
             Op::Pointwise { program } => {

@@ -1,4 +1,5 @@
-//! Programs inside norms: what is computed before a norm of rows, and after its derivative.
+//! What joined operations store between their parts; programs inside norms: what is computed before a norm of rows, and
+//! after its derivative.
 
 use std::borrow::Cow;
 
@@ -18,7 +19,8 @@ pub(super) fn before<'a>(
     let whole = program.inputs.iter().position(|form| *form == InputForm::Elements);
     let shape = &inputs[whole.expect("a checked program has an input of that form")];
     // The norm is taken of what is stored.
-    let elements = stored(pointwise::run(program, inputs, rounds).remove(0), program, rounds);
+    let made = pointwise::run(program, inputs, rounds).remove(0);
+    let elements = stored(made, rounds.then_some(program.outputs[0].dtype));
     (Cow::Owned(Value { extents: shape.extents.clone(), elements }), rest)
 }
 
@@ -31,15 +33,15 @@ pub(super) fn after(
     rounds: bool,
 ) -> Vec<f64> {
     let Some(program) = epilogue else { return dx };
-    let elements = stored(dx, program, rounds);
+    let elements = stored(dx, rounds.then_some(program.outputs[0].dtype));
     let mut inputs = vec![Value { extents: x.extents.clone(), elements }];
     inputs.extend_from_slice(operands);
     pointwise::run(program, &inputs, rounds).remove(0)
 }
 
-/// Numbers as they are stored beside a program, in the format of its result.
-fn stored(mut elements: Vec<f64>, program: &Program, rounds: bool) -> Vec<f64> {
-    if rounds && program.outputs[0].dtype == DType::Bf16 {
+/// Numbers as they are stored in a format; without one they are not rounded.
+pub(super) fn stored(mut elements: Vec<f64>, format: Option<DType>) -> Vec<f64> {
+    if format == Some(DType::Bf16) {
         elements.iter_mut().for_each(|element| *element = nearest_bf16(*element));
     }
     elements

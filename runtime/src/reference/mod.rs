@@ -91,7 +91,9 @@ impl ReferenceExecutor {
     fn execute(&mut self, operation: &Operation) {
         let operands: Vec<Value> = operation.operands.iter().map(|&t| self.value(t)).collect();
         let current: Vec<Value> = operation.results.iter().map(|&t| self.value(t)).collect();
-        let results = evaluate_rounding(&operation.op, &operands, &current, self.rounds);
+        let format = operation.results.first().map(|&first| self.plan.tensor(first).ty.dtype);
+        let stored = format.filter(|_| self.rounds);
+        let results = evaluate_rounding(&operation.op, &operands, &current, stored);
         for (((&tensor, write), result), old) in
             operation.results.iter().zip(&operation.writes).zip(results).zip(current)
         {
@@ -171,18 +173,20 @@ pub(crate) fn nearest_bf16(value: f64) -> f64 {
 /// The results of one operation, each in logical order. `current` holds what the results' tensors contain before: only
 /// [`Op::AdamW`], which updates in place, reads it.
 pub fn evaluate(op: &Op, operands: &[Value], current: &[Value]) -> Vec<Vec<f64>> {
-    evaluate_rounding(op, operands, current, false)
+    evaluate_rounding(op, operands, current, None)
 }
 
-/// As [`evaluate`]; with `rounds` the programs of the operation round to bf16 where they say so: a joined operation has
-/// the results of its parts, whose values between were stored.
+/// As [`evaluate`]; with `stored`, the format of the first result, a joined operation has the results of its parts, whose
+/// values between were stored: its programs round to bf16 where they say so, and a gradient that is turned back is first
+/// rounded to its format.
 fn evaluate_rounding(
     op: &Op,
     operands: &[Value],
     current: &[Value],
-    rounds: bool,
+    stored: Option<DType>,
 ) -> Vec<Vec<f64>> {
     let o = operands;
+    let rounds = stored.is_some();
     match op {
         Op::Linear => vec![linear::forward(&o[0], &o[1])],
         Op::LinearBackwardInput => vec![linear::backward_input(&o[0], &o[1])],
@@ -226,8 +230,18 @@ fn evaluate_rounding(
             vec![rope::rotate(&o[0], &o[1], &o[2], *inverse, *interleaved)]
         }
         Op::Attention { scores } => attention::forward(&o[0], &o[1], &o[2], scores).into(),
-        Op::AttentionBackward { scores } => {
-            attention::backward([&o[0], &o[1], &o[2], &o[3], &o[4], &o[5]], scores).into()
+        Op::AttentionBackward { scores, turned_back } => {
+            let results = attention::backward([&o[0], &o[1], &o[2], &o[3], &o[4], &o[5]], scores);
+            let Some(turned_back) = turned_back else { return results.into() };
+            let turn = |(result, (gradient, turned)): (usize, (Vec<f64>, bool))| match turned {
+                true => {
+                    let extents = o[1 + result].extents.clone();
+                    let gradient = Value { extents, elements: fused::stored(gradient, stored) };
+                    rope::rotate(&gradient, &o[6], &o[7], true, turned_back.interleaved)
+                }
+                false => gradient,
+            };
+            results.into_iter().zip(turned_back.results()).enumerate().map(turn).collect()
         }
         Op::Pointwise { program } => pointwise::run(program, o, rounds),
         Op::HeadLoss { chunk: _, bias, transform } => {

@@ -243,7 +243,7 @@ impl Backward<'_> {
                 self.contribute(operands[0], dx);
             }
             Op::Attention { scores } => {
-                let back = Op::AttentionBackward { scores: *scores };
+                let back = Op::AttentionBackward { scores: *scores, turned_back: None };
                 let read = [d, operands[0], operands[1], operands[2], forward(0), forward(1)];
                 let results = self.add(id, back, &read);
                 for (&operand, &gradient) in operands.iter().zip(&results) {

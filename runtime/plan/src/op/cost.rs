@@ -113,10 +113,17 @@ impl Op {
                     attention(&operands[0].shape, &operands[2].shape, scores, 1);
                 (products, other, bytes)
             }
-            Op::AttentionBackward { scores } => {
+            Op::AttentionBackward { scores, turned_back } => {
                 let (products, other) =
                     attention(&operands[1].shape, &operands[3].shape, scores, 2);
-                (products, other, bytes)
+                // Four products and two sums for a pair of what is turned back, which is not stored before.
+                let turned = turned_back.map_or(0, |turned| {
+                    let of_results = turned.results().into_iter().zip(results);
+                    let rows =
+                        of_results.filter(|(turned, _)| *turned).map(|(_, ty)| ty.shape.rows());
+                    6 * rows.sum::<u64>() * operands[6].shape.width()
+                });
+                (products, other + turned, bytes)
             }
             Op::Pointwise { program } => {
                 (0, program.arithmetic() * results[0].shape.elements(), bytes)

@@ -138,6 +138,22 @@ impl<'a> Operands<'a> {
     }
 }
 
+/// The two tables from operand `first` on, by whose angles the heads of operand `x` are turned.
+fn rope_tables(o: &Operands<'_>, x: usize, first: usize) -> Result<(), TypeError> {
+    let (heads, cos, sin) = (o.shape(x), o.float(first)?, o.float(first + 1)?);
+    o.form(first, cos.ndim() == 2, "[seq, pairs]")?;
+    o.rule(cos.width() >= 1 && cos.width() <= heads.width() / 2, || {
+        format!(
+            "{} pairs are turned, but a head_dim of {} has {}",
+            cos.width(),
+            heads.width(),
+            heads.width() / 2
+        )
+    })?;
+    o.agree("positions", x, first, cos.0[0].extent == heads.0[1].extent)?;
+    o.agree("tables", first, first + 1, cos.same_extents(sin))
+}
+
 fn same_leading(a: &Shape, b: &Shape) -> bool {
     a.ndim() == b.ndim() && a.leading().iter().zip(b.leading()).all(|(x, y)| x.extent == y.extent)
 }
@@ -238,19 +254,9 @@ impl Op {
             }
             Op::Rope { .. } => {
                 o.count(3)?;
-                let (x, cos, sin) = (o.float(0)?, o.float(1)?, o.float(2)?);
+                let x = o.float(0)?;
                 o.form(0, x.ndim() == 4, "[batch, seq, heads, head_dim]")?;
-                o.form(1, cos.ndim() == 2, "[seq, pairs]")?;
-                o.rule(cos.width() >= 1 && cos.width() <= x.width() / 2, || {
-                    format!(
-                        "{} pairs are turned, but a head_dim of {} has {}",
-                        cos.width(),
-                        x.width(),
-                        x.width() / 2
-                    )
-                })?;
-                o.agree("positions", 0, 1, cos.0[0].extent == x.0[1].extent)?;
-                o.agree("tables", 1, 2, cos.same_extents(sin))?;
+                rope_tables(&o, 0, 1)?;
                 vec![of(x.clone())]
             }
             Op::Attention { scores } => {
@@ -258,9 +264,15 @@ impl Op {
                 let (q, out) = attention_operands(&o, 0, scores)?;
                 vec![of(out), f32(log_sum_exp(q))]
             }
-            Op::AttentionBackward { scores } => {
-                o.count(6)?;
+            Op::AttentionBackward { scores, turned_back } => {
+                o.count(if turned_back.is_some() { 8 } else { 6 })?;
                 let (q, out) = attention_operands(&o, 1, scores)?;
+                if let Some(turned) = turned_back {
+                    o.rule(turned.queries || turned.keys, || {
+                        "it turns nothing back and has tables to do so".into()
+                    })?;
+                    rope_tables(&o, 1, 6)?;
+                }
                 o.agree("rows or widths", 0, 3, o.float(0)?.same_extents(&out))?;
                 o.agree("rows or widths", 4, 3, o.float(4)?.same_extents(&out))?;
                 o.agree("rows", 5, 1, o.float(5)?.same_extents(&log_sum_exp(q)))?;

@@ -93,6 +93,41 @@ impl fmt::Display for Scores {
     }
 }
 
+/// Which gradients [`Op::AttentionBackward`] turns back: those of what an [`Op::Rope`] had turned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TurnedBack {
+    /// That of the queries.
+    pub queries: bool,
+    /// That of the keys.
+    pub keys: bool,
+    /// Pairs are neighbours.
+    pub interleaved: bool,
+}
+
+impl TurnedBack {
+    /// By result: dq, dk, dv.
+    pub fn results(self) -> [bool; 3] {
+        [self.queries, self.keys, false]
+    }
+
+    /// The operation that turns one of them back, over the gradient and the two tables.
+    pub fn rope(self) -> Op {
+        Op::Rope { inverse: true, interleaved: self.interleaved }
+    }
+}
+
+impl fmt::Display for TurnedBack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.queries, self.keys) {
+            (true, true) => "turned_back=dq,dk",
+            (true, false) => "turned_back=dq",
+            (false, true) => "turned_back=dk",
+            (false, false) => "turned_back=none",
+        })?;
+        f.write_str(if self.interleaved { " interleaved" } else { "" })
+    }
+}
+
 /// The slope of head `head` (from 0) of `heads` in ALiBi, as the paper's code has it: `2^(-8(h+1)/n)` for a number of
 /// heads `n` that is a power of two. For others the heads up to the power `p` below have the slopes of `p` heads, and
 /// the rest every second of `2p` heads. Roots and products alone, so it is the same on every machine.
@@ -202,10 +237,14 @@ pub enum Op {
         /// How scores are made.
         scores: Scores,
     },
-    /// `dout, q, k, v, out, lse → dq, dk, dv`, shapes as in [`Op::Attention`].
+    /// `dout, q, k, v, out, lse → dq, dk, dv`, shapes as in [`Op::Attention`]. Where gradients are turned back, `cos[S, R]`
+    /// and `sin[S, R]` follow `lse`, and what is stored of them is what an inverse [`Op::Rope`] makes of the gradient, which
+    /// was rounded to its storage before.
     AttentionBackward {
         /// How scores were made.
         scores: Scores,
+        /// Which gradients are turned back; none where it is missing.
+        turned_back: Option<TurnedBack>,
     },
     /// Operands as the program's inputs say, results as its outputs.
     Pointwise {
@@ -382,7 +421,12 @@ impl Op {
                 (true, true) => "inverse interleaved",
             }
             .into(),
-            Op::Attention { scores } | Op::AttentionBackward { scores } => scores.to_string(),
+            Op::Attention { scores } | Op::AttentionBackward { scores, turned_back: None } => {
+                scores.to_string()
+            }
+            Op::AttentionBackward { scores, turned_back: Some(turned_back) } => {
+                format!("{scores} {turned_back}")
+            }
             Op::Pointwise { program } => format!("{{ {program} }}"),
             Op::HeadLoss { chunk, bias, transform } => {
                 head_attributes(*chunk, *bias, transform.as_ref())

@@ -70,6 +70,7 @@ pub fn operand(op: &Op, operand: usize) -> Layout {
         (Op::Rope { .. }, _) => Layout::Rows,
         (Op::Attention { .. }, _) => Layout::Heads,
         (Op::AttentionBackward { .. }, 5) => Layout::Packed,
+        (Op::AttentionBackward { .. }, 6 | 7) => Layout::Rows,
         (Op::AttentionBackward { .. }, _) => Layout::Heads,
         (Op::HeadLoss { .. } | Op::HeadLossWithGradient { .. }, 2) => Layout::Packed,
         (Op::HeadLoss { .. } | Op::HeadLossWithGradient { .. }, _) => Layout::Rows,

@@ -169,7 +169,7 @@ fn attributes(op: &Op) -> Option<&'static str> {
     match op {
         Op::RmsNorm { epsilon, .. } | Op::LayerNorm { epsilon, .. } => wrong("epsilon", epsilon.get().is_finite()),
         // The shape rule judges the cap.
-        Op::Attention { scores } | Op::AttentionBackward { scores } => {
+        Op::Attention { scores } | Op::AttentionBackward { scores, .. } => {
             wrong("scale", scores.scale.get().is_finite())
         }
         Op::AdamW { beta1, beta2, epsilon, clip_norm, ranges, master: _ } => {
@@ -225,7 +225,10 @@ fn bound_of(op: &Op, read: &[&TensorType], made: &[&TensorType]) -> u128 {
             2 * elements(0) * u128::from(read[1].shape.width())
         }
         Op::Attention { .. } => attention(&read[0].shape, &read[2].shape),
-        Op::AttentionBackward { .. } => attention(&read[1].shape, &read[3].shape),
+        Op::AttentionBackward { turned_back, .. } => {
+            let turned = if turned_back.is_some() { elements(1) + elements(2) } else { 0 };
+            attention(&read[1].shape, &read[3].shape) + 22 * turned
+        }
         Op::HeadLoss { transform, .. } => {
             head(6 + transform.as_ref().map_or(0, |t| u128::from(t.arithmetic())))
         }

@@ -1,9 +1,11 @@
 //! Bounds for attention.
 
-use colac_plan::op::{Mask, Scores, alibi_slope};
+use colac_plan::op::{Mask, Scores, TurnedBack, alibi_slope};
+use colac_plan::{DType, Op};
 
-use super::{ELEMENTARY, FLUSH, SECOND_ORDER, UNIT, roundings};
-use crate::reference::Value;
+use super::pointwise::{Approximate, rounded_to};
+use super::{ELEMENTARY, FLUSH, SECOND_ORDER, UNIT, roundings, turned_magnitudes};
+use crate::reference::{Value, evaluate};
 
 /// An executor may go through the keys in blocks, but of no fewer than this many.
 const SMALLEST_BLOCK: usize = 16;
@@ -212,4 +214,32 @@ pub(super) fn backward(o: &[Value], scores: &Scores, inner: f64) -> Vec<Vec<f64>
     [dq, dk, dv]
         .map(|bounds| bounds.iter().map(|b| SECOND_ORDER * b + FLUSH * shared as f64).collect())
         .into()
+}
+
+/// Bounds of gradients that are turned back, from those of what is turned, which is rounded to its storage before. Two
+/// products and their sum have four roundings of `|c x| + |s y|`, and are off by `|c|` and `|s|` times what `x` and `y` are.
+pub(super) fn turned_back(
+    o: &[Value],
+    scores: &Scores,
+    turned: TurnedBack,
+    format: DType,
+    mut bounds: Vec<Vec<f64>>,
+) -> Vec<Vec<f64>> {
+    let plain = Op::AttentionBackward { scores: *scores, turned_back: None };
+    let exact = evaluate(&plain, &o[..6], &[]);
+    for (result, _) in turned.results().into_iter().enumerate().filter(|(_, turned)| *turned) {
+        let stored = exact[result].iter().zip(&bounds[result]);
+        let stored =
+            stored.map(|(&value, &error)| rounded_to(format, Approximate { value, error }));
+        let (sizes, errors): (Vec<f64>, Vec<f64>) =
+            stored.map(|x| (x.value.abs() + x.error, x.error)).unzip();
+        let turned = |elements: Vec<f64>| {
+            let gradient = Value { extents: o[1 + result].extents.clone(), elements };
+            turned_magnitudes(&[gradient, o[6].clone(), o[7].clone()], turned.interleaved)
+        };
+        let both = turned(errors).into_iter().zip(turned(sizes));
+        bounds[result] =
+            both.map(|(off, size)| SECOND_ORDER * (off + roundings(4) * size) + FLUSH).collect();
+    }
+    bounds
 }

@@ -48,6 +48,13 @@ fn magnitudes(op: &Op, operands: &[Value]) -> Vec<f64> {
     evaluate(op, &operands.iter().map(absolute).collect::<Vec<_>>(), &[]).remove(0)
 }
 
+/// The sums of absolute values of both products for what is turned by tables, there or back.
+fn turned_magnitudes(operands: &[Value], interleaved: bool) -> Vec<f64> {
+    let there = magnitudes(&Op::Rope { inverse: false, interleaved }, operands);
+    let back = magnitudes(&Op::Rope { inverse: true, interleaved }, operands);
+    there.iter().zip(&back).map(|(a, b)| a.abs().max(b.abs())).collect()
+}
+
 /// What accumulating into `old` adds to a magnitude: nothing where the result overwrites.
 struct Old<'a>(Option<&'a [f64]>);
 
@@ -116,14 +123,19 @@ pub(super) fn of(
         }
         // Two products and their sum; one of the two directions adds their absolute values.
         Op::Rope { interleaved, .. } => {
-            let interleaved = *interleaved;
-            let there = magnitudes(&Op::Rope { inverse: false, interleaved }, &o);
-            let back = magnitudes(&Op::Rope { inverse: true, interleaved }, &o);
-            let larger = there.iter().zip(&back).map(|(a, b)| a.abs().max(b.abs())).collect();
-            vec![summed(2, larger, &Old(None))]
+            vec![summed(2, turned_magnitudes(&o, *interleaved), &Old(None))]
         }
         Op::Attention { scores } => attention::forward(&o, scores, expected, inner),
-        Op::AttentionBackward { scores } => attention::backward(&o, scores, inner),
+        Op::AttentionBackward { scores, turned_back } => {
+            let bounds = attention::backward(&o[..6], scores, inner);
+            match turned_back {
+                None => bounds,
+                Some(turned) => {
+                    let format = sample.results[0].dtype;
+                    attention::turned_back(&o, scores, *turned, format, bounds)
+                }
+            }
+        }
         Op::Pointwise { program } => pointwise::of(program, &o),
         Op::HeadLoss { bias, transform, .. } => {
             let head = head_loss::Head { bias: bias.then_some(3), function: transform.as_ref() };

@@ -1,11 +1,11 @@
 //! Samples of attention and of the rotation of its queries and keys.
 
-use colac_plan::op::{Mask, Scores};
+use colac_plan::op::{Mask, Scores, TurnedBack};
 use colac_plan::{Op, Real, TensorType};
 
 use crate::reference::evaluate;
 
-use super::{Sample, draw, given, real};
+use super::{Operand, Sample, draw, given, real};
 
 pub(super) fn rope() -> Vec<Sample> {
     let mut samples = Vec::new();
@@ -20,11 +20,8 @@ pub(super) fn rope() -> Vec<Sample> {
     ];
     for (extents, pairs) in cases {
         for (inverse, interleaved) in [(false, false), (true, false), (false, true), (true, true)] {
-            let angles = draw("angles", (extents[1] * pairs) as usize, std::f64::consts::PI);
-            let table = |function: fn(f64) -> f64| {
-                given(&[extents[1], pairs], angles.iter().map(|&angle| function(angle)).collect())
-            };
-            let operands = vec![real("x", &extents, 1.0), table(libm::cos), table(libm::sin)];
+            let [cos, sin] = tables(extents[1], pairs);
+            let operands = vec![real("x", &extents, 1.0), cos, sin];
             let results = vec![TensorType::f32(&extents)];
             let op = Op::Rope { inverse, interleaved };
             let name = format!("{extents:?}, {pairs} pairs {}", op.attributes());
@@ -32,6 +29,14 @@ pub(super) fn rope() -> Vec<Sample> {
         }
     }
     samples
+}
+
+/// Cosines and sines of angles for each position and pair.
+fn tables(positions: u64, pairs: u64) -> [Operand; 2] {
+    let angles = draw("angles", (positions * pairs) as usize, std::f64::consts::PI);
+    [libm::cos as fn(f64) -> f64, libm::sin].map(|function| {
+        given(&[positions, pairs], angles.iter().map(|&angle| function(angle)).collect())
+    })
 }
 
 /// Batch, sequence, heads, key/value heads, head_dim, mask, magnitude of q and k.
@@ -64,16 +69,17 @@ const ATTENTIONS: [([u64; 5], Mask, f64); 23] = [
 ];
 
 pub(super) fn attention() -> Vec<Sample> {
-    let sample = |&([b, s, h, g, d], mask, magnitude): &([u64; 5], Mask, f64)| {
-        let scale = Real::new(1.0 / (d as f64).sqrt());
-        let q = real("q", &[b, s, h, d], magnitude);
-        let (k, v) = (real("k", &[b, s, g, d], magnitude), real("v", &[b, s, g, d], 1.0));
-        let results = vec![q.ty.clone(), TensorType::f32(&[b, h, s])];
-        let name = format!("batch {b}, seq {s}, heads {h}/{g}, dim {d}, {mask}, up to {magnitude}");
-        let op = Op::Attention { scores: Scores::new(mask, scale) };
-        Sample::new(name, op, vec![q, k, v], results)
-    };
-    ATTENTIONS.iter().map(sample).chain(SHAPED.iter().map(shaped_attention)).collect()
+    ATTENTIONS.iter().map(plain_attention).chain(SHAPED.iter().map(shaped_attention)).collect()
+}
+
+fn plain_attention(&([b, s, h, g, d], mask, magnitude): &([u64; 5], Mask, f64)) -> Sample {
+    let scale = Real::new(1.0 / (d as f64).sqrt());
+    let q = real("q", &[b, s, h, d], magnitude);
+    let (k, v) = (real("k", &[b, s, g, d], magnitude), real("v", &[b, s, g, d], 1.0));
+    let results = vec![q.ty.clone(), TensorType::f32(&[b, h, s])];
+    let name = format!("batch {b}, seq {s}, heads {h}/{g}, dim {d}, {mask}, up to {magnitude}");
+    let op = Op::Attention { scores: Scores::new(mask, scale) };
+    Sample::new(name, op, vec![q, k, v], results)
 }
 
 /// Batch, sequence, heads, key/value heads, width of queries and keys, width of values; mask, cap (0 for none), ALiBi,
@@ -114,17 +120,55 @@ fn shaped_attention(
     Sample::new(name, Op::Attention { scores }, operands, results)
 }
 
+/// As [`ATTENTIONS`], with the number of pairs that are turned back, which gradients, and whether pairs are neighbours.
+type Turned = ([u64; 5], Mask, u64, [bool; 2], bool);
+const TURNED: [Turned; 15] = [
+    ([1, 1, 1, 1, 2], Mask::Causal, 1, [true, true], false),
+    ([2, 5, 4, 2, 3], Mask::Causal, 1, [true, true], true),
+    ([1, 65, 6, 1, 8], Mask::Causal, 4, [true, false], true),
+    ([2, 65, 3, 3, 5], Mask::Full, 2, [false, true], false),
+    ([1, 129, 2, 1, 33], Mask::Window(70), 16, [true, true], false),
+    ([4, 65, 8, 4, 6], Mask::Causal, 3, [true, true], false),
+    // What is turned where matrix units store it: all of a head, a part of it, one of the two.
+    ([2, 140, 2, 1, 32], Mask::Causal, 16, [true, true], false),
+    ([1, 65, 3, 3, 32], Mask::Causal, 8, [true, true], true),
+    ([1, 70, 4, 2, 64], Mask::Causal, 32, [true, true], false),
+    ([1, 150, 1, 1, 64], Mask::Window(70), 32, [true, true], true),
+    ([1, 65, 2, 2, 64], Mask::Full, 8, [true, true], false),
+    ([1, 70, 2, 1, 96], Mask::Causal, 48, [false, true], false),
+    ([1, 70, 1, 1, 128], Mask::Causal, 64, [true, false], false),
+    ([1, 33, 2, 1, 128], Mask::Full, 24, [true, true], true),
+    // Pairs that are no whole groups of eight.
+    ([1, 65, 2, 1, 64], Mask::Causal, 20, [true, true], false),
+];
+
 pub(super) fn attention_backward() -> Vec<Sample> {
-    let sample = |forward: Sample| {
-        let Op::Attention { scores } = forward.op else { panic!("a sample of attention") };
-        let results = evaluate(&forward.op, &forward.values(), &[]);
-        let [q, k, v] = &forward.operands[..] else { panic!("three operands") };
-        let out = given(&forward.results[0].shape.extents(), results[0].clone());
-        let lse = given(&forward.results[1].shape.extents(), results[1].clone());
-        let dout = real("dout", &forward.results[0].shape.extents(), 1.0);
-        let types = vec![q.ty.clone(), k.ty.clone(), v.ty.clone()];
-        let operands = vec![dout, q.clone(), k.clone(), v.clone(), out, lse];
-        Sample::new(forward.name, Op::AttentionBackward { scores }, operands, types)
-    };
-    attention().into_iter().map(sample).collect()
+    attention().into_iter().map(backward).chain(TURNED.iter().map(turned_back)).collect()
+}
+
+/// The derivative of a sample of attention.
+fn backward(forward: Sample) -> Sample {
+    let Op::Attention { scores } = forward.op else { panic!("a sample of attention") };
+    let results = evaluate(&forward.op, &forward.values(), &[]);
+    let [q, k, v] = &forward.operands[..] else { panic!("three operands") };
+    let out = given(&forward.results[0].shape.extents(), results[0].clone());
+    let lse = given(&forward.results[1].shape.extents(), results[1].clone());
+    let dout = real("dout", &forward.results[0].shape.extents(), 1.0);
+    let types = vec![q.ty.clone(), k.ty.clone(), v.ty.clone()];
+    let operands = vec![dout, q.clone(), k.clone(), v.clone(), out, lse];
+    let op = Op::AttentionBackward { scores, turned_back: None };
+    Sample::new(forward.name, op, operands, types)
+}
+
+/// A sample of the derivative with gradients turned back.
+fn turned_back(&(extents, mask, pairs, [queries, keys], interleaved): &Turned) -> Sample {
+    let sample = backward(plain_attention(&(extents, mask, 1.0)));
+    let turned = TurnedBack { queries, keys, interleaved };
+    let Op::AttentionBackward { scores, .. } = sample.op else { panic!("a derivative") };
+    let mut operands = sample.operands;
+    operands.extend(tables(operands[1].ty.shape.extents()[1], pairs));
+    let op = Op::AttentionBackward { scores, turned_back: Some(turned) };
+    let name =
+        format!("batch, seq, heads, groups, dim {extents:?}, {mask}, {pairs} pairs {turned}");
+    Sample::new(name, op, operands, sample.results)
 }

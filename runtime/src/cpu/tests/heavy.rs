@@ -114,7 +114,8 @@ fn attention_and_its_derivative() {
             .check(&what);
         let out = Value::F32(vec![b, s, h, d], want.out.iter().map(|x| *x as f32).collect());
         let lse = Value::F32(vec![b, h, s], want.log_sum_exp.iter().map(|x| *x as f32).collect());
-        let op = Op::AttentionBackward { scores: Scores::new(mask, Real::new(scale)) };
+        let scores = Scores::new(mask, Real::new(scale));
+        let op = Op::AttentionBackward { scores, turned_back: None };
         let backward = Case::new(op, vec![dout, q, k, v, out, lse], want.gradients);
         backward.packed(&[5], &[]).tolerance(5e-6).check(&what);
     }

@@ -2,7 +2,8 @@
 //
 // After FlashAttention-2 (arXiv 2307.08691): scores stay in registers and are never stored. Macros: HEAD_DIM; MASK, 0 for
 // all keys, 1 causal, 2 the last `window` of these; CAP where scores are capped; ALIBI where the generated text has
-// alibi_slope(head). A positive scale is assumed, so that the largest product is the largest score.
+// alibi_slope(head). Where gradients are turned back: PAIRS, a multiple of 8, how many pairs of a head; INTERLEAVED (0: pairs
+// are PAIRS apart, 1: neighbours); TURN_QUERIES and TURN_KEYS, which gradients; TABLE_PARAMS. A positive scale is assumed, so that the largest product is the largest score.
 //
 // Tiles lie in shared memory as rows of 16-byte chunks. A chunk's place is its number xor some bits of the row, so that
 // eight rows of one chunk, which a matrix instruction reads, and eight chunks of one row, which a copy writes, lie in
@@ -98,9 +99,9 @@ DEVICE void as_left(u32 (&a)[4], const float (&left)[4], const float (&right)[4]
     a[3] = to_bf16_pair(right[2], right[3]);
 }
 
-// Stores 16 rows of results, rounded, from a warp's registers. They go through the rows of a tile from `row` on, which
-// nobody but this warp may use, so that what is written to memory is whole chunks.
-DEVICE void store_rows(bf16* to, u64 stride, u32 first, u32 seq, Pack* tile, u32 row, const float (&values)[2 * STEPS][4]) {
+// Puts 16 rows of results, rounded, from a warp's registers into the rows of a tile from `row` on, which nobody but this
+// warp may use, so that what is written to memory is whole chunks.
+DEVICE void gather_rows(Pack* tile, u32 row, const float (&values)[2 * STEPS][4]) {
     u32 lane = threadIdx.x % 32;
     __syncwarp();
 #pragma unroll
@@ -112,12 +113,58 @@ DEVICE void store_rows(bf16* to, u64 stride, u32 first, u32 seq, Pack* tile, u32
         }
     }
     __syncwarp();
+}
+
+// Stores 16 rows of results, which go through a tile.
+DEVICE void store_rows(bf16* to, u64 stride, u32 first, u32 seq, Pack* tile, u32 row, const float (&values)[2 * STEPS][4]) {
+    u32 lane = threadIdx.x % 32;
+    gather_rows(tile, row, values);
 #pragma unroll
     for (u32 i = 0; i < 16 * CHUNKS / 32; i++) {
         u32 index = 32 * i + lane, line = index / CHUNKS, chunk = index % CHUNKS;
         if (first + line < seq) *(Pack*)(to + (u64)(first + line) * stride + 8 * chunk) = tile[slot(row + line, chunk)];
     }
 }
+
+#ifdef PAIRS
+// The same, with the pairs of each row turned back by the angle of its position, as rope.cu turns what it reads: a gradient
+// is rounded, turned in f32 and rounded again. A lane owns the two chunks in which eight pairs lie, or one that is not
+// turned; lanes of a row read neighbours of the tables, which are f32.
+DEVICE void store_rows_turned_back(bf16* to, u64 stride, u32 first, u32 seq, Pack* tile, u32 row, const float (&values)[2 * STEPS][4], const float* cos, u64 cos_stride, const float* sin, u64 sin_stride) {
+    constexpr u32 TURNED = PAIRS / 8, PARTS = CHUNKS - TURNED;
+    gather_rows(tile, row, values);
+#pragma unroll 2
+    for (u32 index = threadIdx.x % 32; index < 16 * PARTS; index += 32) {
+        u32 line = index / PARTS, part = index % PARTS;
+        if (first + line >= seq) continue;
+        u64 position = first + line;
+        bf16* place = to + position * stride;
+        if (part >= TURNED) {
+            u32 chunk = part + TURNED;
+            *(Pack*)(place + 8 * chunk) = tile[slot(row + line, chunk)];
+            continue;
+        }
+        u32 left = INTERLEAVED ? 2 * part : part, right = INTERLEAVED ? left + 1 : left + TURNED;
+        float x[2][8], c[8], s[8];
+        load((const bf16*)&tile[slot(row + line, left)], x[0]);
+        load((const bf16*)&tile[slot(row + line, right)], x[1]);
+        load(cos + position * cos_stride + 8 * part, c);
+        load(sin + position * sin_stride + 8 * part, s);
+#pragma unroll
+        for (u32 pair = 0; pair < 8; pair++) {
+            float& p = INTERLEAVED ? x[pair / 4][2 * pair % 8] : x[0][pair];
+            float& q = INTERLEAVED ? x[pair / 4][2 * pair % 8 + 1] : x[1][pair];
+            float turned = p * c[pair] + q * s[pair];
+            q = q * c[pair] - p * s[pair];
+            p = turned;
+        }
+        store(place + 8 * left, x[0]);
+        store(place + 8 * right, x[1]);
+    }
+}
+#else
+#define TABLE_PARAMS
+#endif
 
 // Whether scores are products only; the scale is then left to the exponential.
 #if defined(CAP) || defined(ALIBI)
@@ -421,7 +468,7 @@ KERNEL void __launch_bounds__(128) attention_tiles_backward_keys(
     const bf16* dout, u64 dout_batch, u64 dout_seq, u64 dout_head, const bf16* q, u64 q_batch, u64 q_seq, u64 q_head, const bf16* k,
     u64 k_batch, u64 k_seq, u64 k_head, const bf16* v, u64 v_batch, u64 v_seq, u64 v_head, const float* lse, const float* deltas,
     bf16* dk, u64 dk_batch, u64 dk_seq, u64 dk_head, bf16* dv, u64 dv_batch, u64 dv_seq, u64 dv_head, u32 seq, u32 heads, u32 sharing,
-    float scale, float cap, u32 window) {
+    float scale, float cap, u32 window TABLE_PARAMS) {
     DYNAMIC_SHARED(memory);
     Pack* k_tile = (Pack*)memory;
     Pack* v_tile = k_tile + KEY_ROWS * CHUNKS;
@@ -515,7 +562,11 @@ KERNEL void __launch_bounds__(128) attention_tiles_backward_keys(
 #pragma unroll
             for (u32 i = 0; i < 4; i++) dk_sums[m][n][i] *= scale;
         // The keys and values of this warp are not needed any more.
+#if defined(PAIRS) && TURN_KEYS
+        store_rows_turned_back(dk + b * dk_batch + group * dk_head, dk_seq, first + 16 * m, seq, k_tile, own + 16 * m, dk_sums[m], cos, cos_stride, sin, sin_stride);
+#else
         store_rows(dk + b * dk_batch + group * dk_head, dk_seq, first + 16 * m, seq, k_tile, own + 16 * m, dk_sums[m]);
+#endif
         store_rows(dv + b * dv_batch + group * dv_head, dv_seq, first + 16 * m, seq, v_tile, own + 16 * m, dv_sums[m]);
     }
 }
@@ -525,7 +576,7 @@ KERNEL void __launch_bounds__(128) attention_tiles_backward_keys(
 KERNEL void __launch_bounds__(128) attention_tiles_backward_queries(
     const bf16* dout, u64 dout_batch, u64 dout_seq, u64 dout_head, const bf16* q, u64 q_batch, u64 q_seq, u64 q_head, const bf16* k,
     u64 k_batch, u64 k_seq, u64 k_head, const bf16* v, u64 v_batch, u64 v_seq, u64 v_head, const float* lse, const float* deltas,
-    bf16* dq, u64 dq_batch, u64 dq_seq, u64 dq_head, u32 seq, u32 heads, u32 sharing, float scale, float cap, u32 window) {
+    bf16* dq, u64 dq_batch, u64 dq_seq, u64 dq_head, u32 seq, u32 heads, u32 sharing, float scale, float cap, u32 window TABLE_PARAMS) {
     DYNAMIC_SHARED(memory);
     Pack* q_tile = (Pack*)memory;
     Pack* dout_tile = q_tile + QUERY_ROWS * CHUNKS;
@@ -597,6 +648,10 @@ KERNEL void __launch_bounds__(128) attention_tiles_backward_queries(
 #pragma unroll
             for (u32 i = 0; i < 4; i++) sums[m][n][i] *= scale;
         // The queries of this warp are not needed any more.
+#if defined(PAIRS) && TURN_QUERIES
+        store_rows_turned_back(dq + b * dq_batch + head * dq_head, dq_seq, first + 16 * m, seq, q_tile, own + 16 * m, sums[m], cos, cos_stride, sin, sin_stride);
+#else
         store_rows(dq + b * dq_batch + head * dq_head, dq_seq, first + 16 * m, seq, q_tile, own + 16 * m, sums[m]);
+#endif
     }
 }

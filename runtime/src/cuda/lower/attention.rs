@@ -2,17 +2,19 @@
 //!
 //! Owns which kernels an attention gets, their macros, grids and arguments. What a library of the device was asked for and
 //! takes is left to it. bf16 at multiples of 16 bytes with a head size that the tiles are made for runs on them; all else
-//! on kernels that take any width and place.
+//! on kernels that take any width and place. Gradients are turned back where the tiles store them, if whole groups of eight
+//! pairs are turned; else where they lie, by a launch for each.
 
 use std::fmt::Write;
 
 use colac_plan::DType;
-use colac_plan::op::{Mask, Scores, alibi_slope};
+use colac_plan::op::{Mask, Scores, TurnedBack, alibi_slope};
 
 use crate::contract::LayoutProblem;
 use crate::cuda::attention::{Attention, AttentionShape, Pass};
 use crate::cuda::error::CudaError;
 use crate::cuda::launch::{Argument, Launch, Step};
+use crate::cuda::lower::rope::{self, Tables};
 use crate::cuda::lower::{Lowering, Steps};
 use crate::cuda::source::{Family, Source};
 use crate::cuda::view::{Heads, Rows};
@@ -174,8 +176,13 @@ impl Lowering<'_> {
         })])
     }
 
-    /// `dout, q, k, v, out, lse → dq, dk, dv`; the row sums of `dout · out` are in the workspace.
-    pub(super) fn attention_backward(&self, scores: &Scores) -> Steps {
+    /// `dout, q, k, v, out, lse → dq, dk, dv`, by the tables behind them turned back or not; the row sums of `dout · out`
+    /// are in the workspace.
+    pub(super) fn attention_backward(
+        &self,
+        scores: &Scores,
+        turned_back: Option<TurnedBack>,
+    ) -> Steps {
         let [dout, q, k, v, out] = [0, 1, 2, 3, 4].map(|index| self.operand_heads(index));
         let (dout, q, k, v, out) = (dout?, q?, k?, v?, out?);
         let lse = self.packed_operand(5)?;
@@ -186,11 +193,25 @@ impl Lowering<'_> {
         if shape.is_empty() {
             return Ok(Vec::new());
         }
+        let turns = turned_back.map(|turned| Ok::<_, CudaError>((turned, self.tables(6)?)));
+        let turns = turns.transpose()?;
+        // The launches that turn back what lies there.
+        let turn_back = || {
+            let launch = |(turned, tables): (TurnedBack, Tables)| {
+                let gradients = [&dq, &dk, &dv].into_iter().zip(turned.results());
+                let gradients = gradients.filter(|(_, turned)| *turned);
+                gradients.map(move |(gradient, _)| {
+                    let launch = rope::turn(gradient, gradient, &tables, true, turned.interleaved);
+                    Step::Launch(launch)
+                })
+            };
+            turns.into_iter().flat_map(launch)
+        };
         let tensors = [&dout, &q, &k, &v, &out, &dq, &dk, &dv];
         if let Some(step) =
             self.by_library(Pass::Backward, scores, &shape, [&q, &k], &tensors, &lse)?
         {
-            return Ok(vec![step]);
+            return Ok([step].into_iter().chain(turn_back()).collect());
         }
         let sums = Argument::Address(self.workspace(0));
         let mut row_sums: Vec<Argument> = [&dout, &out].into_iter().flat_map(place).collect();
@@ -205,19 +226,21 @@ impl Lowering<'_> {
         };
         let &Shape { batch, seq, heads, groups, dim, value_dim, .. } = &shape;
         if shape.is_tiled(scores, &tensors) {
-            let source = tiled(&shape, scores);
+            let turned = turns.filter(|(_, tables)| tables.are_wide());
+            let source = tiled_turning_back(&shape, scores, turned);
             let launch = |entry, grid, threads, shared, arguments| {
                 let source = source.clone();
                 Step::Launch(Launch { source, entry, grid, threads, shared, arguments })
             };
             row_sums.push(Argument::U64(batch));
             row_sums.extend([seq, heads].map(|extent| Argument::U32(extent as u32)));
-            let last = tiled_scoring(&shape, scores);
+            let mut last = Vec::from(tiled_scoring(&shape, scores));
+            last.extend(turned.iter().flat_map(|(_, tables)| tables.arguments()));
             let (key_rows, queries) = tiled_key_rows(dim);
             let (query_rows, keys) = tiled_query_rows(dim);
             // A logarithm and a row sum for each query of two tiles.
             let numbers = (2 * 2 * queries * DType::F32.bytes()) as u32;
-            return Ok(vec![
+            let mut steps = vec![
                 launch(
                     "attention_tiles_row_sums",
                     (batch * seq * heads).div_ceil(64),
@@ -239,7 +262,11 @@ impl Lowering<'_> {
                     shared(2 * query_rows + 4 * keys, dim),
                     with(&[&dq], &last),
                 ),
-            ]);
+            ];
+            if turned.is_none() {
+                steps.extend(turn_back());
+            }
+            return Ok(steps);
         }
         let source = any_width(&shape, scores);
         let launch = |entry, grid, arguments| {
@@ -250,7 +277,7 @@ impl Lowering<'_> {
         let mut last = Vec::from(shape.extents());
         last.extend(scoring(scores));
         let key_chunks = chunks(dim).max(chunks(value_dim));
-        Ok(vec![
+        let steps = vec![
             launch("attention_row_sums", (batch * seq * heads).div_ceil(8), row_sums),
             launch(
                 "attention_backward_keys",
@@ -262,7 +289,8 @@ impl Lowering<'_> {
                 shape.blocks(heads, ANY_ROWS) * chunks(dim),
                 with(&[&dq], &last),
             ),
-        ])
+        ];
+        Ok(steps.into_iter().chain(turn_back()).collect())
     }
 
     /// The whole operation by a library of the device; `None` where it is for our own kernels.
@@ -342,4 +370,23 @@ fn tiled(shape: &Shape, scores: &Scores) -> Source {
         source = source.define("CAP", 1);
     }
     with_slopes(source, scores, shape.heads)
+}
+
+/// The text of the tiles of the backward pass, which may turn gradients back by tables that are wide.
+fn tiled_turning_back(
+    shape: &Shape,
+    scores: &Scores,
+    turned: Option<(TurnedBack, Tables)>,
+) -> Source {
+    let source = tiled(shape, scores);
+    let Some((turned, tables)) = turned else { return source };
+    source
+        .define("PAIRS", tables.cos.width)
+        .define("INTERLEAVED", u8::from(turned.interleaved))
+        .define("TURN_QUERIES", u8::from(turned.queries))
+        .define("TURN_KEYS", u8::from(turned.keys))
+        .define(
+            "TABLE_PARAMS",
+            ", const float* cos, u64 cos_stride, const float* sin, u64 sin_stride",
+        )
 }

@@ -86,7 +86,9 @@ impl Lowering<'_> {
             Op::RowSum { mean } => self.row_sum(*mean),
             Op::Softmax => self.softmax(),
             Op::Attention { scores } => self.attention(scores),
-            Op::AttentionBackward { scores } => self.attention_backward(scores),
+            Op::AttentionBackward { scores, turned_back } => {
+                self.attention_backward(scores, *turned_back)
+            }
             Op::Pointwise { program } => self.pointwise(program),
             Op::ColumnSum => self.column_sum(),
             Op::HeadLoss { chunk, bias, transform } => {

@@ -100,6 +100,29 @@ const MISTAKES: &[Mistakes] = &[
         ],
     },
     Mistakes {
+        family: Family::AttentionTiles,
+        found_by: |op| matches!(op, Op::AttentionBackward { turned_back: Some(_), .. }),
+        // Turned on instead of back; the tables' row of another position; a chunk beside the pair's; a last row left out.
+        planted: &[
+            [
+                "attention_tiles_backward_keys",
+                "p * c[pair] + q * s[pair];",
+                "p * c[pair] - q * s[pair];",
+            ],
+            [
+                "attention_tiles_backward_queries",
+                "load(sin + position * sin_stride",
+                "load(sin + line * sin_stride",
+            ],
+            ["attention_tiles_backward_keys", "u32 chunk = part + TURNED;", "u32 chunk = part;"],
+            [
+                "attention_tiles_backward_queries",
+                "if (first + line >= seq) continue;",
+                "if (first + line + 1 >= seq) continue;",
+            ],
+        ],
+    },
+    Mistakes {
         family: Family::Copies,
         found_by: |op| matches!(op, Op::Slice { .. } | Op::Shift { .. }),
         planted: &[

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use colac_plan::{Op, Plan};
+use colac_plan::{DType, Op, Plan};
 
 use super::{Products, Shim};
 use crate::conformance::{self, Arithmetic};
@@ -79,6 +79,13 @@ fn attention_conforms() {
     conform("attention_conforms", &|op| {
         matches!(op, Op::Attention { .. } | Op::AttentionBackward { .. })
     });
+}
+
+#[test]
+fn attention_turns_gradients_back_as_rotations_do() {
+    if can_build("tests", "attention_turns_gradients_back_as_rotations_do") {
+        conformance::check_turned_back(&make(Products::Loops, 1), &[DType::F32, DType::Bf16]);
+    }
 }
 
 #[test]

@@ -192,7 +192,7 @@ fn attention(dtype: DType, extents: [u64; 4]) -> [Task; 2] {
     };
     [
         task(false, Op::Attention { scores }, vec![each; 3]),
-        task(true, Op::AttentionBackward { scores }, all),
+        task(true, Op::AttentionBackward { scores, turned_back: None }, all),
     ]
 }
 

@@ -179,7 +179,8 @@ fn graphs_compute_attention_and_its_derivative() {
                     Value::new(&Shape::of(&[batch, heads, seq]), expected[1].clone()),
                 ])
                 .collect();
-            let gradients = evaluate_op(&Op::AttentionBackward { scores }, &operands, &[]);
+            let gradients =
+                evaluate_op(&Op::AttentionBackward { scores, turned_back: None }, &operands, &[]);
             let tensors = [&out, &q, &k, &k, &out, &q, &k, &k];
             let shape = AttentionShape::of(Pass::Backward, mask, &q, &k, &tensors);
             let [dq_at, dk_at, dv_at] = at(3);
