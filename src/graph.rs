@@ -32,7 +32,7 @@ Stages:
   cola        selected linears are low-rank pairs
   backward    the loss has its gradients
   recompute   what is not kept is made again
-  fused       programs are joined with their neighbours and with norms
+  fused       operations are joined with their neighbours
   plan        every program in its order, every tensor in its place
 
 Examples:

@@ -18,13 +18,14 @@ use colac_runtime::train::trainer::Trainer;
 use common::FixedRows;
 
 /// Nothing, every rule alone, what one rule makes possible for another, and all.
-const RULES: [&str; 9] = [
+const RULES: [&str; 10] = [
     "false",
     "[\"vertical\"]",
     "[\"remake\"]",
     "[\"horizontal\"]",
     "[\"norm\"]",
     "[\"norm-backward\"]",
+    "[\"attention-backward\"]",
     "[\"remake\", \"vertical\"]",
     "[\"norm\", \"norm-backward\"]",
     "true",
@@ -260,6 +261,15 @@ fn joined_programs_read_and_write_less() {
         assert!(arena(&all) <= arena(&none), "{spec}");
         let training = ProgramKind::ForwardBackward;
         assert!(kinds(&all, training)["pointwise"] < kinds(&none, training)["pointwise"], "{spec}");
+    }
+    // Gradients are turned back where they are made; in gpt2 nothing is turned.
+    for ((spec, further), turned) in MODELS.into_iter().zip([4, 0]) {
+        let (none, all) = (plan(spec, "false", true, further), plan(spec, "true", true, further));
+        let ropes = |plan: &Plan| {
+            let kinds = kinds(plan, ProgramKind::ForwardBackward);
+            kinds.get("rope").copied().unwrap_or(0)
+        };
+        assert_eq!((ropes(&none), ropes(&all)), (2 * turned, turned), "{spec}");
     }
     // A gate before its activation is enough for the backward pass: the activation itself is not kept.
     let (spec, further) = MODELS[0];

@@ -8,14 +8,14 @@ mod hand;
 #[path = "common/meaning.rs"]
 mod meaning;
 
-use colac_compiler::graph::{Graph, PrintOptions, Scope, Value};
+use colac_compiler::graph::{Graph, PrintOptions, Scope, Value, View};
 use colac_compiler::passes::fuse::{self, Outcome};
 use colac_compiler::spec::FuseRule;
 use colac_plan::Op;
 use colac_plan::op::Real;
 use colac_plan::pointwise::Program;
 use colac_plan::program::Phase;
-use hand::{Hand, bias, outputs, product_gradients, rms_norm, sigmoid, silu};
+use hand::{Hand, bias, causal, outputs, product_gradients, rms_norm, sigmoid, silu};
 use meaning::meanings;
 
 const RECOMPUTE: Phase = Phase::Recompute(0);
@@ -357,6 +357,96 @@ fn a_residual_gradient_joins_the_derivative_of_the_norm() {
         let (after, _) = fused(&hand, &[FuseRule::NormBackward]);
         let joined = "rms_norm_backward %2, %0, @p2.weight, %1.1, %2 dx={ b + a }";
         assert_eq!(after.iter().any(|line| line.ends_with(joined)), !read_elsewhere, "{after:?}");
+    }
+}
+
+// --- attention-backward ---------------------------------------------------------------------
+
+/// What differs from the example of the rule's header.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Unlike {
+    Nothing,
+    /// The gradients of queries or of keys are read before they are turned.
+    ReadElsewhere(usize),
+    /// The keys are turned by other tables.
+    OtherTables,
+    /// The keys are turned in other pairs.
+    OtherPairs,
+    /// The keys are turned on.
+    Forward,
+    /// The keys have not been turned.
+    QueriesOnly,
+    /// Turning the keys' gradient has to wait.
+    Ordered,
+}
+
+/// The lines of attention's derivative and of what is turned behind it, joined.
+fn turned_back(unlike: Unlike) -> Vec<String> {
+    let mut hand = Hand::new();
+    let heads = |hand: &mut Hand| {
+        let x = hand.source(8);
+        hand.view(View::SplitHeads { head_dim: 4 }, x)
+    };
+    let (q, k, dout) = (heads(&mut hand), heads(&mut hand), heads(&mut hand));
+    let tables = hand.tables(2, 10_000.0);
+    let others = hand.tables(2, 500.0);
+    let forward = hand.ops(Op::Attention { scores: causal() }, &[q, k, k], Phase::Forward);
+    let back = Op::AttentionBackward { scores: causal(), turned_back: None };
+    let read = [dout, q, k, k, forward[0], forward[1]];
+    let gradients = hand.ops(back, &read, Phase::Backward);
+    let mut ends = vec![gradients[2]];
+    for (result, &gradient) in gradients[..2].iter().enumerate() {
+        let keys = result == 1;
+        let [cos, sin] = if keys && unlike == Unlike::OtherTables { others } else { tables };
+        let op = Op::Rope {
+            inverse: !(keys && unlike == Unlike::Forward),
+            interleaved: keys && unlike == Unlike::OtherPairs,
+        };
+        if keys && unlike == Unlike::QueriesOnly {
+            ends.push(gradient);
+            continue;
+        }
+        let turned = hand.ops(op, &[gradient, cos, sin], Phase::Backward)[0];
+        if unlike == Unlike::ReadElsewhere(result) {
+            ends.push(gradient);
+        }
+        if keys && unlike == Unlike::Ordered {
+            let first = hand.source(4);
+            hand.graph.add_control(first.node, turned.node);
+            ends.push(first);
+        }
+        ends.push(turned);
+    }
+    outputs(&mut hand, &ends);
+    let (after, outcomes) = fused(&hand, &[FuseRule::AttentionBackward]);
+    assert!(outcomes.iter().all(|outcome| outcome.after <= outcome.before), "{outcomes:?}");
+    let behind = |line: &&String| line.contains("attention_backward") || line.contains("rope");
+    let operation = |line: &String| line.split_once(" = ").unwrap().1.to_owned();
+    after.iter().filter(behind).map(operation).collect()
+}
+
+/// The example of the rule's header, and how far it goes where something is unlike it.
+#[test]
+fn attention_turns_its_gradients_back() {
+    let cases = [
+        (Unlike::Nothing, "turned_back=dq,dk", None),
+        (Unlike::ReadElsewhere(0), "turned_back=dk", Some("rope %9.0, %6, %7 inverse")),
+        (Unlike::ReadElsewhere(1), "turned_back=dq", Some("rope %9.1, %6, %7 inverse")),
+        (Unlike::OtherTables, "turned_back=dq", Some("rope %11.1, %8, %9 inverse")),
+        (Unlike::OtherPairs, "turned_back=dq", Some("rope %9.1, %6, %7 inverse interleaved")),
+        (Unlike::Forward, "turned_back=dq", Some("rope %9.1, %6, %7")),
+        (Unlike::QueriesOnly, "turned_back=dq", None),
+        (Unlike::Ordered, "turned_back=dq", Some("rope %9.1, %6, %7 inverse")),
+    ];
+    for (unlike, turned, apart) in cases {
+        let lines = turned_back(unlike);
+        let read = match unlike {
+            Unlike::OtherTables => "%5, %1, %3, %3, %10.0, %10.1, %6, %7",
+            _ => "%5, %1, %3, %3, %8.0, %8.1, %6, %7",
+        };
+        let joined = format!("attention_backward {read} mask=causal scale=0.5 {turned}");
+        let expected: Vec<&str> = [joined.as_str()].into_iter().chain(apart).collect();
+        assert_eq!(lines, expected, "{unlike:?}");
     }
 }
 

@@ -9,13 +9,13 @@ mod meaning;
 
 use std::cell::Cell;
 
-use colac_compiler::graph::{Graph, PrintOptions, Value};
+use colac_compiler::graph::{Graph, PrintOptions, Value, View};
 use colac_compiler::passes::{fuse, memory, place, schedule};
 use colac_compiler::spec::FuseRule;
 use colac_plan::pointwise::Program;
 use colac_plan::program::Phase;
 use colac_plan::{DType, Op};
-use hand::{Hand, bias, outputs, product_gradients, rms_norm, sigmoid, silu};
+use hand::{Hand, bias, causal, outputs, product_gradients, rms_norm, sigmoid, silu};
 use meaning::meanings;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -32,6 +32,8 @@ enum Step {
     Norm(usize, bool),
     /// The derivative of an earlier norm, and the addition of the gradient that came around it.
     NormBackward(usize, usize, bool),
+    /// The derivative of attention over values of one shape, with rotations behind its gradients: none, back, or on.
+    AttentionBackward([usize; 4], [u8; 2], bool),
     Control(usize, usize),
     Output(usize),
     /// From here on nodes belong to recompute regions and the backward pass.
@@ -50,6 +52,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (pick(), any::<bool>()).prop_map(|(x, gain)| Step::Norm(x, gain)),
         2 => (pick(), pick(), any::<bool>())
             .prop_map(|(norm, dy, sum)| Step::NormBackward(norm, dy, sum)),
+        2 => (any::<[usize; 4]>(), [0u8..6, 0u8..6], any::<bool>())
+            .prop_map(|(read, turned, tables)| Step::AttentionBackward(read, turned, tables)),
         1 => (pick(), pick()).prop_map(|(a, b)| Step::Control(a, b)),
         1 => pick().prop_map(Step::Output),
         1 => Just(Step::Backward),
@@ -128,6 +132,35 @@ fn built(steps: &[Step], phases: u64, narrow: u64) -> Graph {
                     false => results[..1].to_vec(),
                 }
             }
+            Step::AttentionBackward([q, k, v, dout], turned, tables) => {
+                if !behind {
+                    continue;
+                }
+                let q = at(q);
+                let [k, v, dout] = [k, v, dout].map(|value| alike(&hand, q, value));
+                let back = Phase::Backward;
+                let split = View::SplitHeads { head_dim: 4 };
+                let [q, k, v, dout] = [q, k, v, dout].map(|x| hand.view_in(split, x, back));
+                let forward = hand.ops(Op::Attention { scores: causal() }, &[q, k, v], back);
+                let op = Op::AttentionBackward { scores: causal(), turned_back: None };
+                let read = [dout, q, k, v, forward[0], forward[1]];
+                let gradients = hand.ops(op, &read, back);
+                let all = [2, 1].map(|pairs| hand.tables(pairs, 100.0));
+                let mut made = Vec::new();
+                for (i, &gradient) in gradients.iter().enumerate() {
+                    // Mostly back, and mostly by the same tables.
+                    let form = turned.get(i).copied().unwrap_or(0);
+                    let [cos, sin] = all[usize::from(*tables && i == 1)];
+                    let op = Op::Rope { inverse: form != 1, interleaved: form == 2 };
+                    let turned = match form {
+                        0 => gradient,
+                        _ => hand.ops(op, &[gradient, cos, sin], back)[0],
+                    };
+                    made.push(hand.view_in(View::MergeHeads, turned, back));
+                }
+                outputs(&mut hand, &made[1..]);
+                made
+            }
             Step::Control(a, b) => {
                 let (a, b) = (at(a).node, at(b).node);
                 if a != b {
@@ -160,7 +193,7 @@ fn outputs_keep_their_meaning_and_the_arena_does_not_grow() {
     let mut runner =
         TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let joined = FuseRule::ALL.map(|_| Cell::new(0));
-    let input = (prop::collection::vec(step(), 1..60), any::<[u64; 2]>(), 0u8..32);
+    let input = (prop::collection::vec(step(), 1..60), any::<[u64; 2]>(), 0u8..64);
     runner
         .run(&input, |(steps, [phases, narrow], subset)| {
             let graph = built(&steps, phases, narrow);

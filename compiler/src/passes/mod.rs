@@ -40,7 +40,7 @@ pub const PASSES: [PassInfo; 9] = [
         name: "recompute",
         about: "what does not live until the backward pass is made again there",
     },
-    PassInfo { name: "fuse", about: "programs are joined with their neighbours and with norms" },
+    PassInfo { name: "fuse", about: "operations are joined with their neighbours" },
     PassInfo {
         name: "schedule",
         about: "the training program in the order of execution, with places in the arena",

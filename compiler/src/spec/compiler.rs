@@ -27,16 +27,19 @@ pub enum FuseRule {
     Norm,
     /// The addition of a residual's gradient joins the derivative of the norm before it.
     NormBackward,
+    /// The derivative of attention turns the gradients of queries and keys back itself.
+    AttentionBackward,
 }
 
 impl FuseRule {
     /// Every rule.
-    pub const ALL: [FuseRule; 5] = [
+    pub const ALL: [FuseRule; 6] = [
         FuseRule::Remake,
         FuseRule::Vertical,
         FuseRule::Horizontal,
         FuseRule::Norm,
         FuseRule::NormBackward,
+        FuseRule::AttentionBackward,
     ];
 
     /// The names of [`FuseRule::ALL`], as specs write them.
@@ -46,6 +49,7 @@ impl FuseRule {
         FuseRule::Horizontal.name(),
         FuseRule::Norm.name(),
         FuseRule::NormBackward.name(),
+        FuseRule::AttentionBackward.name(),
     ];
 
     /// The name in specs.
@@ -56,6 +60,7 @@ impl FuseRule {
             FuseRule::Horizontal => "horizontal",
             FuseRule::Norm => "norm",
             FuseRule::NormBackward => "norm-backward",
+            FuseRule::AttentionBackward => "attention-backward",
         }
     }
 }

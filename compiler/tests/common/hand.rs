@@ -3,8 +3,8 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use colac_compiler::graph::{Graph, Input, Origin, Output, ParameterInfo, Value, View};
-use colac_plan::op::Real;
-use colac_plan::parameter::{CheckpointName, Initialization, Role};
+use colac_plan::op::{Mask, Real, Scores};
+use colac_plan::parameter::{CheckpointName, ConstantContent, Initialization, Role, RopeScaling};
 use colac_plan::pointwise::{Binary, Builder, InputForm, Program, Unary};
 use colac_plan::program::Phase;
 use colac_plan::{DType, Op, Shape, TensorType};
@@ -69,8 +69,20 @@ impl Hand {
         self.pointwise(Program::sum(2), &[a, b])
     }
 
+    /// Cosines and sines for three positions and some pairs.
+    pub(crate) fn tables(&mut self, pairs: u64, theta: f64) -> [Value; 2] {
+        let (theta, scaling) = (Real::new(theta), RopeScaling::None);
+        let ty = TensorType::f32(&[3, pairs]);
+        [ConstantContent::RopeCos { theta, scaling }, ConstantContent::RopeSin { theta, scaling }]
+            .map(|content| self.graph.constant(content, ty.clone(), Hand::origin()))
+    }
+
     pub(crate) fn view(&mut self, view: View, x: Value) -> Value {
-        self.graph.view(view, x, Hand::origin(), Phase::Forward, None).unwrap()
+        self.view_in(view, x, Phase::Forward)
+    }
+
+    pub(crate) fn view_in(&mut self, view: View, x: Value, phase: Phase) -> Value {
+        self.graph.view(view, x, Hand::origin(), phase, None).unwrap()
     }
 }
 
@@ -106,6 +118,11 @@ pub(crate) fn bias() -> Program {
 /// A root-mean-square norm of its first operand.
 pub(crate) fn rms_norm(gain: bool) -> Op {
     Op::RmsNorm { epsilon: Real::new(1e-6), gain, prologue: None }
+}
+
+/// Causal attention's scores.
+pub(crate) fn causal() -> Scores {
+    Scores::new(Mask::Causal, Real::new(0.5))
 }
 
 /// Everything that a list of values is needed for.

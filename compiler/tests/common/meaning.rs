@@ -84,6 +84,16 @@ pub(crate) fn meanings(graph: &Graph) -> Vec<u64> {
                 let made = program(p, &[&[dx], rest].concat(), known)[0];
                 [made].into_iter().chain(gain.then(|| hashed((&plain, own.to_vec(), 1)))).collect()
             }
+            NodeKind::Op(Op::AttentionBackward { scores, turned_back: Some(turned) }) => {
+                let plain = Op::AttentionBackward { scores: *scores, turned_back: None };
+                let (own, tables) = read.split_at(6);
+                let results = turned.results().into_iter().enumerate().map(|(r, turned_back)| {
+                    let gradient = hashed((&plain, own.to_vec(), r as i32));
+                    let through = [&[gradient], tables].concat();
+                    if turned_back { hashed((turned.rope(), &through, 0)) } else { gradient }
+                });
+                results.collect()
+            }
             NodeKind::Op(op) => (0..formats.len()).map(|r| hashed((op, &read, r as i32))).collect(),
         };
         for (result, value) in (0u16..).zip(results) {

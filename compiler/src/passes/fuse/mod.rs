@@ -1,4 +1,5 @@
-//! Joins pointwise programs with their neighbours and with norms, so that what one reads or writes the other need not.
+//! Joins pointwise programs with their neighbours and with norms, and rotations with attention, so that what one reads or
+//! writes the other need not.
 //!
 //! ```text
 //! before   %1 = pointwise %0, %9 { a + b }       after   %3 = rms_norm %0, %9, @w x={ a + b }
@@ -14,6 +15,7 @@
 //! Assumes: a verified graph of one program, storage formats decided. Guarantees: no bit of an output changes, the
 //! planned arena is no larger, nothing moves into an earlier region.
 
+mod attention_backward;
 mod horizontal;
 mod join;
 mod norm;
@@ -52,7 +54,7 @@ pub struct Rule {
 }
 
 /// Every rule, in the order in which they are tried.
-pub const RULES: [Rule; 5] = [
+pub const RULES: [Rule; 6] = [
     Rule {
         rule: FuseRule::Remake,
         about: "a program makes a value again that is a function of what it reads anyway",
@@ -82,6 +84,12 @@ pub const RULES: [Rule; 5] = [
         about: "the addition of the residual's gradient joins the derivative of the norm before it",
         partners: norm_backward::partners,
         join: norm_backward::join,
+    },
+    Rule {
+        rule: FuseRule::AttentionBackward,
+        about: "the derivative of attention turns the gradients of queries and keys back itself",
+        partners: attention_backward::partners,
+        join: attention_backward::join,
     },
 ];
 

@@ -87,7 +87,7 @@ impl StageName {
             StageName::Cola => "Selected linears are low-rank pairs",
             StageName::Backward => "The loss has its gradients",
             StageName::Recompute => "What is not kept is made again",
-            StageName::Fused => "Programs are joined with their neighbours and with norms",
+            StageName::Fused => "Operations are joined with their neighbours",
             StageName::Plan => "The plan: every program in its order, every tensor in its place",
         }
     }
