@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use colac_plan::Plan;
 use colac_plan::op::Mask;
+use colac_plan::{Plan, ProgramKind};
 use colac_runtime::cpu::{CpuExecutor, CpuOptions};
 use colac_runtime::cuda::assembly::{self, Assembled, Kernels};
 use colac_runtime::cuda::described::{DescribedGpu, Joined};
@@ -116,15 +116,24 @@ fn a_model_trains_on_the_kernels_as_on_the_cpu() {
         ];
         let settings = [TINY, &[settings[0].as_str(), settings[1].as_str()]].concat();
         let plan = common::plan("llama-nano", &settings, full_rank);
-        let on_shim = |seed| {
-            let mut executor = shim::executor(Arc::clone(&plan), seed).expect("a verified plan");
-            train(&plan, &mut executor, seed == 1)
+        let on_shim = |plan: &Arc<Plan>, seed| {
+            let mut executor = shim::executor(Arc::clone(plan), seed).expect("a verified plan");
+            train(plan, &mut executor, seed == 1)
         };
-        let (losses, weights) = on_shim(1);
+        let trained = on_shim(&plan, 1);
         assert!(
-            (losses.clone(), weights) == on_shim(2),
+            trained == on_shim(&plan, 2),
             "{precision}: bits depend on the order of threads, or on when losses are fetched"
         );
+        // Attention turns gradients back, two in each of two layers, as rotations of their own do.
+        let others = ["remake", "vertical", "horizontal", "norm", "norm-backward"];
+        let others = format!("compiler.fuse={others:?}");
+        let apart = common::plan("llama-nano", &[&settings[..], &[&others]].concat(), full_rank);
+        let operations = |plan: &Plan| plan.program(ProgramKind::ForwardBackward).operations.len();
+        assert_eq!(operations(&apart), operations(&plan) + 4);
+        let same = trained == on_shim(&apart, 1);
+        assert!(same, "{precision}: bits depend on what turns gradients back");
+        let (losses, _) = trained;
         let mut cpu =
             CpuExecutor::new(Arc::clone(&plan), CpuOptions::default()).expect("the CPU runs it");
         let (expected, _) = train(&plan, &mut cpu, true);
