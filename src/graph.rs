@@ -228,11 +228,20 @@ fn refuse_what_cannot_be_drawn(arguments: &Arguments, format: Format) -> Result<
 }
 
 fn picture(plan: &Plan, format: Format, arguments: &Arguments) -> Result<Picture, Failure> {
-    let stages =
-        Stages::new(plan).map_err(|(diagnostics, sources)| Failure::Texts(diagnostics, sources))?;
-    let wanted = match arguments.stage {
+    let mut wanted = match arguments.stage {
         Some(stage) => vec![stage.into()],
         None => format.stages(plan.form),
+    };
+    let is_asked = arguments.stage.is_some_and(|stage| stage != Stage::Plan);
+    let stages = match Stages::new(plan) {
+        Ok(stages) => stages,
+        // A plan of another version can be looked at though its spec means nothing to this one. Beside another picture its
+        // stages would be missed.
+        Err(_) if wanted.contains(&StageName::Plan) && !is_asked && arguments.against.is_none() => {
+            wanted = vec![StageName::Plan];
+            Stages::of_plan(plan)
+        }
+        Err((diagnostics, sources)) => return Err(Failure::Texts(diagnostics, sources)),
     };
     let picture = stages.picture(&wanted, arguments.layer).map_err(|error| {
         Failure::from(error).or_help(|| "leave --layer out to see the whole model".to_owned())

@@ -139,6 +139,27 @@ fn a_plan_of_another_colac_is_drawn_with_a_warning() {
     assert!(plan.err.is_empty() && !plan.out.contains("note: "), "{}", plan.err);
 }
 
+/// A plan whose spec this colac cannot compile is still drawn as far as it goes.
+#[test]
+fn a_plan_whose_spec_does_not_compile_is_drawn_alone() {
+    let folder = Folder::new();
+    let mut other = (*common::plan("llama-nano", &[], false)).clone();
+    other.origin.resolved_spec = other.origin.resolved_spec.replace("[model]", "[modell]");
+    fs::write(folder.path("old.plan"), colac_plan::file::write(&other).unwrap()).unwrap();
+    let why = "its spec does not compile with this colac";
+    for format in ["html", "json", "text"] {
+        let drawn = folder.run(&["graph", "old.plan", "--format", format, "-o", "-"]).succeeds();
+        assert_eq!((drawn.out.matches(why).count(), drawn.err.matches(why).count()), (1, 1));
+    }
+    let json = folder.run(&["graph", "old.plan", "--format", "json", "-o", "-"]).succeeds().json();
+    assert_eq!(json["graphs"].as_array().unwrap().len(), 1);
+    for stage in ["cola", "fused"] {
+        let refused = folder.run(&["graph", "old.plan", "--stage", stage, "-o", "a.html"]);
+        assert_eq!(refused.says(&["no section `[modell]`"]).code, Some(1));
+    }
+    folder.run(&["graph", "old.plan", "--format", "svg"]).says(&["no section `[modell]`"]);
+}
+
 /// Graphviz takes the files, whatever names are in them.
 #[test]
 fn graphviz_accepts_dot() {

@@ -28,7 +28,8 @@ impl Stages {
     /// Compiles the spec of a plan once more.
     ///
     /// # Errors
-    /// What this compiler finds wrong with the spec, which can only happen where the plan is of another version.
+    /// What this compiler finds wrong with the spec, which can only happen where the plan is of another version;
+    /// [`Stages::of_plan`] draws what can be drawn of it.
     pub fn new(plan: &Plan) -> Result<Stages, (Diagnostics, Sources)> {
         let mut sources = Sources::default();
         let compiled = match recompile_keeping_graphs(plan, &mut sources) {
@@ -47,6 +48,23 @@ impl Stages {
         Ok(Stages { plan: plan.clone(), graphs, sources, decisions, note })
     }
 
+    /// A plan alone, where its spec cannot be compiled once more: no stage but the plan's can be drawn, and the picture says
+    /// why.
+    pub fn of_plan(plan: &Plan) -> Stages {
+        let (own, this) = (&plan.origin.compiler_version, env!("CARGO_PKG_VERSION"));
+        let note = format!(
+            "the plan was compiled by colac {own}, and its spec does not compile with this colac {this}: only the plan \
+             itself is drawn"
+        );
+        Stages {
+            plan: plan.clone(),
+            graphs: BTreeMap::new(),
+            sources: Sources::default(),
+            decisions: BTreeMap::new(),
+            note: Some(note),
+        }
+    }
+
     /// The graph at a stage; none for the plan.
     pub fn graph(&self, stage: StageName) -> Option<&Graph> {
         self.graphs.get(stage.pass()?)
@@ -62,7 +80,7 @@ impl Stages {
         let mut picture =
             self.with_lines(|lines| Picture::new(&self.plan, &sources, layer, lines))?;
         let has_graphs = stages.iter().any(|&stage| self.graph(stage).is_some());
-        picture.note = self.note.clone().filter(|_| has_graphs);
+        picture.note = self.note.clone().filter(|_| has_graphs || self.graphs.is_empty());
         Ok(picture)
     }
 

@@ -261,6 +261,14 @@ const checks = {
     await one.page.locator('[data-choice="cost-stage:fused"]').click();
     assert.deepEqual(await shown(one), [`Note: ${note}`]);
     await one.close();
+    // Where there is nothing but the plan, the note says why.
+    writeFileSync(
+      file("alone.html"),
+      withPicture(file("60m.html"), { ...data, stages: data.stages.filter(({ name }) => name === "plan") }),
+    );
+    const alone = await open(browser, file("alone.html"));
+    assert.deepEqual(await shown(alone), [`Note: ${note}`]);
+    await alone.close();
     const both = picture(file("against.html"));
     both.b.note = note;
     writeFileSync(file("noted-against.html"), withPicture(file("against.html"), both));

@@ -200,8 +200,8 @@ function figure(name, value, { title, kind, moved }) {
 
 // What to know about a stage that is not one of those that the plan came from.
 function stageNote(stage, heading) {
-  const { note } = stage.picture;
-  return note && stage.name !== "plan" ? make("p", { class: "caveat", role: "note" }, make("b", {}, heading), note) : null;
+  const { note, stages } = stage.picture;
+  return note && (stage.name !== "plan" || stages.length === 1) ? make("p", { class: "caveat", role: "note" }, make("b", {}, heading), note) : null;
 }
 
 // What the stage is, and its figures with the change from the stage before.

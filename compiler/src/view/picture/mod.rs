@@ -202,9 +202,11 @@ impl Picture {
 }
 
 impl Picture {
-    /// What to know about one of its stages: [`Picture::note`] is not about the plan.
+    /// What to know about one of its stages: [`Picture::note`] is not about the plan, unless nothing else is drawn.
     pub fn note_on(&self, stage: &Stage) -> Option<&str> {
-        self.note.as_deref().filter(|_| stage.name != StageName::Plan.name())
+        let plan = StageName::Plan.name();
+        let is_alone = self.stages.iter().all(|one| one.name == plan);
+        self.note.as_deref().filter(|_| stage.name != plan || is_alone)
     }
 }
 

@@ -18,8 +18,8 @@ pub struct Picture {
     pub precision: &'static str,
     /// What lives until the backward pass.
     pub recompute: String,
-    /// What to know about the stages before the plan, where they are not those that the plan came from; a sentence
-    /// without capital and full stop.
+    /// What to know about the stages before the plan, where they are not those that the plan came from or are missing; a
+    /// sentence without capital and full stop.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
     /// Rows in one execution.
