@@ -22,6 +22,18 @@ use colac_runtime::train::trainer::{Trainer, Turn};
 use command_line::Folder;
 use common::{FixedRows, skip};
 
+const SPECS: [&str; 9] = [
+    "llama-nano",
+    "llama-tiny",
+    "llama-60m",
+    "llama-130m",
+    "llama-350m",
+    "llama-1b",
+    "llama-7b",
+    "gpt2-nano",
+    "gpt2-small",
+];
+
 /// Plans as people train them: forms, precisions and policies that need kernels of their own.
 fn shipped() -> Vec<Arc<Plan>> {
     let plan = |spec, settings: &[&str], full_rank| common::plan(spec, settings, full_rank);
@@ -34,13 +46,34 @@ fn shipped() -> Vec<Arc<Plan>> {
     ]
 }
 
+/// Every shipped spec at its own sizes, in both forms and every precision, and with micro-batches small and large.
+fn at_real_sizes() -> Vec<Arc<Plan>> {
+    let mut plans = Vec::new();
+    for spec in SPECS {
+        for full_rank in [false, true] {
+            for precision in ["f32", "bf16", "bf16-pure"] {
+                let precision = format!("train.precision={precision}");
+                plans.push(common::plan(spec, &[&precision], full_rank));
+            }
+        }
+        for sizes in [
+            ["train.global_batch=512", "train.micro_batch=8"],
+            ["train.global_batch=512", "train.micro_batch=256"],
+        ] {
+            plans.push(common::plan(spec, &sizes, false));
+        }
+        plans.push(common::plan(spec, &["recompute.policy=cola-m"], false));
+    }
+    plans
+}
+
 /// A kernel that no operation of the suite runs would be held to nothing.
 #[test]
-fn the_suite_runs_every_kernel_of_shipped_specs() {
-    let shipped = Kernels::of(shipped()).expect("launches fit their kernels").names();
-    let suite = Kernels::of_conformance().expect("launches fit their kernels").names();
+fn the_suite_runs_every_variant_of_shipped_specs() {
+    let shipped = Kernels::of(at_real_sizes()).expect("launches fit their kernels").variants();
+    let suite = Kernels::of_conformance().expect("launches fit their kernels").variants();
     let missing: Vec<&String> = shipped.difference(&suite).collect();
-    assert!(missing.is_empty(), "{missing:?}");
+    assert!(missing.is_empty(), "{} of {}: {missing:#?}", missing.len(), shipped.len());
 }
 
 /// What the conformance suite compiles is not compiled here again: the runtime's own tests do that.

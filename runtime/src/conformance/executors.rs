@@ -8,7 +8,7 @@ use std::sync::Arc;
 use colac_plan::{DType, Op, Plan};
 use serde::Serialize;
 
-use super::layout::{Layout, Mode, OneOperation};
+use super::layout::{Layout, Mode, OneOperation, Padding};
 use super::precisions::{self, rounded};
 use super::samples::{self, Sample, draw};
 use crate::executor::Executor;
@@ -30,9 +30,9 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    fn run(&self, make: Make<'_>) -> Result<Vec<Vec<f64>>, String> {
+    fn run(&self, make: Make<'_>, padding: Padding) -> Result<Vec<Vec<f64>>, String> {
         let one = OneOperation::new(self.sample, self.layout, self.mode, self.in_place);
-        one.run(make(one.plan.clone()).as_mut(), self.sample, &self.old)
+        one.run(make(one.plan.clone()).as_mut(), self.sample, &self.old, padding)
     }
 
     /// Runs it, and adds what comes out to a verdict.
@@ -43,7 +43,7 @@ impl Case<'_> {
         let inner = arithmetic.inner(self.sample);
         let bounds = precisions::bounds_of(self.sample, Some(&old), &self.expected, inner);
         verdict.cases += 1;
-        match self.run(make) {
+        match self.run(make, arithmetic.padding()) {
             Ok(found) => {
                 for result in 0..found.len() {
                     compare(self, result, &found[result], &bounds[result], verdict);
@@ -103,7 +103,7 @@ fn cases(sample: &Sample) -> Vec<Case<'_>> {
                 false => exact.clone(),
             })
             .collect();
-        for layout in [Layout::Packed, Layout::Slices] {
+        for layout in Layout::of(sample) {
             for &in_place in &places {
                 let (old, expected) = (old.clone(), expected.clone());
                 cases.push(Case { sample, layout, mode, in_place, old, expected });
@@ -141,6 +141,14 @@ pub(crate) enum Arithmetic {
 }
 
 impl Arithmetic {
+    /// What becomes of the padding of rows: products of matrix units count it in.
+    fn padding(self) -> Padding {
+        match self {
+            Arithmetic::F32 => Padding::Left,
+            Arithmetic::Bf16Factors => Padding::Zero,
+        }
+    }
+
     /// Relative error of a factor that a sample's operation makes itself.
     fn inner(self, sample: &Sample) -> f64 {
         let narrow = sample.operands.first().is_some_and(|o| o.ty.dtype == DType::Bf16);
@@ -206,6 +214,14 @@ pub(crate) fn first_failure(
 }
 
 impl Verdict {
+    /// Counts in what another run of the suite found for the same kind of operation.
+    pub(crate) fn add(&mut self, other: Verdict) {
+        self.cases += other.cases;
+        self.worst = self.worst.max(other.worst);
+        let room = MOST_FAILURES.saturating_sub(self.failures.len());
+        self.failures.extend(other.failures.into_iter().take(room));
+    }
+
     fn fail(&mut self, message: String) {
         if self.failures.len() < MOST_FAILURES {
             self.failures.push(message);
@@ -253,7 +269,8 @@ mod tests {
     use crate::reference::ReferenceExecutor;
 
     /// Bounds that say nothing prove nothing: on the whole they are a small part of the result. The worst case of a sum of
-    /// `K` terms is about `K^1.5 u` of a random one: 1.3e-3 for the longest sample.
+    /// `K` terms is about `K^1.5 u` of a random one: 1.3e-3 for the longest sample but those of whole vocabularies, whose
+    /// two sums of 32,000 positive terms may be off by `K u` each, and their quotients by as much.
     #[test]
     fn bounds_are_tight() {
         for sample in samples::all() {
@@ -263,9 +280,13 @@ mod tests {
                 if expected.iter().any(|e| !e.is_finite()) {
                     continue;
                 }
+                let vocabulary =
+                    matches!(sample.op, Op::HeadLoss { .. } | Op::HeadLossWithGradient { .. })
+                        && sample.operands[1].ty.shape.rows() > 10_000;
+                let share = if vocabulary { 1e-2 } else { 2e-3 };
                 let norm = |values: &[f64]| values.iter().map(|v| v * v).sum::<f64>().sqrt();
                 assert!(
-                    norm(bounds) <= 2e-3 * norm(expected) + 1e-5 * (expected.len() as f64).sqrt(),
+                    norm(bounds) <= share * norm(expected) + 1e-5 * (expected.len() as f64).sqrt(),
                     "{}, result {result}: bound {:e} of {:e}",
                     sample.name,
                     norm(bounds),
@@ -281,7 +302,7 @@ mod tests {
             |plan: Arc<Plan>| -> Box<dyn Executor> { Box::new(ReferenceExecutor::new(plan)) };
         for sample in samples::all() {
             for case in cases(&sample) {
-                let found = case.run(&make).expect("nothing beside");
+                let found = case.run(&make, Padding::Left).expect("nothing beside");
                 for (found, expected) in found.iter().zip(&case.expected) {
                     // Values leave an executor as f32.
                     let same = |(found, expected): (&f64, &f64)| {
@@ -315,7 +336,8 @@ mod tests {
         for sample in all_precisions() {
             for case in cases(&sample).iter().filter(|case| case.in_place.is_none()) {
                 let bits = |threads| {
-                    let found = case.run(&cpu(CpuOptions { threads, ..CpuOptions::default() }));
+                    let make = cpu(CpuOptions { threads, ..CpuOptions::default() });
+                    let found = case.run(&make, Padding::Left);
                     let found = found.expect("nothing beside");
                     found.concat().iter().map(|v| v.to_bits()).collect::<Vec<u64>>()
                 };

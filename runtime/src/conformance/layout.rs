@@ -1,7 +1,8 @@
 //! A plan of one operation, built in memory, and how to run it.
 //!
-//! Owns the layout of such a plan: packed, or as slices of wider rows whose other elements must stay as they are. Such a
-//! plan is not a whole model, so the verifier would refuse it; an executor runs it all the same.
+//! Owns the layout of such a plan: packed, as slices of wider rows whose other elements must stay as they are, or with rows
+//! that are padded as a model's. Such a plan is not a whole model, so the verifier would refuse it; an executor runs it all
+//! the same.
 
 use std::sync::Arc;
 
@@ -20,9 +21,30 @@ use super::samples::Sample;
 pub(crate) enum Layout {
     /// Without gaps.
     Packed,
-    /// As a slice of wider rows that begins at their second element, as where one product makes q, k and v, or where
-    /// rows are padded.
+    /// As a slice of wider rows that begins at their second element, as where one product makes q, k and v.
     Slices,
+    /// With rows that are padded as [`Tensor::padded_strides`] says.
+    Padded,
+}
+
+impl Layout {
+    /// Those in which the tensors of a sample lie differently.
+    pub(crate) fn of(sample: &Sample) -> Vec<Layout> {
+        let operands = sample.operands.iter().map(|operand| &operand.ty);
+        let padded = |ty: &TensorType| Tensor::padded_strides(ty) != Tensor::packed_strides(ty);
+        let mut layouts = vec![Layout::Packed, Layout::Slices];
+        layouts.extend(operands.chain(&sample.results).any(padded).then_some(Layout::Padded));
+        layouts
+    }
+}
+
+/// Zeros or what is no number: what pads rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Padding {
+    /// An executor leaves the padding of activations alone.
+    Left,
+    /// It is 0 after every operation: products count it in.
+    Zero,
 }
 
 /// How results that can accumulate are written.
@@ -55,6 +77,8 @@ pub(crate) struct OneOperation {
     pub(crate) results: Vec<TensorId>,
     /// The wider rows that slices belong to.
     parents: Vec<TensorId>,
+    /// Each padded result and its rows with what pads them.
+    padded: Vec<(TensorId, TensorId)>,
     condition: TensorId,
     mode: Mode,
 }
@@ -85,6 +109,17 @@ impl Table {
             offset,
             parent: None,
         })
+    }
+
+    /// Rows that are padded, and the same with what pads them, if there is any.
+    fn padded(&mut self, name: &str, ty: &TensorType, segment: Segment) -> (TensorId, TensorId) {
+        let strides = Tensor::padded_strides(ty);
+        let (rows, width) = (ty.shape.rows(), strides[strides.len() - 2]);
+        let whole = TensorType::new(ty.dtype, colac_plan::Shape::of(&[rows, width]));
+        let whole = self.packed(&format!("{name}.padded"), &whole, segment);
+        let place = self.tensors[whole.index()].clone();
+        let (name, ty) = (name.into(), ty.clone());
+        (self.push(Tensor { name, ty, strides, ..place }), whole)
     }
 
     /// A slice of wider rows. Where an operation sees `[batch, seq, heads, head_dim]`, rows are positions: `heads` says
@@ -124,10 +159,16 @@ impl OneOperation {
             sample.op,
             Op::Rope { .. } | Op::Attention { .. } | Op::AttentionBackward { .. }
         );
+        let mut padded = Vec::new();
         let mut add = |name: String, ty: &TensorType, segment: Segment, rows: bool| {
             let sliceable = rows && ty.dtype.is_float() && ty.shape.ndim() >= 2;
             match layout {
                 Layout::Slices if sliceable => table.slice(&name, ty, segment, heads),
+                Layout::Padded if sliceable => {
+                    let (tensor, whole) = table.padded(&name, ty, segment);
+                    padded.push((tensor, whole));
+                    tensor
+                }
                 _ => table.packed(&name, ty, segment),
             }
         };
@@ -155,6 +196,7 @@ impl OneOperation {
             let place = table.tensors[operands[operand].index()].clone();
             results[result] = table.push(Tensor { name: "in place".into(), ..place });
         }
+        padded.retain(|(tensor, _)| results.contains(tensor));
         let operand_types: Vec<&TensorType> = sample.operands.iter().map(|o| &o.ty).collect();
         let result_types: Vec<&TensorType> = sample.results.iter().collect();
         let workspace = sample.op.workspace_bytes(&operand_types, &result_types);
@@ -182,18 +224,28 @@ impl OneOperation {
         };
         let parents = std::mem::take(&mut table.parents);
         let plan = Arc::new(plan(table, operation));
-        OneOperation { plan, operands, results, parents, condition, mode }
+        OneOperation { plan, operands, results, parents, padded, condition, mode }
     }
 
     /// Runs the operation once. An error is a write beside a slice. Results hold `old` before where that counts and otherwise something that is not a
-    /// number. Gives the results and checks that nothing beside the slices changed.
+    /// number. Gives the results and checks that nothing beside the slices changed and that rows are padded as they should.
     pub(crate) fn run(
         &self,
         executor: &mut dyn Executor,
         sample: &Sample,
         old: &[Vec<f64>],
+        padding: Padding,
     ) -> Result<Vec<Vec<f64>>, String> {
         let plan = &self.plan;
+        for &(_, whole) in &self.padded {
+            // What pads parameters and their gradients is 0 from the start.
+            let what = match plan.tensor(whole).segment {
+                Segment::Activations => f64::NAN,
+                _ => 0.0,
+            };
+            let elements = plan.tensor(whole).ty.shape.elements() as usize;
+            write(executor, whole, &vec![what; elements]);
+        }
         for &parent in &self.parents {
             let elements = plan.tensor(parent).ty.shape.elements() as usize;
             write(executor, parent, &vec![f64::NAN; elements]);
@@ -218,6 +270,9 @@ impl OneOperation {
         for &parent in &self.parents {
             self.check_surroundings(executor, sample, parent)?;
         }
+        for &(result, whole) in &self.padded {
+            self.check_padding(executor, sample, [result, whole], padding)?;
+        }
         Ok(self.results.iter().map(|&result| read(executor, result)).collect())
     }
 
@@ -234,6 +289,26 @@ impl OneOperation {
             let beside = column == 0 || column > width - EXTRA as usize;
             if beside && !element.is_nan() {
                 return Err(format!("{}: wrote beside its slice into {}", sample.name, rows.name));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_padding(
+        &self,
+        executor: &dyn Executor,
+        sample: &Sample,
+        [result, whole]: [TensorId; 2],
+        padding: Padding,
+    ) -> Result<(), String> {
+        let own = self.plan.tensor(result).ty.shape.width() as usize;
+        let rows = self.plan.tensor(whole);
+        let width = rows.ty.shape.width() as usize;
+        let left = padding == Padding::Left && rows.segment == Segment::Activations;
+        for (position, element) in read(executor, whole).into_iter().enumerate() {
+            let right = if left { element.is_nan() } else { element == 0.0 };
+            if position % width >= own && !right {
+                return Err(format!("{}: {} is padded with {element}", sample.name, rows.name));
             }
         }
         Ok(())

@@ -11,7 +11,7 @@ use colac_plan::pointwise::{
 use colac_plan::{DType, Op, Plan, TensorType};
 
 use super::executors::Make;
-use super::layout::{Layout, Mode, OneOperation};
+use super::layout::{Layout, Mode, OneOperation, Padding};
 use super::samples::{Operand, Sample};
 use crate::cpu::{CpuExecutor, CpuOptions};
 use crate::executor::Executor;
@@ -92,6 +92,7 @@ pub(super) fn run(
         make(one.plan.clone()).as_mut(),
         &sample,
         &vec![vec![0.0; count]; program.outputs.len()],
+        Padding::Left,
     )
     .expect("nothing is written beside a slice")
 }

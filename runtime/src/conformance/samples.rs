@@ -411,7 +411,7 @@ fn column_sum() -> Vec<Sample> {
 }
 
 /// Batch, sequence, width, vocabulary, chunk, magnitude of x.
-const HEADS: [([u64; 4], u32, f64); 10] = [
+const HEADS: [([u64; 4], u32, f64); 12] = [
     ([1, 1, 1, 1], 1, 1.0),
     ([1, 1, 17, 3], 7, 1.0),
     ([3, 5, 3, 17], 4, 1.0),
@@ -423,6 +423,9 @@ const HEADS: [([u64; 4], u32, f64); 10] = [
     // Vocabularies of whole groups of eight, and more of them than a block has threads.
     ([1, 9, 16, 264], 4, 1.0),
     ([1, 3, 8, 8200], 2, 1.0),
+    // Vocabularies of models: four groups a thread, and more than it keeps.
+    ([1, 3, 8, 32_000], 2, 20.0),
+    ([1, 3, 8, 32_776], 2, 20.0),
 ];
 
 fn head_operands(

@@ -4,10 +4,11 @@
 //! reading of the assembler's log. Must not know which plans are looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use colac_plan::Plan;
+use colac_plan::{DType, Plan};
 
 use crate::conformance;
 use crate::cuda::collect::Collector;
@@ -16,7 +17,7 @@ use crate::cuda::error::CudaError;
 use crate::cuda::executor::DeviceExecutor;
 use crate::cuda::launch::Kernel;
 use crate::cuda::lower;
-use crate::cuda::source::Source;
+use crate::cuda::source::{Family, Source, type_name};
 
 /// A kernel for an architecture.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +50,15 @@ impl Kernels {
     /// # Errors
     /// A plan that cannot be lowered, or a launch whose arguments are not what its kernel takes.
     pub fn of(plans: impl IntoIterator<Item = Arc<Plan>>) -> Result<Kernels, CudaError> {
-        let mut collector = Collector::default();
+        Kernels::on(lower::LARGE, plans)
+    }
+
+    /// The same on a device of so many multiprocessors.
+    fn on(
+        multiprocessors: u64,
+        plans: impl IntoIterator<Item = Arc<Plan>>,
+    ) -> Result<Kernels, CudaError> {
+        let mut collector = Collector::new(multiprocessors);
         collector.kernels.insert(lower::noise(0, 1).kernel());
         for plan in plans {
             DeviceExecutor::new(plan, &mut collector)?;
@@ -61,12 +70,17 @@ impl Kernels {
         Ok(kernels)
     }
 
-    /// Those of the conformance suite.
+    /// Those of the conformance suite, which runs some operations as on a device that its samples fill, too.
     ///
     /// # Errors
     /// As [`Kernels::of`].
     pub fn of_conformance() -> Result<Kernels, CudaError> {
-        Kernels::of(conformance::plans(&|_| true))
+        let mut kernels = Kernels::of(conformance::plans(&|_| true))?;
+        let filled = conformance::plans(&lower::depends_on_multiprocessors);
+        for (source, entries) in Kernels::on(1, filled)?.0 {
+            kernels.0.entry(source).or_default().extend(entries);
+        }
+        Ok(kernels)
     }
 
     /// Without those that others have too.
@@ -84,12 +98,24 @@ impl Kernels {
         kernels
     }
 
-    /// File and name of each kernel, and how many neighbours it reads at once: ways through a text that differ most.
-    pub fn names(&self) -> BTreeSet<String> {
+    /// Each kernel as a variant: file, name, and the macros that decide what is compiled of the text, without element formats
+    /// and without the width of rows that a kernel divides by; whether a program is part of it.
+    pub fn variants(&self) -> BTreeSet<String> {
+        let format = |value: &str| {
+            [DType::F32, DType::Bf16, DType::I32].into_iter().any(|dtype| type_name(dtype) == value)
+        };
         let name = |source: &Source, entry: &str| {
-            let vec = source.defines.iter().find(|(name, _)| *name == "VEC");
-            let vec = vec.map_or(String::new(), |(_, value)| format!(" by {value}"));
-            format!("{}: {entry}{vec}", source.family.file().0)
+            let mut text = format!("{}: {entry}", source.family.file().0);
+            for (name, value) in source.defines.iter().filter(|(_, value)| !format(value)) {
+                let _ = match *name {
+                    "WIDTH" | "IN_ROW" => write!(text, " {name}"),
+                    _ => write!(text, " {name}={value}"),
+                };
+            }
+            if !source.program.is_empty() && source.family != Family::Pointwise {
+                text.push_str(" with a program");
+            }
+            text
         };
         let all = self.0.iter().flat_map(|(s, entries)| entries.iter().map(move |e| name(s, e)));
         all.collect()

@@ -10,14 +10,25 @@ use crate::cuda::lower;
 use crate::cuda::signature;
 
 /// The kernels, and the end of the memory that was never there.
-#[derive(Default)]
 pub(crate) struct Collector {
     pub(crate) kernels: BTreeSet<Kernel>,
+    multiprocessors: u64,
     end: u64,
+}
+
+impl Collector {
+    /// For a device of so many multiprocessors.
+    pub(crate) fn new(multiprocessors: u64) -> Collector {
+        Collector { kernels: BTreeSet::new(), multiprocessors, end: 0 }
+    }
 }
 
 impl Device for &mut Collector {
     type Prepared = ();
+
+    fn multiprocessors(&self) -> u64 {
+        self.multiprocessors
+    }
 
     fn allocate(&mut self, bytes: u64, _: &'static str) -> Result<u64, CudaError> {
         let start = self.end.max(256);

@@ -17,6 +17,7 @@ use crate::cuda::driver::libraries;
 use crate::cuda::error::CudaError;
 use crate::cuda::executor::DeviceExecutor;
 use crate::cuda::launch::{Kernel, Step};
+use crate::cuda::lower::LARGE;
 use crate::cuda::view::Heads;
 
 /// What computes a plan's attention, and with how much workspace.
@@ -127,6 +128,10 @@ struct Stand<'a> {
 
 impl Device for Stand<'_> {
     type Prepared = Option<PreparedAttention>;
+
+    fn multiprocessors(&self) -> u64 {
+        LARGE
+    }
 
     fn allocate(&mut self, bytes: u64, _: &'static str) -> Result<u64, CudaError> {
         let start = self.end;

@@ -11,6 +11,9 @@ pub(crate) trait Device {
     /// A step with everything resolved; running it allocates nothing.
     type Prepared;
 
+    /// How many blocks of threads run side by side at least: kernels are chosen by whether an operation has enough of them.
+    fn multiprocessors(&self) -> u64;
+
     /// Bytes of zeros, from a multiple of 256 on, that live as long as the device.
     ///
     /// # Errors

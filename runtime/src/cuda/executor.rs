@@ -19,7 +19,7 @@ use crate::cuda::device::Device;
 use crate::cuda::driver::{Gpu, GpuDescription};
 use crate::cuda::error::CudaError;
 use crate::cuda::launch::{Kernel, Step};
-use crate::cuda::lower::lower;
+use crate::cuda::lower::{Target, lower};
 use crate::cuda::order::Order;
 use crate::cuda::view::Segments;
 use crate::executor::{Executor, OperationSpan, QueuedReads, TimedExecutor};
@@ -90,7 +90,8 @@ impl<D: Device> DeviceExecutor<D> {
         let mut lowered = Vec::with_capacity(plan.programs.len());
         for program in &plan.programs {
             let steps = program.operations.iter();
-            let steps = steps.map(|operation| lower(&plan, &segments, &places, operation, &takes));
+            let target = Target { multiprocessors: device.multiprocessors(), takes: &takes };
+            let steps = steps.map(|operation| lower(&plan, &segments, &places, operation, target));
             lowered.push(steps.collect::<Result<Vec<Vec<Step>>, CudaError>>()?);
         }
         // One for all attentions: they run one after the other.

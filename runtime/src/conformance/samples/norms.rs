@@ -22,6 +22,9 @@ const NORMS: [(&[u64], u64, f64); 8] = [
 /// Rows of whole groups of eight, for several groups a lane, for several warps, and too long to be kept in registers.
 const WIDE: [(&[u64], u64, f64); 3] = [(&[5], 264, 1.0), (&[3], 1104, 1.0), (&[2], 8200, 1.0)];
 
+/// Widths of models, which a GPU shares out among threads in ways of their own.
+const OF_MODELS: [u64; 4] = [768, 1024, 2048, 4096];
+
 /// `a + (b + c)` of two values and a row: a bias and a residual addition, as they stand before a norm.
 fn residual() -> Program {
     let mut builder = Builder::new();
@@ -96,8 +99,10 @@ fn plain_rms_norm() -> Vec<Sample> {
     };
     let mut samples: Vec<Sample> = NORMS.iter().map(|&(l, w, m)| sample(l, w, m, true)).collect();
     samples.extend(WIDE.iter().map(|&(l, w, m)| sample(l, w, m, true)));
-    // Many rows of whole groups: of one a lane, and of two.
-    samples.extend([16, 264].map(|width| sample(&[260], width, 1.0, true)));
+    // A number of rows that no block has whole.
+    samples.extend(OF_MODELS.map(|width| sample(&[13], width, 1.0, true)));
+    // More rows than partial sums have, of whole groups: of one a lane up to four.
+    samples.extend([16, 264, 768, 1024].map(|width| sample(&[260], width, 1.0, true)));
     samples.extend(NORMS.iter().skip(1).step_by(2).map(|&(l, w, m)| sample(l, w, m, false)));
     samples.extend([true, false].map(|gain| sample(&[2, 5, 3], 8, 1.0, gain)));
     samples
@@ -120,7 +125,7 @@ pub(super) fn rms_norm_backward() -> Vec<Sample> {
 }
 
 /// Leading axes, width, magnitude of x, what is added to it: the mean must be taken away without losing the rest.
-const LAYER_NORMS: [(&[u64], u64, f64, f64); 13] = [
+const LAYER_NORMS: [(&[u64], u64, f64, f64); 15] = [
     (&[1], 1, 1.0, 0.0),
     (&[], 17, 1.0, 0.0),
     (&[1, 1], 129, 1.0, 0.5),
@@ -134,8 +139,11 @@ const LAYER_NORMS: [(&[u64], u64, f64, f64); 13] = [
     (&[5], 264, 1.0, 0.5),
     (&[3], 1104, 1.0, 1.0),
     (&[2], 8200, 1.0, 0.5),
-    // Many rows of whole groups.
+    // More rows than partial sums have, of whole groups.
     (&[300], 16, 1.0, 1.0),
+    // As [`OF_MODELS`].
+    (&[13], 768, 1.0, 0.5),
+    (&[260], 768, 1.0, 0.5),
 ];
 
 pub(super) fn layer_norm() -> Vec<Sample> {

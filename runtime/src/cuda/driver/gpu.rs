@@ -378,6 +378,10 @@ pub(super) fn or_end<T>(result: Result<T, CudaError>) -> T {
 impl Device for Gpu {
     type Prepared = Prepared;
 
+    fn multiprocessors(&self) -> u64 {
+        u64::try_from(self.description.multiprocessors).unwrap_or(1)
+    }
+
     fn allocate(&mut self, bytes: u64, purpose: &'static str) -> Result<u64, CudaError> {
         if bytes == 0 {
             return Ok(0);

@@ -8,7 +8,8 @@
 // - X_T, DY_T, DX_T, W_T, B_T: element formats; VEC 1|8: neighbours that are read and written at once;
 // - ROW_THREADS: threads of a row, 32 (a block has several rows) or all of the block; THREADS: threads of a block;
 // - PARTS: groups of VEC neighbours that a thread keeps of its row; 0 where a row is too long for registers;
-// - RUN: rows of a block of the gradient with its sums over columns, for rows of a warp; there is this kernel with it.
+// - RUN: rows of a block of the gradient with its sums over columns; it is the only kernel then. Its rows have a warp
+//   each (BY_WARPS), or ROW_THREADS of the block's threads.
 //
 // A program before the norm makes x, one behind the gradient makes the result of dx.
 
@@ -19,19 +20,6 @@
 #define PROGRAM_PARAMS
 #define PROGRAM_ARGS
 #endif
-
-// The sum over the threads of a row, which all of them receive.
-DEVICE float row_sum(float value) {
-#if ROW_THREADS == 32
-    return warp_sum(value);
-#else
-    __shared__ float scratch[32];
-    return block_sum(value, scratch);
-#endif
-}
-
-// The row of a thread, counted from the first block's first.
-DEVICE u64 row_of_thread() { return ((u64)blockIdx.x * THREADS + threadIdx.x) / ROW_THREADS; }
 
 #ifdef FORWARD
 
@@ -182,11 +170,12 @@ DEVICE void read(const DY_T* dy, const X_T* x, const W_T* w, u64 column, float m
 struct RowFactors {
     float rstd, mean_g, factor;
 };
+// From the sums over the whole row.
 DEVICE RowFactors row_factors(float sum_g, float sum_gx, float rstd, u64 width) {
     RowFactors factors;
     factors.rstd = rstd;
-    factors.mean_g = LAYER ? row_sum(sum_g) / (float)width : 0.0f;
-    factors.factor = (LAYER ? rstd * rstd : rstd * rstd * rstd) * (row_sum(sum_gx) / (float)width);
+    factors.mean_g = LAYER ? sum_g / (float)width : 0.0f;
+    factors.factor = (LAYER ? rstd * rstd : rstd * rstd * rstd) * (sum_gx / (float)width);
     return factors;
 }
 DEVICE void add_products(const float (&g)[VEC], const float (&centred)[VEC], float& sum_g, float& sum_gx) {
@@ -214,7 +203,7 @@ DEVICE void write(const float (&g)[VEC], const float (&centred)[VEC], RowFactors
 #endif
 }
 
-#if PARTS > 0
+#if PARTS > 0 && !defined(RUN)
 // The threads of a block, and for a layer norm with sixteen numbers a thread how many blocks a multiprocessor has at least:
 // that leaves each thread 64 registers. By itself the assembler for sm_80 aims at fewer, and spills.
 #if LAYER && PARTS * VEC == 16
@@ -243,14 +232,14 @@ KERNEL void __launch_bounds__(BOUNDS) norm_backward(const DY_T* dy, u64 dy_strid
     for (int part = 0; part < PARTS; part++) {
         if (lane + part * ROW_THREADS < groups) add_products(g[part], centred[part], sum_g, sum_gx);
     }
-    RowFactors factors = row_factors(sum_g, sum_gx, rstd, width);
+    RowFactors factors = row_factors(LAYER ? row_sum(sum_g) : 0.0f, row_sum(sum_gx), rstd, width);
 #pragma unroll
     for (int part = 0; part < PARTS; part++) {
         u64 group = lane + part * ROW_THREADS;
         if (group < groups) write(g[part], centred[part], factors, row, group * VEC, dx + row * dx_stride + group * VEC PROGRAM_ARGS);
     }
 }
-#else
+#elif !defined(RUN)
 // The same for rows of any length: a block for each row reads it twice, the second time from cache.
 KERNEL void __launch_bounds__(THREADS) norm_backward_of_long_rows(const DY_T* dy, u64 dy_stride, const X_T* x, u64 x_stride, const W_T* w, const float* means, const float* rstds, DX_T* dx, u64 dx_stride, u64 rows, u64 width PROGRAM_PARAMS) {
     u64 row = row_of_thread();
@@ -262,7 +251,7 @@ KERNEL void __launch_bounds__(THREADS) norm_backward_of_long_rows(const DY_T* dy
         read(dy + row * dy_stride, x + row * x_stride, w, column, mean, g, centred);
         add_products(g, centred, sum_g, sum_gx);
     }
-    RowFactors factors = row_factors(sum_g, sum_gx, rstd, width);
+    RowFactors factors = row_factors(LAYER ? row_sum(sum_g) : 0.0f, row_sum(sum_gx), rstd, width);
     for (u64 column = (u64)threadIdx.x * VEC; column < width; column += THREADS * VEC) {
         read(dy + row * dy_stride, x + row * x_stride, w, column, mean, g, centred);
         write(g, centred, factors, row, column, dx + row * dx_stride + column PROGRAM_ARGS);
@@ -271,33 +260,35 @@ KERNEL void __launch_bounds__(THREADS) norm_backward_of_long_rows(const DY_T* dy
 #endif
 
 #ifdef RUN
-#define ROW_LANES (THREADS / 32)
+#define ROWS_AT_ONCE (THREADS / ROW_THREADS)
 
-// Adds what the warps of a block have for the same columns, in order, and stores it as a row.
-DEVICE void store_sums(const float (&own)[PARTS][VEC], float (*scratch)[PARTS * VEC * 32], float* to, u64 width) {
-    u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+// Adds what the rows of a block have for the same columns, in order, and stores it as a row.
+DEVICE void store_sums(const float (&own)[PARTS][VEC], float (*scratch)[PARTS * VEC * ROW_THREADS], float* to, u64 width) {
+    u32 lane = threadIdx.x % ROW_THREADS, row = threadIdx.x / ROW_THREADS;
     __syncthreads();
 #pragma unroll
     for (int part = 0; part < PARTS; part++) {
 #pragma unroll
-        for (int v = 0; v < VEC; v++) scratch[warp][(part * VEC + v) * 32 + lane] = own[part][v];
+        for (int v = 0; v < VEC; v++) scratch[row][(part * VEC + v) * ROW_THREADS + lane] = own[part][v];
     }
     __syncthreads();
-    for (u32 place = threadIdx.x; place < PARTS * VEC * 32; place += THREADS) {
+    for (u32 place = threadIdx.x; place < PARTS * VEC * ROW_THREADS; place += THREADS) {
         float sum = scratch[0][place];
 #pragma unroll
-        for (int other = 1; other < ROW_LANES; other++) sum += scratch[other][place];
-        u64 column = (u64)(place / 32 / VEC * 32 + place % 32) * VEC + place / 32 % VEC;
+        for (int other = 1; other < ROWS_AT_ONCE; other++) sum += scratch[other][place];
+        u64 group = place / ROW_THREADS / VEC * ROW_THREADS + place % ROW_THREADS;
+        u64 column = group * VEC + place / ROW_THREADS % VEC;
         if (column < width) to[column] = sum;
     }
 }
 
+#ifdef BY_WARPS
 // The same as `norm_backward`, with what `column_partials` of reduce.cu makes: products[⌈rows/RUN⌉, width] and
 // sums[⌈rows/RUN⌉, width] for the gradients of gain and bias. A block for each run of rows, a warp for each row; the warp
 // keeps the sums of its rows in registers. So dy and x are read once: on an H100 65536 rows of 512 take 0.075 ms where two
-// kernels take 0.119 ms. Only where there are as many runs as the device has multiprocessors.
-KERNEL void __launch_bounds__(THREADS) norm_backward_with_vectors(const DY_T* dy, u64 dy_stride, const X_T* x, u64 x_stride, const W_T* w, const float* means, const float* rstds, DX_T* dx, u64 dx_stride, float* products, float* sums, u64 rows, u64 width PROGRAM_PARAMS) {
-    __shared__ float scratch[ROW_LANES][PARTS * VEC * 32];
+// kernels take 0.119 ms. Only where a multiprocessor has several such blocks: one alone has too little under way.
+KERNEL void __launch_bounds__(THREADS) norm_backward_by_warps(const DY_T* dy, u64 dy_stride, const X_T* x, u64 x_stride, const W_T* w, const float* means, const float* rstds, DX_T* dx, u64 dx_stride, float* products, float* sums, u64 rows, u64 width PROGRAM_PARAMS) {
+    __shared__ float scratch[ROWS_AT_ONCE][PARTS * VEC * ROW_THREADS];
     u64 begin = (u64)blockIdx.x * RUN, end = begin + RUN < rows ? begin + RUN : rows, groups = width / VEC;
     u32 lane = threadIdx.x % 32;
     float gain[PARTS][VEC], product[PARTS][VEC] = {}, sum[PARTS][VEC] = {};
@@ -306,7 +297,7 @@ KERNEL void __launch_bounds__(THREADS) norm_backward_with_vectors(const DY_T* dy
         u64 group = lane + part * 32;
         if (GAIN && group < groups) load(w + group * VEC, gain[part]);
     }
-    for (u64 row = begin + threadIdx.x / 32; row < end; row += ROW_LANES) {
+    for (u64 row = begin + threadIdx.x / 32; row < end; row += ROWS_AT_ONCE) {
         float rstd = rstds[row], mean = LAYER ? means[row] : 0.0f;
         float g[PARTS][VEC], centred[PARTS][VEC];
 #pragma unroll
@@ -329,7 +320,7 @@ KERNEL void __launch_bounds__(THREADS) norm_backward_with_vectors(const DY_T* dy
             }
             add_products(g[part], centred[part], sum_g, sum_gx);
         }
-        RowFactors factors = row_factors(sum_g, sum_gx, rstd, width);
+        RowFactors factors = row_factors(LAYER ? row_sum(sum_g) : 0.0f, row_sum(sum_gx), rstd, width);
 #pragma unroll
         for (int part = 0; part < PARTS; part++) {
             u64 group = lane + part * 32;
@@ -339,5 +330,91 @@ KERNEL void __launch_bounds__(THREADS) norm_backward_with_vectors(const DY_T* dy
     if (GAIN) store_sums(product, scratch, products + (u64)blockIdx.x * width, width);
     if (BIAS) store_sums(sum, scratch, sums + (u64)blockIdx.x * width, width);
 }
+#else
+// Eight neighbours as they are stored: they can be under way while arithmetic has the registers that they unfold to.
+template <class T>
+struct Stored {
+    Pack pack[sizeof(T) / 2];
+};
+template <class T>
+DEVICE void fetch(const T* from, Stored<T>& to) {
+#pragma unroll
+    for (int i = 0; i < (int)sizeof(T) / 2; i++) to.pack[i] = ((const Pack*)from)[i];
+}
+template <class T>
+DEVICE void unfold(const Stored<T>& from, float (&to)[VEC]) { load((const T*)from.pack, to); }
+
+// Sums over the rows that a block has at once, each of ROW_THREADS threads: `found` has a place for each warp. One barrier
+// is enough where calls take turns in two such places.
+DEVICE void sums_of_rows(float& sum_g, float& sum_gx, float (&found)[2][THREADS / 32]) {
+    if (LAYER) sum_g = warp_sum(sum_g);
+    sum_gx = warp_sum(sum_gx);
+#if ROW_THREADS > 32
+    if (threadIdx.x % 32 == 0) {
+        found[0][threadIdx.x / 32] = sum_g;
+        found[1][threadIdx.x / 32] = sum_gx;
+    }
+    __syncthreads();
+    u32 first = threadIdx.x / ROW_THREADS * (ROW_THREADS / 32);
+    sum_g = 0.0f, sum_gx = 0.0f;
+#pragma unroll
+    for (int warp = 0; warp < ROW_THREADS / 32; warp++) {
+        if (LAYER) sum_g += found[0][first + warp];
+        sum_gx += found[1][first + warp];
+    }
+#endif
+}
+
+// The same with a large block for each run: a thread has the same eight columns of every row, and a row as many warps as
+// that takes. dy and x are read once, where `column_partials` and `norm_backward` read them twice: with a program that
+// reads another such tensor four of them pass through memory and not six.
+//
+// A block has a multiprocessor to itself, so what is under way is what it asks for. An H100 moves 3.3 TB/s; at a latency
+// of about 0.8 µs this is 2.6 MB under way, 20 KB on each of 132 multiprocessors, and 40 KB where a micro-batch of 16384
+// rows has 64 runs and as many are at work. 1024 threads with 16 bytes each of dy and x are 32 KB: the next rows are asked
+// for before the sums over the present ones are waited for, and the program's operand adds its 16 KB. A block of 512
+// threads has as much in f32.
+KERNEL void __launch_bounds__(THREADS, 1) norm_backward_of_runs(const DY_T* dy, u64 dy_stride, const X_T* x, u64 x_stride, const W_T* w, const float* means, const float* rstds, DX_T* dx, u64 dx_stride, float* products, float* sums, u64 rows, u64 width PROGRAM_PARAMS) {
+    __shared__ float scratch[ROWS_AT_ONCE][VEC * ROW_THREADS];
+    __shared__ float found[2][2][THREADS / 32];
+    u64 begin = (u64)blockIdx.x * RUN, end = begin + RUN < rows ? begin + RUN : rows;
+    u64 row = begin + threadIdx.x / ROW_THREADS, column = (u64)(threadIdx.x % ROW_THREADS) * VEC;
+    bool inside = column < width;
+    float gain[VEC] = {}, product[1][VEC] = {}, sum[1][VEC] = {};
+    if (GAIN && inside) load(w + column, gain);
+    Stored<DY_T> next_dy = {};
+    Stored<X_T> next_x = {};
+    float next_rstd = 0.0f, next_mean = 0.0f;
+    auto ask = [&](u64 row) {
+        if (!inside || row >= end) return;
+        fetch(dy + row * dy_stride + column, next_dy);
+        fetch(x + row * x_stride + column, next_x);
+        next_rstd = rstds[row];
+        if (LAYER) next_mean = means[row];
+    };
+    ask(row);
+    for (u32 turn = 0; begin < end; begin += ROWS_AT_ONCE, row += ROWS_AT_ONCE, turn ^= 1) {
+        bool there = inside && row < end;
+        float g[VEC], centred[VEC], rstd = next_rstd, mean = next_mean, sum_g = 0.0f, sum_gx = 0.0f;
+        unfold(next_dy, g);
+        unfold(next_x, centred);
+        ask(row + ROWS_AT_ONCE);
+        if (there) {
+#pragma unroll
+            for (int v = 0; v < VEC; v++) {
+                if (LAYER) centred[v] -= mean;
+                if (GAIN) product[0][v] = fmaf(g[v] * rstd, centred[v], product[0][v]);
+                if (BIAS) sum[0][v] += g[v];
+                if (GAIN) g[v] *= gain[v];
+            }
+            add_products(g, centred, sum_g, sum_gx);
+        }
+        sums_of_rows(sum_g, sum_gx, found[turn]);
+        if (there) write(g, centred, row_factors(sum_g, sum_gx, rstd, width), row, column, dx + row * dx_stride + column PROGRAM_ARGS);
+    }
+    if (GAIN) store_sums(product, scratch, products + (u64)blockIdx.x * width, width);
+    if (BIAS) store_sums(sum, scratch, sums + (u64)blockIdx.x * width, width);
+}
+#endif
 #endif
 #endif

@@ -188,6 +188,21 @@ DEVICE float block_max(float value, float* scratch) {
     return most;
 }
 
+#ifdef ROW_THREADS
+// For kernels whose rows have ROW_THREADS threads each, a warp of a block of THREADS or all of it: the sum over the threads
+// of a row, which all of them receive.
+DEVICE float row_sum(float value) {
+#if ROW_THREADS == 32
+    return warp_sum(value);
+#else
+    __shared__ float scratch[32];
+    return block_sum(value, scratch);
+#endif
+}
+// The row of a thread, counted from the first block's first.
+DEVICE u64 row_of_thread() { return ((u64)blockIdx.x * THREADS + threadIdx.x) / ROW_THREADS; }
+#endif
+
 // How a result meets what is there: 0 replaces it, 1 adds to it, 2 asks a number on the device (0 replaces without
 // reading, 1 adds).
 DEVICE bool adds(u32 mode, const float* condition) { return mode == 2 ? *condition != 0.0f : mode == 1; }

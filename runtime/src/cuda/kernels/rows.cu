@@ -5,18 +5,6 @@
 // block; PARTS, for the softmax, groups of VEC neighbours that a thread keeps of its row, 0 where a row is too long for
 // registers.
 
-DEVICE float row_sum(float value) {
-#if ROW_THREADS == 32
-    return warp_sum(value);
-#else
-    __shared__ float scratch[32];
-    return block_sum(value, scratch);
-#endif
-}
-
-// The row of a thread, counted from the first block's first.
-DEVICE u64 row_of_thread() { return ((u64)blockIdx.x * THREADS + threadIdx.x) / ROW_THREADS; }
-
 #ifdef SUM
 // x[rows, width] → y[rows]: the sum of each row, divided by `divisor`: the width for a mean, else 1. A row has a warp, or a
 // block where it is long; a thread adds every so manieth group of it.

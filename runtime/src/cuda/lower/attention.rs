@@ -311,7 +311,7 @@ impl Lowering<'_> {
             return Ok(None);
         }
         let shape = AttentionShape::of(pass, scores.mask, q, k, tensors);
-        if !(self.takes)(&shape)? {
+        if !(self.target.takes)(&shape)? {
             return Ok(None);
         }
         let row_sums = if pass == Pass::Backward { self.workspace(0) } else { 0 };

@@ -40,8 +40,16 @@ pub(crate) struct Lowering<'a> {
     pub(crate) results: Vec<&'a Tensor>,
     /// Where the sort orders of ids lie, by the ids' tensor.
     orders: &'a BTreeMap<TensorId, u64>,
+    target: Target<'a>,
+}
+
+/// What is asked of a device.
+#[derive(Clone, Copy)]
+pub(crate) struct Target<'a> {
+    /// How many multiprocessors it has.
+    pub(crate) multiprocessors: u64,
     /// Whether a library of the device computes an attention.
-    takes: &'a Takes<'a>,
+    pub(crate) takes: &'a Takes<'a>,
 }
 
 /// Asks a device whether a library of its computes an attention.
@@ -50,8 +58,16 @@ pub(crate) type Takes<'a> = dyn Fn(&AttentionShape) -> Result<bool, CudaError> +
 /// Steps of an operation, or why there are none.
 pub(crate) type Steps = Result<Vec<Step>, CudaError>;
 
+/// Multiprocessors of the devices that kernels are made for: an H100's and an H200's.
+pub(crate) const LARGE: u64 = 132;
+
+/// Whether kernels of an operation are chosen by how many multiprocessors there are.
+pub(crate) fn depends_on_multiprocessors(op: &Op) -> bool {
+    matches!(op, Op::RmsNormBackward { .. } | Op::LayerNormBackward { .. })
+}
+
 /// Lowers an operation. `orders` are the places of the sort orders that embeddings' gradients read; attentions that a
-/// library `takes` are left to it.
+/// library of the `target` takes are left to it.
 ///
 /// # Errors
 /// An operation that contradicts its definition, or a layout that no kernel takes.
@@ -60,10 +76,10 @@ pub(crate) fn lower(
     segments: &Segments,
     orders: &BTreeMap<TensorId, u64>,
     operation: &Operation,
-    takes: &Takes<'_>,
+    target: Target<'_>,
 ) -> Steps {
     let Checked { operands, results } = contract::check(plan, operation)?;
-    let lowering = Lowering { plan, segments, operation, operands, results, orders, takes };
+    let lowering = Lowering { plan, segments, operation, operands, results, orders, target };
     let mut steps = lowering.steps()?;
     lowering.clear_padding(&mut steps)?;
     Ok(steps)
@@ -271,7 +287,7 @@ pub(crate) fn noise(address: u64, words: u64) -> Launch {
     Launch {
         source: Source::new(Family::Fill),
         entry: "fill_noise",
-        grid: words.div_ceil(256).min(132 * 32),
+        grid: words.div_ceil(256).min(LARGE * 32),
         threads: 256,
         shared: 0,
         arguments: vec![Argument::Address(address), Argument::U64(words)],

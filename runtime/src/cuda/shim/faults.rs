@@ -228,10 +228,14 @@ const MISTAKES: &[Mistakes] = &[
                 "centred);\n        if (column > 0) write(g, centred",
             ],
             [
-                "norm_backward_with_vectors",
+                "norm_backward_by_warps",
                 "fmaf(g[part][v] * rstd, centred[part][v]",
                 "fmaf(g[part][v], centred[part][v]",
             ],
+            // Between rows that are made at once.
+            ["norm_backward_of_runs", "}\n    __syncthreads();\n    u32 first", "}\n    u32 first"],
+            ["norm_backward_of_runs", "ask(row + ROWS_AT_ONCE);", "ask(row);"],
+            ["norm_backward_of_runs", "other < ROWS_AT_ONCE", "other < ROWS_AT_ONCE - 1"],
         ],
     },
     Mistakes {

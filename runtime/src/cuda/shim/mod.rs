@@ -67,6 +67,7 @@ pub(crate) struct Shim {
     memory: Vec<Vec<Line>>,
     products: Products,
     seed: u32,
+    multiprocessors: u64,
     fault: Option<Fault>,
     readings: VecDeque<Vec<u8>>,
 }
@@ -85,8 +86,14 @@ pub(crate) enum Prepared {
 impl Shim {
     /// Fibers run in an order that `seed` decides.
     pub(crate) fn new(products: Products, seed: u32) -> Shim {
-        let memory = Vec::new();
-        Shim { memory, products, seed, fault: None, readings: VecDeque::new() }
+        let (memory, readings) = (Vec::new(), VecDeque::new());
+        Shim { memory, products, seed, multiprocessors: 1, fault: None, readings }
+    }
+
+    /// With the kernels that a device of so many multiprocessors gets; one block after the other runs in any case.
+    #[cfg(test)]
+    pub(crate) fn like(self, multiprocessors: u64) -> Shim {
+        Shim { multiprocessors, ..self }
     }
 
     /// With kernels that have a mistake.
@@ -164,6 +171,10 @@ fn multiply(Product { a, b, c, write }: &Product) {
 
 impl Device for Shim {
     type Prepared = Prepared;
+
+    fn multiprocessors(&self) -> u64 {
+        self.multiprocessors
+    }
 
     fn allocate(&mut self, bytes: u64, _: &'static str) -> Result<u64, CudaError> {
         let lines = vec![Line([0; 256]); (bytes as usize).div_ceil(256)];
