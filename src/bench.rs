@@ -8,6 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 use colac_compiler::view::text;
 use colac_plan::predict;
+use colac_runtime::cuda::BesidePlan;
 use colac_runtime::host::initialize;
 use colac_runtime::measure::calibrate::{self, Effort};
 use colac_runtime::measure::clock::Moment;
@@ -140,6 +141,9 @@ struct Memory {
     beside_plan_bytes: Option<i64>,
     /// Private scratch of the threads, or a GPU's workspace of attention, a part of that.
     scratch_bytes: u64,
+    /// What was expected beside the plan, on a GPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected: Option<BesidePlan>,
 }
 
 #[derive(Serialize)]
@@ -240,6 +244,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
             resident_bytes: resident,
             beside_plan_bytes: resident.map(|r| r as i64 - plan.total_bytes() as i64),
             scratch_bytes: scratch,
+            expected: (threads == 0).then(|| arguments.machine.beside(&plan)),
         },
         predicted,
         kinds,
@@ -267,6 +272,22 @@ fn refuse_other_files(path: &Path) -> Result<(), Failure> {
         ))
         .or_help(|| "name another file, or delete this one".to_owned())),
     }
+}
+
+/// What a GPU holds beside a plan, part by part.
+fn parts(beside: &BesidePlan) -> String {
+    let BesidePlan { orders, copies, attention, products, context } = *beside;
+    let parts = [
+        ("for the context", context),
+        ("for products", products),
+        ("for cuDNN's attention", attention),
+        ("for the order of ids", orders),
+        ("for copies", copies),
+    ];
+    let parts = parts.iter().filter(|(_, bytes)| *bytes > 0);
+    let parts: Vec<String> =
+        parts.map(|(what, bytes)| format!("{} {what}", text::bytes(*bytes))).collect();
+    parts.join(", ")
 }
 
 /// FLOP/s of one large product on the device: f32 on the CPU, bf16 on a GPU.
@@ -373,6 +394,9 @@ fn written(report: &Report, top: usize) -> String {
                 text::bytes(memory.scratch_bytes)
             ),
         );
+    }
+    if let Some(expected) = &memory.expected {
+        line("", format!("expected beside the plan: {}", parts(expected)));
     }
     if !report.kinds.is_empty() {
         let _ = writeln!(

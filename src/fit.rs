@@ -10,11 +10,13 @@ use colac_compiler::spec::parse_bytes;
 use colac_compiler::view::text;
 use colac_plan::Plan;
 use colac_plan::profile::Profile;
+use colac_runtime::cuda::{AttentionKernels, BesidePlan};
 use serde::Serialize;
 
 use crate::shared::console;
 use crate::shared::devices::{self, DeviceOptions};
 use crate::shared::failure::Failure;
+use crate::shared::machine::Attention;
 use crate::shared::target::{SpecOptions, Target};
 
 /// List the micro-batches and recompute policies that fit a memory, the fastest first
@@ -22,13 +24,15 @@ use crate::shared::target::{SpecOptions, Target};
 /// The spec is compiled for every policy and every micro-batch that divides its global batch, so bytes are exact. Speed
 /// is predicted from the profile of a device: rates that `colac calibrate` measured on it, or those of its data sheet,
 /// and then the prediction is marked so. On a device some memory is not to be had: the context of the driver and what
-/// libraries take. The profile says how much, and --reserve overrides it.
+/// libraries take. The profile says how much, and --reserve overrides it. What a GPU holds for a plan beside it, such as
+/// the workspace of --attention cudnn, counts; cuDNN need not be installed for that.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:
   colac fit llama-1b --device h200
   colac fit llama-350m --device rtx-4090 --full-rank         does the dense model fit, too?
   colac fit llama-7b --memory 24GiB                          without a prediction, for any device
+  colac fit llama-1b --device h100 --attention cudnn         with the workspace of cuDNN's attention
   colac fit mine.toml --device profiles/mi300.toml --micro-batches 8,16,32 --json")]
 pub(crate) struct Arguments {
     /// A spec (a path or a shipped name), a plan, or a run folder
@@ -45,6 +49,10 @@ pub(crate) struct Arguments {
     /// Memory of the device that is not to be had [default: the profile's]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, requires = "device")]
     reserve: Option<u64>,
+
+    /// Whose kernels compute attention on a GPU
+    #[arg(long, value_name = "KERNELS", value_enum, default_value_t = Attention::Own)]
+    attention: Attention,
 
     /// Micro-batches to try [default: every divisor of the global batch]
     #[arg(long, value_name = "N,N,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
@@ -75,6 +83,8 @@ struct Report<'a> {
     device: Option<&'a str>,
     /// Bytes of the device that are not to be had.
     reserved_bytes: Option<u64>,
+    /// `own` or `cudnn`.
+    attention: &'static str,
     #[serde(flatten)]
     fit: &'a Fit,
 }
@@ -85,6 +95,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         device,
         memory,
         reserve,
+        attention,
         micro_batches,
         policies: wanted,
         rows,
@@ -116,6 +127,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     };
     let search = Search {
         budget_bytes: budget,
+        beside: beside(profile.as_ref(), attention),
         policies: match wanted.is_empty() {
             true => known.into_iter().map(str::to_owned).collect(),
             false => wanted,
@@ -132,10 +144,11 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
             form: plan.form.name(),
             device: profile.as_ref().map(|profile| profile.name.as_str()),
             reserved_bytes: reserved,
+            attention: attention.name(),
             fit: &found,
         });
     }
-    console::out(report(&plan, &found, profile.as_ref(), reserved, rows))
+    console::out(report(&plan, &found, profile.as_ref(), reserved, attention, rows))
 }
 
 /// What a plan may take: what is asked for, or the device's memory without what is reserved.
@@ -164,6 +177,18 @@ fn budget(
     }
 }
 
+/// What a GPU holds for a plan beside it: only a GPU has anything, which is the device of the profile unless that computes
+/// with threads, or any that cuDNN is asked for on.
+fn beside(profile: Option<&Profile>, attention: Attention) -> fn(&Plan) -> u64 {
+    match (attention, profile) {
+        (Attention::Cudnn, _) => |plan| BesidePlan::of(plan, AttentionKernels::Cudnn).of_plan(),
+        (Attention::Own, Some(profile)) if profile.threads.is_none() => {
+            |plan| BesidePlan::of(plan, AttentionKernels::Own).of_plan()
+        }
+        (Attention::Own, _) => |_| 0,
+    }
+}
+
 /// Micro-batches must divide the global batch, or an update would have a smaller last one.
 fn checked(plan: &Plan, sizes: &[u32]) -> Result<Vec<u32>, Failure> {
     let global = plan.recipe.global_batch;
@@ -185,6 +210,7 @@ fn report(
     found: &Fit,
     profile: Option<&Profile>,
     reserved: Option<u64>,
+    attention: Attention,
     most: usize,
 ) -> String {
     let mut report =
@@ -195,6 +221,9 @@ fn report(
     report.push('\n');
     if let Some(profile) = profile {
         let _ = writeln!(report, "  speed predicted for {}", devices::described(profile));
+    }
+    if attention == Attention::Cudnn {
+        report += "  memory counts the workspace of cuDNN's attention\n";
     }
     if found.rows.is_empty() {
         report += &nothing(found);
@@ -224,7 +253,7 @@ fn report(
             row.policy,
             row.micro_batch,
             row.accumulation,
-            text::bytes(row.total_bytes),
+            text::bytes(row.total_bytes + row.beside_bytes),
             text::bytes(row.activation_bytes),
             format!("{}.{:02} %", row.recompute_share / 100, row.recompute_share % 100),
         );
@@ -259,6 +288,7 @@ fn nothing(found: &Fit) -> String {
         policy,
         micro_batch,
         total_bytes,
+        beside_bytes,
         dominated_by,
         dominating_bytes,
         state_bytes,
@@ -269,7 +299,7 @@ fn nothing(found: &Fit) -> String {
     };
     let mut text = format!(
         "\n  nothing fits. The least is {}, at a micro-batch of {micro_batch} with policy {policy}\n  most of it is {dominated_by}: {}\n",
-        text::bytes(*total_bytes),
+        text::bytes(total_bytes + beside_bytes),
         text::bytes(*dominating_bytes)
     );
     let _ = match *state_bytes > found.budget_bytes {

@@ -31,7 +31,7 @@ use crate::shared::progress::{self, TrainingProgress};
 use crate::shared::run_folder::{self, PLAN_FILE, TRAINING_TOKENS, VALIDATION_TOKENS};
 use crate::shared::run_record::OpenSession;
 use crate::shared::target::{SpecOptions, Target, paths_setting, text_setting};
-use crate::shared::{console, files, interrupt, number, target};
+use crate::shared::{console, files, interrupt, number, room, target};
 
 /// Train a model
 ///
@@ -131,14 +131,7 @@ fn deadline(arguments: &Arguments) -> Option<Instant> {
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let deadline = deadline(arguments);
     let target = Target::from_argument(&arguments.target)?;
-    let mut settings = settings(arguments);
-    if let (true, Some(room)) = (
-        target.asks_for_device_memory(&arguments.options, &settings),
-        arguments.machine.room_for_a_plan(),
-    ) {
-        settings.push(text_setting("recompute.memory", &format!("{room} B")));
-    }
-    let plan = Arc::new(target.plan(&arguments.options, &settings)?);
+    let plan = Arc::new(planned(arguments, &target)?);
     if arguments.dry_run {
         return dry_run(arguments, &target, &plan);
     }
@@ -230,6 +223,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     console::out(report.next())
 }
 
+/// The plan; for a spec that asks for whatever fits, one that fits with what the device holds for it beside.
+fn planned(arguments: &Arguments, target: &Target) -> Result<Plan, Failure> {
+    let (machine, settings) = (arguments.machine, settings(arguments));
+    let asks = target.asks_for_device_memory(&arguments.options, &settings);
+    let Some(room) = machine.room_for_a_plan().filter(|_| asks) else {
+        return target.plan(&arguments.options, &settings);
+    };
+    let within = |bytes: u64| {
+        let memory = text_setting("recompute.memory", &format!("{bytes} B"));
+        target.plan(&arguments.options, &[&settings[..], &[memory]].concat())
+    };
+    room::filled(room, within, |plan| [plan.total_bytes(), machine.beside(plan).of_plan()])
+}
+
 /// Says so if the schedule goes over its rows more often than is of use.
 fn warn_of_repeats(arguments: &Arguments, plan: &Plan, rows: u64) -> Result<(), Failure> {
     let seen = plan.recipe.schedule.steps as f64 * f64::from(plan.recipe.global_batch);
@@ -247,13 +254,8 @@ fn dry_run(arguments: &Arguments, target: &Target, plan: &Plan) -> Result<(), Fa
         Err(other) => return Err(other),
     };
     let settings = [arguments.options.set.clone(), settings(arguments)].concat();
-    let question = Question {
-        target,
-        settings: &settings,
-        plan,
-        folder,
-        threads: arguments.machine.threads(),
-    };
+    let question =
+        Question { target, settings: &settings, plan, folder, machine: arguments.machine };
     preflight::check(&question).print(arguments.json, arguments.options.deny_warnings)
 }
 

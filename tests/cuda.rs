@@ -15,7 +15,7 @@ use colac_plan::{Plan, ProgramKind};
 use colac_runtime::cpu::{CpuExecutor, CpuOptions};
 use colac_runtime::cuda::assembly::{self, Assembled, Kernels};
 use colac_runtime::cuda::described::{DescribedGpu, Joined};
-use colac_runtime::cuda::{self, AttentionKernels, shim};
+use colac_runtime::cuda::{self, AttentionKernels, BesidePlan, shim};
 use colac_runtime::executor::Executor;
 use colac_runtime::host::initialize;
 use colac_runtime::train::trainer::{Trainer, Turn};
@@ -389,6 +389,25 @@ fn cudnn_prepares_attention_for_described_gpus() {
     );
 }
 
+/// What is said to fit before there is a GPU does fit: cuDNN never asks for more than is counted. Nor is more counted than
+/// alignment takes, and rounding a sequence to the larger tiles of capability 9.
+fn is_estimated(attention: &Joined, major: i32, estimate: Option<u64>, found: Option<u64>) {
+    let Joined { batch, seq, heads, .. } = *attention;
+    let (Some(estimate), Some(found)) = (estimate, found) else {
+        assert_eq!(estimate, found, "{attention:?}");
+        return;
+    };
+    let rounding = match major {
+        8 => {
+            let tiles = seq.next_multiple_of(128) - seq.next_multiple_of(64);
+            2 * batch * heads * seq.next_multiple_of(64) * tiles
+        }
+        _ => 0,
+    };
+    assert!(found <= estimate, "{attention:?}: {found} of {estimate}");
+    assert!(estimate <= found + rounding + 4096, "{attention:?}: {found} of {estimate}");
+}
+
 fn prepare_attention_for_described_gpus() {
     for (file, capability) in [("sm_80.json", (8, 0)), ("sm_90.json", (9, 0))] {
         let json = std::fs::read_to_string(common::repository("tests/cuda").join(file));
@@ -409,13 +428,17 @@ fn prepare_attention_for_described_gpus() {
         ] {
             let settings = [settings, &["train.global_batch=16", "model.num_hidden_layers=2"]];
             let plan = common::plan(spec, &settings.concat(), full_rank);
+            let estimate = BesidePlan::of(&plan, AttentionKernels::Cudnn).attention;
             let found = gpu.attention_of(plan).expect("prepared");
             assert_eq!(found.attention.own, 0, "{spec}: {found:?}");
+            assert!(found.workspace <= estimate, "{spec}: {found:?} of {estimate}");
+            assert!(estimate <= found.workspace + 4096, "{spec}: {found:?} of {estimate}");
             assert!(found.attention.library > 4, "{spec}: {found:?}");
             assert!(found.workspace >= 2 * pairs, "{spec}: {found:?}");
             assert!(found.workspace <= 3 * pairs + (1 << 20), "{spec}: {found:?}");
         }
         let f32_plan = common::plan("llama-nano", &["train.precision=f32"], false);
+        assert_eq!(BesidePlan::of(&f32_plan, AttentionKernels::Cudnn).attention, 0);
         let found = gpu.attention_of(f32_plan).expect("prepared");
         assert_eq!((found.attention.library, found.workspace), (0, 0), "{found:?}");
 
@@ -428,10 +451,32 @@ fn prepare_attention_for_described_gpus() {
                 (2048, 1, Mask::Causal),
             ] {
                 let attention = Joined { batch: 1, seq, heads: 8, groups, dim, mask };
-                let [forward, backward] = gpu.workspaces(attention).expect("prepared");
+                let found = gpu.workspaces(attention).expect("prepared");
+                for (estimate, found) in gpu.estimates(attention).into_iter().zip(found) {
+                    is_estimated(&attention, capability.0, estimate, found);
+                }
+                let [forward, backward] = found;
                 let (forward, backward) = (forward.expect("taken"), backward.expect("taken"));
                 assert!(forward <= 1 << 20, "{attention:?}: {forward}");
                 assert!(backward >= 2 * 8 * seq * seq, "{attention:?}: {backward}");
+            }
+        }
+        // Odd sequences, large batches, few and many heads: what an estimate may overlook.
+        for [batch, seq, heads, groups, dim] in [
+            [2, 2, 1, 1, 8],
+            [3, 65, 4, 2, 24],
+            [1, 300, 6, 6, 40],
+            [7, 129, 12, 3, 96],
+            [64, 256, 32, 32, 64],
+            [5, 1000, 16, 4, 128],
+            [300, 127, 8, 8, 16],
+            [1, 4097, 2, 1, 120],
+            [16, 2048, 32, 32, 64],
+        ] {
+            let attention = Joined { batch, seq, heads, groups, dim, mask: Mask::Causal };
+            let found = gpu.workspaces(attention).expect("prepared");
+            for (estimate, found) in gpu.estimates(attention).into_iter().zip(found) {
+                is_estimated(&attention, capability.0, estimate, found);
             }
         }
         let single = Joined { batch: 1, seq: 1, heads: 8, groups: 8, dim: 64, mask: Mask::Causal };

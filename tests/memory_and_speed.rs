@@ -229,6 +229,7 @@ fn what_fits_a_memory_fits_a_larger_one() {
     let profile = profile("rtx-4090");
     let search = |budget_bytes| Search {
         budget_bytes,
+        beside: |_| 0,
         policies: policies::all().into_iter().map(str::to_owned).collect(),
         micro_batches: fit::micro_batches(&plan),
         profile: Some(&profile),

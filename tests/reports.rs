@@ -131,13 +131,32 @@ fn fit_lists_what_fits_and_says_what_is_missing() {
         "most of it is",
         "alone take",
     ]);
-    let arguments = ["fit", "llama-nano", "--device", "h100", "--memory", "64MiB", "--json"];
+    let arguments = ["fit", "llama-nano", "--device", "h100", "--memory", "61MiB", "--json"];
+    let arguments = [&arguments[..], &["--set", "train.precision=bf16"]].concat();
     let json = run(&folder, &arguments).succeeds().json();
-    assert_eq!(json["budget_bytes"], 64 << 20);
+    assert_eq!(json["budget_bytes"], 61 << 20);
     assert_eq!(json["device"], "h100");
     let rows = json["rows"].as_array().unwrap();
-    assert!(rows.iter().all(|row| row["total_bytes"].as_u64().unwrap() <= 64 << 20));
+    assert!(rows.iter().all(|row| row["total_bytes"].as_u64().unwrap() <= 61 << 20));
     assert!(rows.iter().all(|row| row["basis"] == "data sheet"));
+    assert_eq!(json["attention"], "own");
+    let bytes = |row: &Value, name: &str| row[name].as_u64().unwrap();
+    for row in rows {
+        let ids = 128 * bytes(row, "micro_batch");
+        assert!((12 * ids..12 * ids + 2048).contains(&bytes(row, "beside_bytes")), "{row}");
+    }
+    // cuDNN's workspace is known without cuDNN.
+    let asked = [&arguments[..], &["--attention", "cudnn"]].concat();
+    let json = run(&folder, &asked).succeeds().json();
+    assert_eq!(json["attention"], "cudnn");
+    let counted = json["rows"].as_array().unwrap();
+    assert!(!counted.is_empty() && counted.len() < rows.len());
+    for row in counted {
+        let rows = bytes(row, "micro_batch");
+        // Two bytes for each pair of the 128 positions of a row, in two heads.
+        assert!(bytes(row, "beside_bytes") > 2 * rows * 2 * 128 * 128, "{row}");
+        assert!(bytes(row, "total_bytes") + bytes(row, "beside_bytes") <= 61 << 20, "{row}");
+    }
     folder.fails(&["fit", "llama-nano"], &["how much memory", "help: add --device"]);
     folder.fails(
         &["fit", "llama-nano", "--memory", "1GiB", "--micro-batches", "7"],

@@ -17,7 +17,7 @@ use crate::view::{Inspection, MemoryReport};
 /// What fits.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Fit {
-    /// Bytes that a plan may take.
+    /// Bytes that a plan may take, with what the device holds beside it.
     pub budget_bytes: u64,
     /// What fits, the fastest first; where nothing is predicted, the largest micro-batch first.
     pub rows: Vec<FitRow>,
@@ -36,6 +36,8 @@ pub struct FitRow {
     pub accumulation: u32,
     /// Bytes of all segments.
     pub total_bytes: u64,
+    /// Bytes that the device holds for the variant beside its segments.
+    pub beside_bytes: u64,
     /// Bytes of the arena of activations.
     pub activation_bytes: u64,
     /// FLOPs computed again as a share of all, in hundredths of a percent.
@@ -59,6 +61,8 @@ pub struct Smallest {
     pub micro_batch: u32,
     /// Bytes of all segments.
     pub total_bytes: u64,
+    /// Bytes that the device holds beside them.
+    pub beside_bytes: u64,
     /// The category with most bytes, as [`MemoryReport`] names them.
     pub dominated_by: &'static str,
     /// Its bytes.
@@ -72,8 +76,10 @@ pub struct Smallest {
 /// What to try.
 #[derive(Clone, Debug)]
 pub struct Search<'a> {
-    /// Bytes that a plan may take.
+    /// Bytes that a plan may take, with what the device holds beside it.
     pub budget_bytes: u64,
+    /// Bytes that the device holds for a plan beside the plan's segments.
+    pub beside: fn(&Plan) -> u64,
     /// Recompute policies.
     pub policies: Vec<String>,
     /// Micro-batches; those that do not divide the global batch are passed over.
@@ -141,12 +147,14 @@ pub fn fit(plan: &Plan, search: &Search<'_>, sources: &mut Sources) -> Result<Fi
                 std::cmp::Reverse(row.tokens_per_second),
                 std::cmp::Reverse(row.micro_batch),
                 row.recompute_share,
-                row.total_bytes,
+                row.total_bytes + row.beside_bytes,
             )
         };
         key(a).cmp(&key(b)).then_with(|| a.policy.cmp(&b.policy))
     });
-    let smallest = smallest.into_iter().min_by_key(|variant: &Smallest| variant.total_bytes);
+    let smallest = smallest
+        .into_iter()
+        .min_by_key(|variant: &Smallest| variant.total_bytes + variant.beside_bytes);
     Ok(Fit { budget_bytes: search.budget_bytes, rows, smallest })
 }
 
@@ -168,20 +176,24 @@ fn try_policy(
         let settings = [format!("train.micro_batch={size}")];
         let variant = policies::with_policy(plan, policy, &settings, sources)?;
         if tried.smallest.is_none() {
-            tried.smallest = Some(smallest(policy, &variant));
+            tried.smallest = Some(smallest(policy, &variant, search.beside));
         }
         if variant.total_bytes() > search.budget_bytes {
             break;
         }
-        tried.rows.push(row(policy, &variant, search.profile));
+        // What is held beside a variant need not rise with it.
+        let row = row(policy, &variant, search);
+        if row.total_bytes + row.beside_bytes <= search.budget_bytes {
+            tried.rows.push(row);
+        }
     }
     Ok(tried)
 }
 
-fn row(policy: &str, plan: &Plan, profile: Option<&Profile>) -> FitRow {
+fn row(policy: &str, plan: &Plan, search: &Search<'_>) -> FitRow {
     let inspection = Inspection::new(plan);
     let flops = inspection.flops_per_token;
-    let time = profile.map(|profile| predict::step(plan, profile));
+    let time = search.profile.map(|profile| predict::step(plan, profile));
     let tokens_per_second = time.map(|time| time.tokens_per_second());
     let hours = |rate: u64| inspection.batch.tokens as f64 / rate.max(1) as f64 / 3600.0;
     FitRow {
@@ -189,6 +201,7 @@ fn row(policy: &str, plan: &Plan, profile: Option<&Profile>) -> FitRow {
         micro_batch: plan.recipe.micro_batch,
         accumulation: plan.recipe.global_batch / plan.recipe.micro_batch.max(1),
         total_bytes: plan.total_bytes(),
+        beside_bytes: (search.beside)(plan),
         activation_bytes: plan.bytes(Segment::Activations),
         recompute_share: flops.recompute * 10_000 / flops.total.max(1),
         step_nanoseconds: time.map(|time| time.total.nanoseconds),
@@ -198,7 +211,7 @@ fn row(policy: &str, plan: &Plan, profile: Option<&Profile>) -> FitRow {
     }
 }
 
-fn smallest(policy: &str, plan: &Plan) -> Smallest {
+fn smallest(policy: &str, plan: &Plan, beside: fn(&Plan) -> u64) -> Smallest {
     let memory = MemoryReport::new(plan);
     let largest = memory.categories.iter().max_by_key(|category| category.bytes);
     let state = [Segment::Parameters, Segment::Gradients, Segment::Optimizer];
@@ -207,6 +220,7 @@ fn smallest(policy: &str, plan: &Plan) -> Smallest {
         policy: policy.to_owned(),
         micro_batch: plan.recipe.micro_batch,
         total_bytes: memory.total,
+        beside_bytes: beside(plan),
         dominated_by: largest.map_or("", |category| category.name),
         dominating_bytes: largest.map_or(0, |category| category.bytes),
         state_bytes: state.into_iter().map(|segment| plan.bytes(segment)).sum(),

@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 use colac_compiler::view::text;
 use colac_plan::Plan;
 use colac_runtime::cpu::{CpuExecutor, CpuOptions};
-use colac_runtime::cuda::{self, AttentionKernels, CudaExecutor};
+use colac_runtime::cuda::{self, AttentionKernels, BesidePlan, CudaExecutor};
 use colac_runtime::executor::TimedExecutor;
 use colac_runtime::train::checkpoint::{self, CHOICES_FILE};
 
@@ -68,10 +68,18 @@ pub(crate) enum Attention {
 
 impl Attention {
     /// The same for the runtime.
-    fn kernels(self) -> AttentionKernels {
+    pub(crate) fn kernels(self) -> AttentionKernels {
         match self {
             Attention::Own => AttentionKernels::Own,
             Attention::Cudnn => AttentionKernels::Cudnn,
+        }
+    }
+
+    /// As it is written on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Attention::Own => "own",
+            Attention::Cudnn => "cudnn",
         }
     }
 
@@ -166,11 +174,27 @@ impl MachineOptions {
         self.device
     }
 
-    /// Bytes that can be had for a plan, where that is known.
-    fn available(self) -> Option<u64> {
+    /// Bytes that nobody has, where that is known.
+    pub(crate) fn available(self) -> Option<u64> {
         match self.device {
             Device::Cpu => available_memory(),
             Device::Cuda(ordinal) => cuda::free_memory(ordinal).ok(),
+        }
+    }
+
+    /// What a GPU holds for a plan beside the plan's segments; nothing on the CPU.
+    pub(crate) fn beside(self, plan: &Plan) -> BesidePlan {
+        match self.device {
+            Device::Cpu => BesidePlan::default(),
+            Device::Cuda(_) => BesidePlan::of(plan, self.attention.kernels()),
+        }
+    }
+
+    /// What has too little memory, in words.
+    pub(crate) fn place(self) -> &'static str {
+        match self.device {
+            Device::Cpu => "this machine",
+            Device::Cuda(_) => "the GPU",
         }
     }
 
@@ -181,17 +205,16 @@ impl MachineOptions {
         if let Device::Cuda(ordinal) = self.device {
             cuda::describe(ordinal)?;
         }
-        let needed = plan.total_bytes();
-        let place = match self.device {
-            Device::Cpu => "this machine",
-            Device::Cuda(_) => "the GPU",
-        };
+        let beside = self.beside(plan);
+        let needed = plan.total_bytes() + beside.total();
         match self.available() {
             Some(available) if needed > available => Err(Failure::line(format!(
-                "{} needs {} of memory, and {place} has {} left",
+                "{} needs {} of memory, and {} has {} left{}",
                 plan.name,
                 text::bytes(needed),
-                text::bytes(available)
+                self.place(),
+                text::bytes(available),
+                taken_by_attention(beside)
             ))
             .or_help(|| {
                 format!(
@@ -203,10 +226,15 @@ impl MachineOptions {
         }
     }
 
-    /// Bytes that a plan may take where it is to fill the machine: what can be had, less a sixteenth for everything that
-    /// is no plan. `None` where the system does not say.
+    /// Bytes that a plan may take where it is to fill the machine, with what a GPU holds for it: what can be had, less a
+    /// sixteenth for everything that is no plan. `None` where the system does not say.
     pub(crate) fn room_for_a_plan(self) -> Option<u64> {
-        self.available().map(|available| available - available / 16)
+        let of_device = match self.device {
+            Device::Cpu => 0,
+            Device::Cuda(_) => BesidePlan::of_device(),
+        };
+        let available = self.available()?.saturating_sub(of_device);
+        Some(available - available / 16)
     }
 
     /// Memory for a plan on the device, and what computes there. In the folder of a run and in its checkpoints a GPU keeps
@@ -232,6 +260,14 @@ impl MachineOptions {
                 Ok(MachineExecutor::Cuda(Box::new(executor)))
             }
         }
+    }
+}
+
+/// That a part of what is needed is cuDNN's, where it is.
+pub(crate) fn taken_by_attention(beside: BesidePlan) -> String {
+    match beside.attention {
+        0 => String::new(),
+        bytes => format!("; {} of it are for cuDNN's attention", text::bytes(bytes)),
     }
 }
 

@@ -15,6 +15,7 @@ pub(crate) mod machine;
 pub(crate) mod number;
 pub(crate) mod preflight;
 pub(crate) mod progress;
+pub(crate) mod room;
 pub(crate) mod run_folder;
 pub(crate) mod run_record;
 pub(crate) mod target;

@@ -142,7 +142,7 @@ pub(crate) enum Arithmetic {
 
 impl Arithmetic {
     /// What becomes of the padding of rows: products of matrix units count it in.
-    fn padding(self) -> Padding {
+    pub(super) fn padding(self) -> Padding {
         match self {
             Arithmetic::F32 => Padding::Left,
             Arithmetic::Bf16Factors => Padding::Zero,

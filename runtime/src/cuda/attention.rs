@@ -88,6 +88,19 @@ pub(crate) struct Attention {
 }
 
 impl AttentionShape {
+    /// Whether the library's graphs are made for it, on GPUs of whatever kind. A row of one position is not: some versions end
+    /// the process over its derivative.
+    pub(crate) fn is_for_library(&self) -> bool {
+        let &AttentionShape { batch, seq, heads, groups, dim, .. } = self;
+        let counts = [batch, heads, groups].iter().all(|count| (1..1 << 16).contains(count));
+        let narrow = dim.is_multiple_of(8) && (8..=128).contains(&dim);
+        // Positions are compared as f32 where there is a window.
+        let short = (2..1 << 24).contains(&seq);
+        let sharing = groups > 0 && heads.is_multiple_of(groups);
+        let window = self.window.is_none_or(|window| (1..1 << 24).contains(&window));
+        counts && narrow && short && sharing && window
+    }
+
     /// The shape of a pass over tensors in the order of [`forward`] or [`backward`]; `q` and `k` are among them.
     pub(crate) fn of(pass: Pass, mask: Mask, q: &Heads, k: &Heads, tensors: &[&Heads]) -> Self {
         let (causal, window) = match mask {

@@ -18,6 +18,7 @@ use crate::cuda::error::CudaError;
 use crate::cuda::executor::DeviceExecutor;
 use crate::cuda::launch::{Kernel, Step};
 use crate::cuda::lower::LARGE;
+use crate::cuda::memory;
 use crate::cuda::view::Heads;
 
 /// What computes a plan's attention, and with how much workspace.
@@ -44,6 +45,30 @@ pub struct Joined {
     pub dim: u64,
     /// Which keys are seen.
     pub mask: Mask,
+}
+
+impl Joined {
+    /// Of both passes.
+    fn shapes(self) -> [AttentionShape; 2] {
+        let Joined { batch, seq, heads, groups, dim, mask } = self;
+        let rows = |heads: u64, row: u64| Heads {
+            address: 256,
+            dtype: DType::Bf16,
+            batch,
+            seq,
+            heads,
+            dim,
+            strides: [seq * row, row, dim],
+        };
+        let joined = (heads + 2 * groups) * dim;
+        let (q, k) = (rows(heads, joined), rows(groups, joined));
+        let out = rows(heads, heads * dim);
+        let of = |pass, tensors: &[&Heads]| AttentionShape::of(pass, mask, &q, &k, tensors);
+        [
+            of(Pass::Forward, &[&q, &k, &k, &out]),
+            of(Pass::Backward, &[&out, &q, &k, &k, &out, &q, &k, &k]),
+        ]
+    }
 }
 
 /// A GPU that is not there.
@@ -79,26 +104,13 @@ impl DescribedGpu {
     /// # Errors
     /// As on a GPU.
     pub fn workspaces(&self, attention: Joined) -> Result<[Option<u64>; 2], CudaError> {
-        let Joined { batch, seq, heads, groups, dim, mask } = attention;
-        let rows = |heads: u64, row: u64| Heads {
-            address: 256,
-            dtype: DType::Bf16,
-            batch,
-            seq,
-            heads,
-            dim,
-            strides: [seq * row, row, dim],
-        };
-        let joined = (heads + 2 * groups) * dim;
-        let (q, k) = (rows(heads, joined), rows(groups, joined));
-        let out = rows(heads, heads * dim);
-        let of = |pass, tensors: &[&Heads]| {
-            self.cudnn.workspace(&AttentionShape::of(pass, mask, &q, &k, tensors))
-        };
-        Ok([
-            of(Pass::Forward, &[&q, &k, &k, &out])?,
-            of(Pass::Backward, &[&out, &q, &k, &k, &out, &q, &k, &k])?,
-        ])
+        let [forward, backward] = attention.shapes();
+        Ok([self.cudnn.workspace(&forward)?, self.cudnn.workspace(&backward)?])
+    }
+
+    /// What [`BesidePlan`](crate::cuda::BesidePlan) counts for the same.
+    pub fn estimates(&self, attention: Joined) -> [Option<u64>; 2] {
+        attention.shapes().map(|shape| memory::attention_workspace(&shape))
     }
 
     /// What computes the conformance suite's samples of attention, all together.

@@ -9,10 +9,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use colac_plan::op::cost::aligned;
-use colac_plan::plan::BatchInputs;
 use colac_plan::program::When;
-use colac_plan::{DType, Op, Plan, ProgramKind, Segment, Tensor, TensorId};
+use colac_plan::{DType, Op, Plan, ProgramKind, Tensor, TensorId};
 
 use crate::cuda::attention::{Attention, AttentionKernels, AttentionShape, AttentionUse};
 use crate::cuda::device::Device;
@@ -20,6 +18,7 @@ use crate::cuda::driver::{Gpu, GpuDescription};
 use crate::cuda::error::CudaError;
 use crate::cuda::launch::{Kernel, Step};
 use crate::cuda::lower::{Target, lower};
+use crate::cuda::memory::{Arena, Copies};
 use crate::cuda::order::Order;
 use crate::cuda::view::Segments;
 use crate::executor::{Executor, OperationSpan, QueuedReads, TimedExecutor};
@@ -56,30 +55,13 @@ pub(crate) struct DeviceExecutor<D: Device> {
 impl<D: Device> DeviceExecutor<D> {
     /// Allocates, lowers, compiles, times products.
     pub(crate) fn new(plan: Arc<Plan>, mut device: D) -> Result<DeviceExecutor<D>, CudaError> {
-        let mut bytes = 0;
-        let mut segments = Segments { addresses: [0; _], bytes: [0; _] };
-        for segment in Segment::ALL {
-            segments.addresses[segment.index()] = bytes;
-            segments.bytes[segment.index()] = plan.bytes(segment);
-            bytes += aligned(plan.bytes(segment));
-        }
-        let mut orders = BTreeMap::new();
-        for ids in gathered(&plan) {
-            let tensor = plan.tensor(ids);
-            let order = Order::new(tensor.ty.shape.elements(), table_rows(&plan, ids), bytes);
-            bytes += aligned(order.bytes());
-            orders.insert(ids, order);
-        }
-        let in_arena = bytes;
-        let (up, down) = copies(&plan, &orders);
-        device.reserve_copies(up, down)?;
+        let mut all = Arena::of(&plan);
+        let in_arena = all.bytes;
+        let copies = Copies::of(&plan, &all);
+        device.reserve_copies(copies.up, copies.down)?;
         let arena = device.allocate(in_arena, "the plan's tensors")?;
-        for address in &mut segments.addresses {
-            *address += arena;
-        }
-        for order in orders.values_mut() {
-            order.address += arena;
-        }
+        all.begin_at(arena);
+        let Arena { segments, orders, mut bytes } = all;
         let places = orders.iter().map(|(ids, order)| (*ids, order.address)).collect();
         let workspace = Cell::new(0);
         let takes = |shape: &AttentionShape| {
@@ -223,39 +205,6 @@ fn for_each_row(tensor: &Tensor, mut visit: impl FnMut(usize, usize, usize)) {
         }
         visit(distance as usize * bytes, row as usize * width * bytes, width * bytes);
     }
-}
-
-/// Bytes on their way to the device and to the host while a step is begun before the losses of the one before are there:
-/// two batches with the orders of their ids and what else is set for each; losses and norms of two steps.
-fn copies(plan: &Plan, orders: &BTreeMap<TensorId, Order>) -> (u64, u64) {
-    // Scalars begin at a place of their own.
-    const SCALARS: u64 = 1024;
-    let bytes = |id: TensorId| aligned(plan.tensor(id).span_bytes().unwrap_or(0));
-    let roles = &plan.roles;
-    let batch = |inputs: &BatchInputs| bytes(inputs.tokens) + bytes(inputs.labels);
-    let sorted: u64 = orders.values().map(|order| aligned(order.bytes())).sum();
-    let up = batch(&roles.train).max(batch(&roles.evaluate)) + sorted + SCALARS;
-    let micro_batches = u64::from(plan.recipe.global_batch / plan.recipe.micro_batch.max(1));
-    let down = bytes(roles.train_loss) * micro_batches + SCALARS;
-    (2 * up, (2 * down).max(4 * bytes(roles.evaluate_loss)))
-}
-
-/// The ids that embeddings' gradients are gathered by.
-fn gathered(plan: &Plan) -> BTreeSet<TensorId> {
-    let operations = plan.programs.iter().flat_map(|program| &program.operations);
-    let gradients =
-        operations.filter(|operation| matches!(operation.op, Op::EmbeddingBackward { .. }));
-    gradients.filter_map(|operation| operation.operands.first().copied()).collect()
-}
-
-/// Rows of the largest table that some ids name.
-fn table_rows(plan: &Plan, ids: TensorId) -> u64 {
-    let operations = plan.programs.iter().flat_map(|program| &program.operations);
-    let rows = operations.filter_map(|operation| match operation.op {
-        Op::EmbeddingBackward { rows } if operation.operands[0] == ids => Some(rows),
-        _ => None,
-    });
-    rows.max().unwrap_or(0)
 }
 
 /// The attentions that a library computes.

@@ -19,6 +19,7 @@ mod error;
 mod executor;
 mod launch;
 mod lower;
+mod memory;
 mod order;
 mod program;
 mod shared;
@@ -33,6 +34,7 @@ pub use attention::{AttentionKernels, AttentionUse};
 pub use driver::{GpuDescription, Library, PATH_VARIABLE, cudnn_found, libraries_found};
 pub use error::CudaError;
 pub use executor::CudaExecutor;
+pub use memory::BesidePlan;
 pub(crate) use shared::SharedGpu;
 pub use verify::VerifiedAttention;
 
@@ -72,7 +74,7 @@ pub fn verify_attention(ordinal: i32) -> Result<VerifiedAttention, CudaError> {
     verify::attention_on_gpu(ordinal)
 }
 
-/// Bytes of a GPU's memory that nobody uses, less what a context and the library of products take.
+/// Bytes of a GPU's memory that nobody uses; what is needed of them beside a plan is [`BesidePlan`].
 ///
 /// # Errors
 /// Without driver or device.

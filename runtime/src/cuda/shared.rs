@@ -86,7 +86,7 @@ impl Device for SharedGpu {
     }
 
     fn reserve_copies(&mut self, up: u64, down: u64) -> Result<(), CudaError> {
-        self.0.borrow_mut().reserve_copies(up, down)
+        self.gpu.borrow_mut().reserve_copies(up, down)
     }
 
     fn clear(&mut self, address: u64, bytes: u64) -> Result<(), CudaError> {
@@ -114,15 +114,15 @@ impl Device for SharedGpu {
     }
 
     fn queue_read(&mut self, address: u64, bytes: usize) {
-        self.0.borrow_mut().queue_read(address, bytes);
+        self.gpu.borrow_mut().queue_read(address, bytes);
     }
 
     fn fetch(&mut self, bytes: &mut [u8]) {
-        self.0.borrow_mut().fetch(bytes);
+        self.gpu.borrow_mut().fetch(bytes);
     }
 
     fn discard_reads(&mut self) {
-        self.0.borrow_mut().discard_reads();
+        self.gpu.borrow_mut().discard_reads();
     }
 
     fn run(&mut self, key: usize, steps: &[Prepared], flags: &[bool]) {

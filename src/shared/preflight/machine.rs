@@ -10,10 +10,16 @@ use colac_runtime::train::error::TrainError;
 use colac_runtime::train::lock::{LOCK_FILE, RunLock};
 
 use super::{Facts, Findings, Folder, codes};
-use crate::shared::machine::available_memory;
+use crate::shared::machine::{MachineOptions, taken_by_attention};
 
-pub(super) fn check(plan: &Plan, folder: &Folder, findings: &mut Findings, facts: &mut Facts) {
-    memory(plan, findings, facts);
+pub(super) fn check(
+    plan: &Plan,
+    folder: &Folder,
+    machine: MachineOptions,
+    findings: &mut Findings,
+    facts: &mut Facts,
+) {
+    memory(plan, machine, findings, facts);
     let path = match folder {
         Folder::New(path) | Folder::Resume(path) => path.as_path(),
         Folder::Refused(reason, help) => {
@@ -32,17 +38,20 @@ pub(super) fn check(plan: &Plan, folder: &Folder, findings: &mut Findings, facts
     disk(plan, existing.as_path(), findings, facts, writable);
 }
 
-fn memory(plan: &Plan, findings: &mut Findings, facts: &mut Facts) {
-    let needed = plan.total_bytes();
+fn memory(plan: &Plan, machine: MachineOptions, findings: &mut Findings, facts: &mut Facts) {
+    let beside = machine.beside(plan);
+    let needed = plan.total_bytes() + beside.total();
     facts.memory_needed = needed;
-    facts.memory_available = available_memory();
+    facts.memory_available = machine.available();
     if let Some(available) = facts.memory_available.filter(|&available| needed > available) {
         let finding = Diagnostic::error(
             codes::MEMORY,
             format!(
-                "the run needs {} of memory, and this machine has {} left",
+                "the run needs {} of memory, and {} has {} left{}",
                 text::bytes(needed),
-                text::bytes(available)
+                machine.place(),
+                text::bytes(available),
+                taken_by_attention(beside)
             ),
         )
         .help("lower `micro_batch`: `global_batch` may stay, and is then made of more of them");

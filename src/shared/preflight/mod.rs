@@ -8,7 +8,6 @@ pub(crate) mod codes;
 mod data;
 mod machine;
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use colac_compiler::diagnostics::{Diagnostic, Diagnostics, Severity, Sources, Span};
@@ -20,6 +19,7 @@ use serde::Serialize;
 use crate::shared::console;
 use crate::shared::estimate;
 use crate::shared::failure::Failure;
+use crate::shared::machine::MachineOptions;
 use crate::shared::target::Target;
 
 pub(crate) use data::repeats;
@@ -41,7 +41,7 @@ pub(crate) struct Question<'a> {
     pub(crate) settings: &'a [String],
     pub(crate) plan: &'a Plan,
     pub(crate) folder: Folder,
-    pub(crate) threads: NonZeroUsize,
+    pub(crate) machine: MachineOptions,
 }
 
 /// What was found.
@@ -114,7 +114,7 @@ impl Findings {
 
 /// Checks everything.
 pub(crate) fn check(question: &Question<'_>) -> Preflight {
-    let Question { target, settings, plan, folder, threads } = question;
+    let Question { target, settings, plan, folder, machine } = question;
     let mut sources = Sources::default();
     let input = match target {
         Target::Spec(input) => input.clone(),
@@ -136,10 +136,10 @@ pub(crate) fn check(question: &Question<'_>) -> Preflight {
         ..Facts::default()
     };
     data::check(plan, &mut findings, &mut facts);
-    machine::check(plan, folder, &mut findings, &mut facts);
+    machine::check(plan, folder, *machine, &mut findings, &mut facts);
     // Measuring takes a moment, and only a run that can begin takes time.
     if !findings.found.has_errors() {
-        facts.seconds = estimate::seconds(plan, *threads);
+        facts.seconds = estimate::seconds(plan, machine.threads());
     }
     Preflight { findings: findings.found, sources, facts }
 }

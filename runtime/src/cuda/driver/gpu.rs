@@ -108,10 +108,7 @@ pub(crate) fn probe(ordinal: i32) -> Result<(sys::CUdevice, GpuDescription), Cud
     }
 }
 
-/// Bytes that kernels, graphs and libraries take beside our allocations, about.
-const RESERVED: u64 = 512 << 20;
-
-/// Bytes of a device's memory that can be had for a plan.
+/// Bytes of a device's memory that nobody has.
 ///
 /// # Errors
 /// Without driver or device.
@@ -126,7 +123,7 @@ pub(crate) fn free_memory(ordinal: i32) -> Result<u64, CudaError> {
         let _ = sys::cuDevicePrimaryCtxRelease_v2(device);
         asked?;
     }
-    Ok((free as u64).saturating_sub(RESERVED + Products::WORKSPACE))
+    Ok(free as u64)
 }
 
 /// Allocations that the device makes for itself.

@@ -18,6 +18,7 @@ use crate::cuda::driver::compile::{cache_folder, private_folder};
 use crate::cuda::driver::gpu::{GpuDescription, check};
 use crate::cuda::error::CudaError;
 use crate::cuda::launch::{Factor, Product, WriteMode};
+use crate::cuda::memory::PRODUCTS;
 
 /// Candidates that are timed for a shape.
 const CANDIDATES: usize = 12;
@@ -103,7 +104,7 @@ fn alignment(address: u64) -> u32 {
 
 impl Products {
     /// Bytes of the library's workspace, beside the plan's memory.
-    pub(super) const WORKSPACE: u64 = 64 << 20;
+    pub(super) const WORKSPACE: u64 = PRODUCTS;
     /// Bytes of constants.
     pub(super) const CONSTANTS: u64 = 256;
 

@@ -86,9 +86,8 @@ fn kernels_with_wide_counters_conform() {
         _ => false,
     };
     let turned = |op: &Op| matches!(op, Op::Rope { .. });
-    let cases: [(Family, &dyn Fn(&Op) -> bool); 2] =
-        [(Family::Pointwise, &forms), (Family::Rope, &turned)];
-    for (family, wanted) in cases {
+    let wanted: [&dyn Fn(&Op) -> bool; 2] = [&forms, &turned];
+    for (family, wanted) in [Family::Pointwise, Family::Rope].into_iter().zip(wanted) {
         let wide = Fault { family, from: "#define INDEX u32", to: "#define INDEX u64" };
         let make = |plan: Arc<Plan>| -> Box<dyn Executor> {
             let shim = Shim::new(Products::Loops, 1).with(wide);
@@ -123,7 +122,8 @@ fn attention_conforms() {
 #[test]
 fn attention_turns_gradients_back_as_rotations_do() {
     if can_build("tests", "attention_turns_gradients_back_as_rotations_do") {
-        conformance::check_turned_back(&make(Products::Loops, 1), &[DType::F32, DType::Bf16]);
+        let make = make(Products::Loops, 1, LARGE);
+        conformance::check_turned_back(&make, Arithmetic::Bf16Factors, &[DType::F32, DType::Bf16]);
     }
 }
 

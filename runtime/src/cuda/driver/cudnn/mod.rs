@@ -29,15 +29,12 @@ use crate::cuda::attention::{Attention, AttentionShape, Pass};
 use crate::cuda::driver::gpu::GpuDescription;
 use crate::cuda::driver::libraries::{self, Library};
 use crate::cuda::error::CudaError;
+use crate::cuda::memory::MOST_ATTENTION;
 
 use descriptor::Descriptor;
 use graph::{Place, Scalar};
 use library::{Functions, Raw};
 use plan::{Plan, Target};
-
-/// Bytes of workspace up to which an attention is given to the library. Backward it needs two bytes for each pair of a
-/// query and a key of all rows and heads.
-const MOST_WORKSPACE: u64 = 4 << 30;
 
 /// The library, with a plan for every shape that it was asked for.
 pub(crate) struct Cudnn {
@@ -141,7 +138,7 @@ impl Cudnn {
             true => plan_of(self.functions, shape, self.device.target())?,
             false => None,
         };
-        let plan = plan.filter(|plan| plan.workspace <= MOST_WORKSPACE).map(Rc::new);
+        let plan = plan.filter(|plan| plan.workspace <= MOST_ATTENTION).map(Rc::new);
         self.plans.borrow_mut().insert(shape.clone(), plan.clone());
         Ok(plan)
     }
@@ -181,17 +178,10 @@ impl Drop for Cudnn {
     }
 }
 
-/// Whether an attention is of the kind that the graphs are made for. A row of one position is not: some versions end the
-/// process over its derivative. Neither are devices of generations whose deterministic derivative wants other graphs.
+/// Whether an attention is of the kind that the graphs are made for, on a GPU of such a capability: others' deterministic
+/// derivative wants other graphs.
 fn is_known(shape: &AttentionShape, capability: (i32, i32)) -> bool {
-    let &AttentionShape { batch, seq, heads, groups, dim, .. } = shape;
-    let counts = [batch, heads, groups].iter().all(|count| (1..1 << 16).contains(count));
-    let narrow = dim.is_multiple_of(8) && (8..=128).contains(&dim);
-    // Positions are compared as f32 where there is a window.
-    let short = (2..1 << 24).contains(&seq);
-    let sharing = groups > 0 && heads.is_multiple_of(groups);
-    let window = shape.window.is_none_or(|window| (1..1 << 24).contains(&window));
-    counts && narrow && short && sharing && window && matches!(capability.0, 8 | 9)
+    shape.is_for_library() && matches!(capability.0, 8 | 9)
 }
 
 /// The library's plan for a shape.
