@@ -32,10 +32,10 @@ fn threads_by_warps(parts: u64) -> u32 {
 }
 
 /// Threads of a row and of a block of [`Way::OfRuns`], where the kernel takes such rows. A multiprocessor's registers are
-/// shared out among the threads of one block: both vectors take more of them, and so do rows of f32 on their way.
+/// shared out among the threads of one block: a mean beside a gain takes more of them, and so do rows of f32 on their way.
 fn threads_of_runs(form: Form, dy: Rows, x: Rows) -> Option<RowThreads> {
     let most: u32 = match [dy.dtype, x.dtype] {
-        [DType::Bf16, DType::Bf16] if form.gain && form.bias => 768,
+        [DType::Bf16, DType::Bf16] if form.layer && form.gain => 768,
         [DType::Bf16, DType::Bf16] => 1024,
         _ => 512,
     };

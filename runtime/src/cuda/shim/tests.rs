@@ -85,16 +85,16 @@ fn kernels_with_wide_counters_conform() {
         Op::Pointwise { program } => program.inputs.contains(&InputForm::Column),
         _ => false,
     };
-    let turned = |op: &Op| matches!(op, Op::Rope { .. });
-    let wanted: [&dyn Fn(&Op) -> bool; 2] = [&forms, &turned];
-    for (family, wanted) in [Family::Pointwise, Family::Rope].into_iter().zip(wanted) {
+    let conform = |family, wanted: &dyn Fn(&Op) -> bool| {
         let wide = Fault { family, from: "#define INDEX u32", to: "#define INDEX u64" };
         let make = |plan: Arc<Plan>| -> Box<dyn Executor> {
             let shim = Shim::new(Products::Loops, 1).with(wide);
             Box::new(DeviceExecutor::new(plan, shim).expect("a plan of one operation"))
         };
         conformance::check(&make, Arithmetic::Bf16Factors, wanted);
-    }
+    };
+    conform(Family::Pointwise, &forms);
+    conform(Family::Rope, &|op| matches!(op, Op::Rope { .. }));
 }
 
 #[test]
