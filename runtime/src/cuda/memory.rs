@@ -26,6 +26,10 @@ const CONTEXT: u64 = 512 << 20;
 /// Bytes of workspace up to which an attention is given to cuDNN.
 pub(crate) const MOST_ATTENTION: u64 = 4 << 30;
 
+/// Bytes on their way in one direction, at most: more than batches of a million tokens take. What is larger is copied while
+/// the host waits.
+const MOST_COPIES: u64 = 64 << 20;
+
 /// Bytes that a GPU holds for a plan beside the plan's segments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct BesidePlan {
@@ -136,7 +140,8 @@ impl Copies {
         let up = batch(&roles.train).max(batch(&roles.evaluate)) + sorted + SCALARS;
         let micro_batches = u64::from(recipe.global_batch / recipe.micro_batch.max(1));
         let down = bytes(roles.train_loss) * micro_batches + SCALARS;
-        Copies { up: 2 * up, down: (2 * down).max(4 * bytes(roles.evaluate_loss)) }
+        let down = (2 * down).max(4 * bytes(roles.evaluate_loss));
+        Copies { up: (2 * up).min(MOST_COPIES), down: down.min(MOST_COPIES) }
     }
 
     /// On the device.
