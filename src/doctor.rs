@@ -170,6 +170,11 @@ fn gpu(number: i32, attention: Attention) -> Gpu {
     Gpu { number, device, libraries }
 }
 
+/// What the CUDA runtime rests on. It changes with the tables of docs/benchmarks.md, and names no more than they hold.
+const PROOF: &str = "this version has not run on a GPU yet: its kernels ran on a CPU and through NVIDIA's compiler, whole runs on \
+                     stand-ins for its libraries. An earlier one ran on an H100, attention by cuDNN on no GPU. --verify holds \
+                     every operation to the reference here";
+
 fn written(report: &Report) -> String {
     let mut text = String::new();
     let mut line = |label: &str, value: &str| {
@@ -210,6 +215,9 @@ fn written(report: &Report) -> String {
             "two equal runs give equal bits: nothing adds up in an order that varies, and cuBLASLt and cuDNN are asked for \
              no algorithm that does",
         );
+    }
+    if report.gpu.is_some() {
+        line("proof", PROOF);
     }
     if !report.operations.is_empty() {
         let _ = writeln!(text, "\n{:<28}{:>8}{:>22}", "operation", "cases", "worst error/bound");
