@@ -12,7 +12,12 @@ FORMS = {
     "CoLA": ["--set", "recompute.policy=none"],
     "full-rank": ["--full-rank", "--set", "recompute.policy=none"],
     "CoLA-M": ["--set", "recompute.policy=cola-m"],
-}
+    # What joining rotations with the derivative of attention is worth.
+    "CoLA, rotations apart": [
+        "--set", "recompute.policy=none",
+        "--set", 'compiler.fuse=["remake", "vertical", "horizontal", "norm", "norm-backward"]',
+    ],
+}  # fmt: skip
 CUDNN = ["--attention", "cudnn"]
 # Shipped profiles by a word in the name that the driver gives the card.
 PROFILES = {"H100": "h100", "H200": "h200", "A100": "a100-80", "4090": "rtx-4090"}
@@ -32,7 +37,7 @@ def main():
 
     sizes = ("1b", "350m", "60m") if stage.cuda else ("nano",)
     for size in sizes:
-        for form in FORMS:
+        for form in ("CoLA", "full-rank", "CoLA-M"):
             name = f"llama-{size} {form}"
             stage.row(name, 35, lambda s=size, f=form: bench(stage, s, f, environment), f"llama-{size}")
     # The same beside our own attention, at the size whose rows were measured just before.
@@ -43,6 +48,8 @@ def main():
         stage.row(name, 35, lambda: bench(stage, compared, "CoLA", environment, kernels=CUDNN), f"llama-{compared}")
     elif stage.only.search(name):
         stage.leave_out(name, missing)
+    apart = "CoLA, rotations apart"
+    stage.row(f"llama-{compared} {apart}", 35, lambda: bench(stage, compared, apart, environment), f"llama-{compared}")
     largest = sizes[0]
     length = 2048 if stage.cuda else 192
     name = f"llama-{largest} CoLA, sequence {length}"
