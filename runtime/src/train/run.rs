@@ -325,11 +325,15 @@ impl Run<'_, '_> {
         self.is_due(self.settings.evaluate_every)
     }
 
+    /// Whether an evaluation and a checkpoint are due after so many updates.
+    fn follow(&self, step: u64) -> [bool; 2] {
+        let evaluates = self.validation.is_some() && is_regular(step, self.settings.evaluate_every);
+        [evaluates, is_regular(step, self.settings.save_every)]
+    }
+
     /// Whether another update fits in the time that is left.
     fn has_time(&mut self) -> bool {
-        let next = self.position.step + 1;
-        let evaluates = self.validation.is_some() && is_regular(next, self.settings.evaluate_every);
-        let saves = is_regular(next, self.settings.save_every);
+        let [evaluates, saves] = self.follow(self.position.step + 1);
         self.out_of_time |= !self.time.allows_update(Instant::now(), evaluates, saves);
         !self.out_of_time
     }
@@ -341,10 +345,12 @@ impl Run<'_, '_> {
     /// The turn behind the next update, if nothing is to be done in between that needs the device.
     fn next_turn(&self) -> Option<Turn> {
         let step = self.position.step + 1;
-        let Settings { evaluate_every, save_every, .. } = self.settings;
-        let between = is_regular(step, save_every)
-            || self.validation.is_some() && is_regular(step, evaluate_every);
-        (step < self.stop_at && !between && !self.stopped()).then(|| self.turn(step))
+        let [evaluates, saves] = self.follow(step);
+        let [then_evaluates, then_saves] = self.follow(step + 1);
+        let begins = step < self.stop_at && !evaluates && !saves && !self.stopped();
+        let has_time =
+            || self.time.allows_update_behind(Instant::now(), then_evaluates, then_saves);
+        (begins && has_time()).then(|| self.turn(step))
     }
 
     /// Does an update. `None` if it was not finite and the run has turned back.

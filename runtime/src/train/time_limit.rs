@@ -76,6 +76,13 @@ impl TimeLimit {
         self.allows(now, needed)
     }
 
+    /// Whether the update behind the next one can be done, too, with what comes after it: else the device should not begin
+    /// it, since whatever it has begun is waited for before anything is saved.
+    pub(crate) fn allows_update_behind(&self, now: Instant, evaluates: bool, saves: bool) -> bool {
+        let done = now.checked_add(self.update.mul_f64(MARGIN));
+        done.is_none_or(|done| self.allows_update(done, evaluates, saves))
+    }
+
     fn allows(&self, now: Instant, needed: Duration) -> bool {
         let Some(deadline) = self.deadline else { return true };
         let needed = needed.as_secs_f64() * MARGIN + RESERVE.as_secs_f64();
@@ -112,6 +119,9 @@ mod tests {
         limit.updated(seconds(30.0));
         limit.updated(seconds(1.0));
         assert!(fits(&limit, false, true) && !fits(&limit, true, false));
+        // Two of 30 and 10 of saving: 70 · 1.25 + 2.
+        assert!(limit.allows_update_behind(now, false, false));
+        assert!(!limit.allows_update_behind(now + seconds(11.0), false, false));
         limit.evaluated(seconds(20.0));
         assert!(fits(&limit, true, true) && limit.allows_evaluation(now));
         limit.saved(seconds(30.0), true);
