@@ -164,8 +164,8 @@ fn a_model_trains_on_the_kernels_as_on_the_cpu() {
         let apart = common::plan("llama-nano", &[&settings[..], &[&others]].concat(), full_rank);
         let operations = |plan: &Plan| plan.program(ProgramKind::ForwardBackward).operations.len();
         assert_eq!(operations(&apart), operations(&plan) + 4);
-        // On tiles, and where rotations of their own come behind.
-        let same = full_rank || trained == on_shim(&apart, 1);
+        // On tiles, where that is no rotation of its own.
+        let same = full_rank || precision == "f32" || trained == on_shim(&apart, 1);
         assert!(same, "{precision}: bits depend on what turns gradients back");
         let (losses, _) = trained;
         let mut cpu =

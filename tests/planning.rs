@@ -121,33 +121,35 @@ fn rated(plan: &Plan) -> (u64, u64) {
 /// For ever more memory: never more work, never worse than a fixed policy, and better than all of them in between.
 #[test]
 fn auto_is_never_worse_than_a_policy_and_often_better() {
-    for (spec, layers) in [("llama-350m", 6), ("llama-1b", 6), ("llama-7b", 6)] {
-        let fixed: Vec<(u64, u64)> = RecomputePolicy::ALL
-            .into_iter()
-            .map(|one| rated(&plan(spec, layers, false, &[policy(one)])))
-            .collect();
-        let least = fixed.iter().map(|one| one.0).min().unwrap();
-        let most = fixed.iter().map(|one| one.0).max().unwrap();
-        let (mut last, mut better) = (u64::MAX, 0);
-        for step in 0..8 {
-            let budget = least + (most - least) * step / 7;
-            let settings =
-                ["recompute.policy=auto".to_owned(), format!("recompute.memory=\"{budget} B\"")];
-            let plan = plan(spec, layers, false, &settings);
-            let (bytes, price) = rated(&plan);
-            let best = fixed.iter().filter(|one| one.0 <= budget).map(|one| one.1).min().unwrap();
-            assert!(bytes <= budget, "{spec}: {bytes} bytes in {budget}");
-            assert!(
-                price <= best,
-                "{spec} in {budget}: {price} against {best}: {}",
-                plan.recompute
-            );
-            assert!(price <= last, "{spec} in {budget}: more memory means more work");
-            better += u32::from(price < best);
-            last = price;
+    std::thread::scope(|scope| {
+        for spec in ["llama-350m", "llama-1b", "llama-7b"] {
+            scope.spawn(move || is_never_worse(spec, 6));
         }
-        assert!(better >= 3, "{spec}: better than every policy at {better} of 8 budgets only");
+    });
+}
+
+fn is_never_worse(spec: &str, layers: u32) {
+    let fixed: Vec<(u64, u64)> = RecomputePolicy::ALL
+        .into_iter()
+        .map(|one| rated(&plan(spec, layers, false, &[policy(one)])))
+        .collect();
+    let least = fixed.iter().map(|one| one.0).min().unwrap();
+    let most = fixed.iter().map(|one| one.0).max().unwrap();
+    let (mut last, mut better) = (u64::MAX, 0);
+    for step in 0..8 {
+        let budget = least + (most - least) * step / 7;
+        let settings =
+            ["recompute.policy=auto".to_owned(), format!("recompute.memory=\"{budget} B\"")];
+        let plan = plan(spec, layers, false, &settings);
+        let (bytes, price) = rated(&plan);
+        let best = fixed.iter().filter(|one| one.0 <= budget).map(|one| one.1).min().unwrap();
+        assert!(bytes <= budget, "{spec}: {bytes} bytes in {budget}");
+        assert!(price <= best, "{spec} in {budget}: {price} against {best}: {}", plan.recompute);
+        assert!(price <= last, "{spec} in {budget}: more memory means more work");
+        better += u32::from(price < best);
+        last = price;
     }
+    assert!(better >= 3, "{spec}: better than every policy at {better} of 8 budgets only");
 }
 
 /// The micro-batch is chosen too, and everything that the spec derives from it stays.

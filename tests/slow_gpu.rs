@@ -115,15 +115,13 @@ fn a_run_is_that_of_the_cpu_whenever_the_gpu_gets_on() {
         "13.0",
         "this version has not run on a GPU",
     ]);
-    for seed in [0, 1, 2] {
+    for seed in [0, 1] {
         slow.train(seed, &format!("gpu-{seed}"), &[]);
     }
     for step in [4, 8] {
         let expected = slow.checkpoint("gpu-0", step);
         assert!(expected.iter().any(|(name, _)| name.ends_with("cuda-products.json")));
-        for run in ["gpu-1", "gpu-2"] {
-            assert!(slow.checkpoint(run, step) == expected, "{run} at {step}");
-        }
+        assert!(slow.checkpoint("gpu-1", step) == expected, "at {step}");
     }
     let command = ["train", "small.toml", "--device", "cpu", "--out", "runs/cpu"];
     slow.run(0, &command).succeeds();
@@ -143,9 +141,9 @@ fn a_run_is_that_of_the_cpu_whenever_the_gpu_gets_on() {
     assert_eq!(gpu.1, cpu.1);
 
     // A run that was stopped and goes on has the same checkpoints, and so has one on the choices of a checkpoint.
-    slow.train(3, "resumed", &["--steps", "4"]);
+    slow.train(2, "resumed", &["--steps", "4"]);
     fs::remove_file(slow.folder.path("runs/resumed/cuda-products.json")).expect("it is there");
-    slow.train(4, "resumed", &["--resume"]);
+    slow.train(3, "resumed", &["--resume"]);
     assert!(slow.checkpoint("resumed", 8) == slow.checkpoint("gpu-0", 8));
 }
 

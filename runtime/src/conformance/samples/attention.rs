@@ -122,7 +122,7 @@ fn shaped_attention(
 
 /// As [`ATTENTIONS`], with the number of pairs that are turned back, which gradients, and whether pairs are neighbours.
 type Turned = ([u64; 5], Mask, u64, [bool; 2], bool);
-const TURNED: [Turned; 16] = [
+const TURNED: [Turned; 13] = [
     ([1, 1, 1, 1, 2], Mask::Causal, 1, [true, true], false),
     ([2, 5, 4, 2, 3], Mask::Causal, 1, [true, true], true),
     ([1, 65, 6, 1, 8], Mask::Causal, 4, [true, false], true),
@@ -133,12 +133,9 @@ const TURNED: [Turned; 16] = [
     ([2, 140, 2, 1, 32], Mask::Causal, 16, [true, true], false),
     ([1, 65, 3, 3, 32], Mask::Causal, 8, [true, true], true),
     ([1, 70, 4, 2, 64], Mask::Causal, 32, [true, true], false),
-    ([1, 150, 1, 1, 64], Mask::Window(70), 32, [true, true], true),
-    ([1, 65, 2, 2, 64], Mask::Full, 8, [true, true], false),
+    ([1, 65, 2, 2, 64], Mask::Full, 8, [true, false], false),
     ([1, 70, 2, 1, 96], Mask::Causal, 48, [false, true], false),
-    ([1, 70, 1, 1, 128], Mask::Causal, 64, [true, false], false),
     ([1, 70, 2, 1, 128], Mask::Causal, 64, [true, true], false),
-    ([1, 33, 2, 1, 128], Mask::Full, 24, [true, true], true),
     // Pairs that are no whole groups of eight.
     ([1, 65, 2, 1, 64], Mask::Causal, 20, [true, true], false),
 ];
