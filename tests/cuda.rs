@@ -137,12 +137,9 @@ fn a_model_trains_on_the_kernels_as_on_the_cpu() {
         return skip("a_model_trains_on_the_kernels_as_on_the_cpu", missing);
     }
     // Rows of 171 lie without gaps, those of 261 are padded; a dense model has them side by side in wider rows, too.
-    for (precision, tolerance, intermediate, full_rank) in [
-        ("f32", 1e-5, 171, false),
-        ("f32", 1e-5, 261, true),
-        ("bf16", 0.02, 261, false),
-        ("bf16", 0.02, 261, true),
-    ] {
+    for (precision, tolerance, intermediate, full_rank) in
+        [("f32", 1e-5, 171, false), ("bf16", 0.02, 261, false), ("bf16", 0.02, 261, true)]
+    {
         let settings = [
             format!("train.precision={precision}"),
             format!("model.intermediate_size={intermediate}"),

@@ -64,8 +64,8 @@ impl Case<'_> {
     }
 }
 
-/// Elements of a sample above which it is there for the kernels that only its size gets: slices and results in the places
-/// of operands are a matter of smaller ones.
+/// Elements of a sample above which it is there for the kernels that only its size gets: slices, results in the places
+/// of operands and sums onto old contents are a matter of smaller ones.
 const LARGE: u64 = 1 << 17;
 
 /// Every way of running a sample.
@@ -88,7 +88,7 @@ fn cases(sample: &Sample) -> Vec<Case<'_>> {
         .collect();
     let exact = evaluate(&sample.op, &sample.values(), &current);
     let accumulates = (0..sample.results.len()).any(|i| sample.op.accumulates(i));
-    let modes = if accumulates { &Mode::ALL[..] } else { &[Mode::Overwrite] };
+    let mut modes = if accumulates { &Mode::ALL[..] } else { &[Mode::Overwrite] };
     let mut places = vec![None];
     for operand in 0..sample.operands.len() {
         for result in 0..sample.results.len() {
@@ -104,6 +104,7 @@ fn cases(sample: &Sample) -> Vec<Case<'_>> {
     if types.map(|ty| ty.shape.elements()).sum::<u64>() > LARGE {
         layouts.retain(|layout| *layout != Layout::Slices);
         places.truncate(1);
+        modes = &[Mode::Overwrite];
     }
     let mut cases = Vec::new();
     for &mode in modes {

@@ -11,8 +11,14 @@ fn passes_with(vectors: &str) {
         return;
     }
     let tests = std::env::current_exe().expect("the tests are a program");
-    let filters =
-        ["cpu::tests::light", "cpu::tests::heavy", "cpu::vector::", "conformance::executors"];
+    // Of the suite what runs on the CPU's kernels: the reference knows no vectors.
+    let filters = [
+        "cpu::tests::light",
+        "cpu::tests::heavy",
+        "cpu::vector::",
+        "conformance::executors::tests::the_cpu_conforms",
+        "conformance::executors::tests::cpu_threads",
+    ];
     let output = Command::new(tests)
         .args(filters)
         .env(WIDEST_VARIABLE, vectors)
@@ -22,7 +28,7 @@ fn passes_with(vectors: &str) {
     assert!(output.status.success(), "{vectors}: {text}");
     // A filter that matches nothing would pass as well.
     let count = text.lines().filter(|line| line.ends_with(" ... ok")).count();
-    assert!(count > 20, "{vectors}: only {count} tests ran: {text}");
+    assert!(count > 15, "{vectors}: only {count} tests ran: {text}");
 }
 
 #[test]

@@ -316,14 +316,20 @@ const MISTAKES: &[Mistakes] = &[
     },
 ];
 
-/// Asserts that each mistake in the files, put into a kernel, is found by the operations that run it.
+/// Asserts that each mistake in the files, put into a kernel, is found by the operations that run it. Every mistake builds
+/// kernels of its own, so the gate looks for the first of each kernel, and `.ci/extended` for all of them.
 fn are_found(test: &str, families: &[Family]) {
     if !can_build("faults", test) {
         return;
     }
+    let all = std::env::var_os("COLAC_ALL_MISTAKES").is_some();
+    let mut looked_at = BTreeSet::new();
     let here = MISTAKES.iter().filter(|mistakes| families.contains(&mistakes.family));
     for Mistakes { family, found_by, planted } in here {
         for &[kernel, from, to] in *planted {
+            if !looked_at.insert(kernel) && !all {
+                continue;
+            }
             let fault = Fault { family: *family, from, to };
             let make = |plan: Arc<Plan>| -> Box<dyn Executor> {
                 let products = match family {
