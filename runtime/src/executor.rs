@@ -68,7 +68,7 @@ pub trait Executor {
     }
 }
 
-/// Readings that are asked for now and fetched later, in the same order, while the device goes on.
+/// Readings in the order in which they are asked for; the device goes on between the asking and the fetching.
 pub trait QueuedReads {
     /// Asks for the values that a tensor of packed f32 has when everything asked for before is done.
     fn queue_read(&mut self, tensor: TensorId);
